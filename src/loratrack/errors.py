@@ -1,0 +1,31 @@
+"""What the user can mend, told in one message: place, fault, value, remedy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class UserError(Exception):
+    """Shown without a traceback; the process ends with exit code 2."""
+
+
+class ConfigError(UserError):
+    """A config file that cannot be used; all its faults at once."""
+
+
+class DataError(UserError):
+    """Data files that cannot be used; all their faults at once."""
+
+
+class BaseNotFoundError(UserError):
+    """The base network cannot be had here."""
+
+
+class StoreError(UserError):
+    """The tracking store or the registry cannot be reached or refuses."""
+
+
+def faults_message(place: str, what: str, faults: Sequence[str]) -> str:
+    """`place: N what to mend`, then one indented line for each fault."""
+    lines = [f"{place}: {len(faults)} {what} to mend", *(f"  {fault}" for fault in faults)]
+    return "\n".join(lines)
