@@ -199,15 +199,23 @@ def _resolved(path: str, file: Path) -> str:
 
 
 def _find_parent(name: str, file: Path) -> Path:
-    places = [file.parent / name]
-    root = project_root(file.parent)
-    if root is not None:
-        places.append(root / PROJECTS / name)
+    projects = _projects_folder(file) or _projects_folder(Path.cwd() / "config.yaml")
+    places = [file.parent / name, *([projects / name] if projects else [])]
     for place in places:
         if place.is_file():
             return place
     looked = ", ".join(str(place) for place in places)
     raise ConfigError(f"{file}: base_config names no file, got {name!r}; looked at {looked}")
+
+
+def _projects_folder(file: Path) -> Path | None:
+    """The nearest `projects/` that `file` lies in, or that stands beside the MLproject above it."""
+    for folder in file.parents:
+        if folder.name == PROJECTS:
+            return folder
+        if (folder / "MLproject").is_file():
+            return folder / PROJECTS
+    return None
 
 
 def _override(text: str) -> Settings:
