@@ -1,0 +1,122 @@
+"""Attention over packed rows: no token sees another sequence, and hardly any padding is computed.
+
+The base is given one long row. Around the attention product alone, the tokens are moved into groups of
+similar length, and back; every other product of the network works on real tokens only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from loratrack.model.batch import Bucket, Packing
+
+PACKED = "loratrack_packed"
+"""The name under which transformers finds this attention."""
+
+
+class _Unpack(torch.autograd.Function):
+    """Tokens to padded slots; padding gets some token's values and gives no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, slots: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        return tokens.index_select(0, slots)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (places,) = ctx.saved_tensors
+        return grads[0].index_select(0, places), None, None
+
+
+class _Repack(torch.autograd.Function):
+    """Padded slots back to tokens."""
+
+    @staticmethod
+    def forward(ctx: Any, padded: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.num_slots = padded.shape[0]
+        return padded.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (places,) = ctx.saved_tensors
+        padded = grads[0].new_zeros(ctx.num_slots, *grads[0].shape[1:])
+        return padded.index_copy_(0, places, grads[0]), None
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packing: Packing,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    sliding_window: int | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """What transformers calls for each layer, on one packed row [1, heads, tokens, size]."""
+    causal = bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal
+    parts = [_flat(states, packing) for states in (query, key, value)]
+    outputs, start = [], 0
+    for bucket in packing.buckets:
+        end = start + bucket.rows * bucket.length
+        q, k, v = (_rows(part[start:end], bucket) for part in parts)
+        mask = _mask(bucket, causal, sliding_window, q.device)
+        output = F.scaled_dot_product_attention(
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            dropout_p=dropout,
+            scale=scaling,
+            is_causal=causal and mask is None,
+            enable_gqa=q.shape[1] != k.shape[1],
+        )
+        outputs.append(output.transpose(1, 2).reshape(end - start, *output.shape[1::2]))
+        start = end
+    padded = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    flat = padded if packing.places is None else _Repack.apply(padded, packing.places)
+    return flat.unsqueeze(0), None  # type: ignore[union-attr]
+
+
+def _flat(states: Tensor, packing: Packing) -> Tensor:
+    """[1, heads, tokens, size] to [slots, heads, size]."""
+    tokens = states.squeeze(0).transpose(0, 1)
+    if packing.slots is None:
+        return tokens
+    unpacked: Tensor = _Unpack.apply(tokens, packing.slots, packing.places)  # type: ignore[no-untyped-call]
+    return unpacked
+
+
+def _rows(slots: Tensor, bucket: Bucket) -> Tensor:
+    return slots.view(bucket.rows, bucket.length, *slots.shape[1:]).transpose(1, 2)
+
+
+def _mask(bucket: Bucket, causal: bool, sliding_window: int | None, device: torch.device) -> Tensor | None:
+    """Who sees whom inside a bucket. Causal rows need no key mask: their padding comes last."""
+    windowed = sliding_window is not None and bucket.length > sliding_window
+    if not windowed:
+        return None if causal else bucket.keys
+    steps = torch.arange(bucket.length, device=device)
+    distance = steps[:, None] - steps[None, :]
+    near = distance.abs() < sliding_window
+    if causal:
+        return near & (distance >= 0)
+    return near if bucket.keys is None else near & bucket.keys
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    """The packing says all that a mask would."""
+
+
+AttentionInterface.register(PACKED, packed_attention)
+AttentionMaskInterface.register(PACKED, _no_mask)

@@ -1,0 +1,215 @@
+"""The network: one base, and for each member its own adapter and heads.
+
+network = Network(encoder, pooling="mean", device=device)
+network.add("member-0", lora, classes={"domain": 10, "intent": 150}, seed=42)
+logits = network(batch, ["member-0"])        # [rows, classes of all tasks]
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, PeftModel, TaskType
+from torch import Tensor, nn
+
+from loratrack.config.schema import Lora
+from loratrack.errors import UserError
+from loratrack.model import attention
+from loratrack.model.batch import Batch, Layout
+from loratrack.model.heads import Heads
+from loratrack.model.routing import Dropout, Router, route
+from loratrack.model.targets import Coverage, find_targets
+
+Pooling = Literal["cls", "mean"]
+
+
+class Network:
+    """A base that several members share; without LoRA, a base that its one member owns."""
+
+    def __init__(self, encoder: nn.Module, pooling: Pooling, device: torch.device, *, use_lora: bool) -> None:
+        self.encoder = encoder.to(device)
+        self.config = encoder.config
+        self.pooling, self.device, self.use_lora = pooling, device, use_lora
+        self.heads: dict[str, Heads] = {}
+        self.coverage: dict[str, Coverage] = {}
+        self.peft: PeftModel | None = None
+        self.router = Router()
+        self.first_position = _first_position(encoder)
+        self.layouts: tuple[Layout, ...] = _layouts(encoder)
+        if pooling == "cls" and is_causal(encoder):
+            raise UserError(
+                "model.pooling: 'cls' reads the first token, which has seen nothing in a causal network;"
+                " write model.pooling: mean"
+            )
+        if use_lora:
+            encoder.requires_grad_(False)
+            _silence_dropout(encoder)
+        self.layout = self.layouts[0]
+
+    @property
+    def layout(self) -> Layout:
+        return self._layout
+
+    @layout.setter
+    def layout(self, layout: Layout) -> None:
+        if layout not in self.layouts:
+            kind = self.config.model_type
+            raise UserError(f"train.layout: {kind} networks can only be run {' or '.join(self.layouts)}")
+        if len(self.layouts) > 1:
+            self.encoder.set_attn_implementation(attention.PACKED if layout == "packed" else "sdpa")
+        self._layout = layout
+
+    def add(self, member: str, lora: Lora, classes: Mapping[str, int], seed: int) -> None:
+        """Give `member` an adapter and heads of its own, drawn from `seed` alone."""
+        if self.use_lora:
+            self._add_adapter(member, lora, seed)
+        elif self.heads:
+            raise ValueError("a fully fine-tuned base has one owner")
+        self.heads[member] = Heads(self.config.hidden_size, classes, seed).to(self.device)
+
+    def remove(self, member: str) -> None:
+        del self.heads[member]
+        self.coverage.pop(member, None)
+        if self.peft is not None:
+            self.peft.delete_adapter(member)
+
+    def parameters(self, member: str) -> list[nn.Parameter]:
+        """What `member` trains, in a fixed order."""
+        return [*self.adapter_parameters(member).values(), *self.heads[member].parameters()]
+
+    def adapter_parameters(self, member: str) -> dict[str, nn.Parameter]:
+        """The member's part of the encoder: its LoRA matrices, or all of it without LoRA."""
+        named = self.encoder.named_parameters()
+        if not self.use_lora:
+            return dict(named)
+        mine = (f".lora_A.{member}.", f".lora_B.{member}.")
+        return {name: value for name, value in named if any(part in name for part in mine)}
+
+    def parameter_counts(self, member: str) -> tuple[int, int]:
+        """Trainable and total parameters, as if the member were alone on the base."""
+        trainable = sum(value.numel() for value in self.parameters(member))
+        frozen = 0
+        if self.use_lora:
+            names = self.encoder.named_parameters()
+            frozen = sum(value.numel() for name, value in names if ".lora_" not in name)
+        return trainable, trainable + frozen
+
+    def train(self) -> None:
+        self.encoder.train()
+
+    def eval(self) -> None:
+        self.encoder.eval()
+
+    def checkpoint_gradients(self) -> None:
+        self.encoder.gradient_checkpointing_enable({"use_reentrant": False})
+        if self.use_lora:
+            self.encoder.enable_input_require_grads()
+
+    def routed(
+        self, batch: Batch, members: Sequence[str], dropout: Sequence[Dropout] | None = None
+    ) -> AbstractContextManager[None]:
+        """Around a forward pass and its backward pass."""
+        return self.router.on(route(batch, members, dropout)) if self.use_lora else nullcontext()
+
+    def logits(self, batch: Batch, members: Sequence[str]) -> Tensor:
+        """[rows, classes of all tasks] in fp32; call inside `routed`."""
+        pooled = self._pool(self._encode(batch), batch).float()
+        if len(members) == 1:
+            heads = self.heads[members[0]]
+            return F.linear(pooled, heads.weight, heads.bias)
+        weights = torch.stack([self.heads[member].weight for member in members]).transpose(1, 2)
+        rows = torch.tensor(batch.rows, device=self.device)
+        biases = torch.stack([self.heads[member].bias for member in members])
+        product = F.grouped_mm(pooled, weights, offs=rows.cumsum(0).to(torch.int32))
+        return product + biases.repeat_interleave(rows, dim=0)
+
+    def _add_adapter(self, member: str, lora: Lora, seed: int) -> None:
+        plain = self.encoder if self.peft is None else None
+        if plain is not None or member not in self.coverage:
+            self.coverage[member] = self._targets(lora)
+        config = LoraConfig(
+            task_type=TaskType.FEATURE_EXTRACTION,
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=list(self.coverage[member].modules),
+            bias="none",
+        )
+        state = torch.get_rng_state()
+        torch.manual_seed(seed)
+        if self.peft is None:
+            self.peft = PeftModel(self.encoder, config, adapter_name=member)
+        else:
+            self.peft.add_adapter(member, config)
+        torch.set_rng_state(state)
+        for name in (*self.heads, member):
+            for parameter in self.adapter_parameters(name).values():
+                parameter.requires_grad_(True)
+        self.router.attach(self.encoder)
+
+    def _targets(self, lora: Lora) -> Coverage:
+        wanted, kind = lora.target_modules, self.config.model_type
+        return find_targets(self.encoder, kind, wanted, allow_partial=lora.allow_partial)
+
+    def _encode(self, batch: Batch) -> Tensor:
+        """Hidden states with one line for each flattened position."""
+        inputs: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+        if batch.token_types is not None:
+            inputs["token_type_ids"] = batch.token_types
+        if batch.packing is not None:
+            inputs.update(position_ids=batch.position_ids, packing=batch.packing)
+        if is_causal(self.encoder):
+            inputs["use_cache"] = False
+        states: Tensor = self.encoder(**inputs).last_hidden_state
+        return states.reshape(-1, states.shape[-1])
+
+    def _pool(self, states: Tensor, batch: Batch) -> Tensor:
+        if self.pooling == "cls":
+            return states.index_select(0, batch.first_tokens)
+        real = states if batch.real_tokens is None else states.index_select(0, batch.real_tokens)
+        sums = torch.zeros(len(batch.lengths), states.shape[-1], device=self.device)
+        return sums.index_add(0, batch.row_of_token, real.float()) / batch.lengths[:, None]
+
+
+def is_causal(encoder: nn.Module) -> bool:
+    flags = {bool(module.is_causal) for module in encoder.modules() if hasattr(module, "is_causal")}
+    return flags == {True}
+
+
+def release(networks: Iterable[Network]) -> None:
+    """Give the memory of networks that are done with back."""
+    for network in networks:
+        network.peft = None
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _layouts(encoder: nn.Module) -> tuple[Layout, ...]:
+    """Packing needs an architecture that leaves attention to transformers' interface."""
+    open_attention = bool(getattr(encoder, "_supports_attention_backend", False))
+    takes_positions = "position_ids" in inspect.signature(encoder.forward).parameters
+    return ("packed", "padded") if open_attention and takes_positions else ("padded",)
+
+
+def _first_position(encoder: nn.Module) -> int:
+    """RoBERTa and its kin count positions from behind the padding's."""
+    embeddings = getattr(encoder, "embeddings", None)
+    if embeddings is not None and hasattr(embeddings, "create_position_ids_from_input_ids"):
+        return int(embeddings.padding_idx) + 1
+    return 0
+
+
+def _silence_dropout(encoder: nn.Module) -> None:
+    """A frozen base drops nothing: its members' own dropout is what regularises them."""
+    for module in encoder.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
