@@ -1,0 +1,1 @@
+"""A stand-in for conda on machines without one: it answers exactly the calls that MLflow makes."""

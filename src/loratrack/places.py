@@ -1,0 +1,29 @@
+"""Where our project and its store lie; light, because every MLflow process imports it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+PROJECT_FILE = "MLproject"
+STORE = "mlruns"
+DATABASE = "mlflow.db"
+OUR_NAME = re.compile(r"^name:\s*[\"']?loratrack[\"']?\s*(#.*)?$", re.MULTILINE)
+
+
+def our_project() -> Path | None:
+    """The nearest folder at or above the current one with an MLproject, if that one is ours."""
+    try:
+        here = Path.cwd()
+        for folder in (here, *here.parents):
+            file = folder / PROJECT_FILE
+            if file.is_file():
+                return folder if OUR_NAME.search(file.read_text("utf-8", "replace")) else None
+    except OSError:  # a current folder that is gone, a file that is not ours to read
+        pass
+    return None
+
+
+def database_uri(folder: Path) -> str:
+    """MLflow's URI of the database in `folder`; SQLAlchemy takes the path as it is, unquoted."""
+    return f"sqlite:///{folder / DATABASE}"
