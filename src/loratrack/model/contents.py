@@ -1,0 +1,168 @@
+"""The files of a base: which there must be, what is wrong with them, and their digests."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+NETWORK = (CONFIG, WEIGHTS, INDEX, "model*-of-*.safetensors")
+VOCABULARY = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "*.tiktoken")
+TOKENIZER = (
+    *VOCABULARY,
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+CODE = ("*.py",)
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_file())
+
+
+def file_faults(place: str, names: Sequence[str]) -> list[str]:
+    """What the files at `place`, a folder or a hub name, lack."""
+    if "adapter_config.json" in names and CONFIG not in names:
+        return ["holds a LoRA adapter, not a base; name the base that the adapter was made for"]
+    faults = []
+    if CONFIG not in names:
+        faults.append(f"{CONFIG} is missing; a base is a folder as `save_pretrained` writes it")
+    if WEIGHTS not in names and INDEX not in names:
+        faults.append(_weights_fault(place, names))
+    if not _matching(names, VOCABULARY):
+        faults.append(f"the tokenizer is missing; one of {', '.join(VOCABULARY)} must be there")
+    return faults
+
+
+def config_faults(file: Path, trust_remote_code: bool) -> list[str]:
+    """Why transformers could not make a network of this config.json, or not without foreign code."""
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        code, kind = config.get("auto_map"), config.get("model_type")
+    except (ValueError, AttributeError) as error:
+        return [f"{CONFIG} is not a JSON mapping: {error}"]
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES as KNOWN
+
+    if code and trust_remote_code:
+        return _foreign_code_faults(code)
+    if kind in KNOWN:
+        return []
+    if code:
+        return [
+            f"brings its own code for {kind!r}, which transformers does not know; read that code, and if you"
+            " trust it --set model.trust_remote_code=true"
+        ]
+    close = difflib.get_close_matches(str(kind), list(KNOWN), n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return [f"{CONFIG}: model_type must be an architecture that transformers knows, got {kind!r}{hint}"]
+
+
+def shard_faults(folder: Path) -> list[str]:
+    try:
+        shards = _shards(folder)
+    except (ValueError, KeyError, AttributeError):
+        return [f"{INDEX} is no list of weight files; fetch it again"]
+    missing = [name for name in shards if not (folder / name).is_file()]
+    if missing:
+        return [f"{len(missing)} of {len(shards)} weight files missing, the first is {missing[0]}"]
+    return []
+
+
+def network_sha256(folder: Path) -> str:
+    """What `sha256sum config.json WEIGHTS… | sha256sum` prints; with the code that the config names."""
+    shards = _shards(folder)
+    brings_code = "auto_map" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    code = _matching(names_in(folder), CODE) if brings_code else []
+    return _sha256_of_all(folder, [CONFIG, *([INDEX, *shards] if shards else [WEIGHTS]), *code])
+
+
+def tokenizer_sha256(folder: Path) -> str:
+    return _sha256_of_all(folder, _matching(names_in(folder), TOKENIZER))
+
+
+def file_sha256(path: Path) -> str:
+    """The digest of a file, remembered in the user's cache so that a large one is read once."""
+    path = path.resolve()
+    entry = cache_folder() / "digests" / hashlib.sha256(_fact(path).encode()).hexdigest()
+    known = entry.read_text(encoding="ascii", errors="replace") if entry.is_file() else ""
+    if len(known) == 64:
+        return known
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with contextlib.suppress(OSError):  # a read-only or full cache costs time, not the run
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        draft = entry.with_suffix(f".{os.getpid()}.draft")
+        draft.write_text(digest, encoding="ascii")
+        draft.rename(entry)
+    return digest
+
+
+def cache_folder() -> Path:
+    """Where things lie that can be had again; `LORATRACK_CACHE` moves it."""
+    return Path(os.environ.get("LORATRACK_CACHE") or platformdirs.user_cache_path("loratrack"))
+
+
+def _fact(path: Path) -> str:
+    # The change time too: `cp -p` puts another file of the same size and date in a file's place.
+    stat = path.stat()
+    return f"{path}|{stat.st_size}|{stat.st_mtime_ns}|{stat.st_ctime_ns}"
+
+
+def _sha256_of_all(folder: Path, names: Iterable[str]) -> str:
+    lines = [f"{file_sha256(folder / name)}  {name}\n" for name in sorted(names)]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _shards(folder: Path) -> list[str]:
+    """The files in the index; none where there is the one file that transformers prefers to it."""
+    if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
+        return []
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    return sorted(set(index["weight_map"].values()))
+
+
+def _weights_fault(place: str, names: Sequence[str]) -> str:
+    pickles = [name for name in _matching(names, PICKLES) if name != "training_args.bin"]
+    if not pickles:
+        return f"{WEIGHTS} is missing"
+    return (
+        f"has its weights as {', '.join(pickles)} only, and a pickle can run any code; if you trust it,"
+        f" convert it once: {_conversion(place)}"
+    )
+
+
+def _conversion(place: str) -> str:
+    folder = f"{Path(place).name}-safetensors"
+    code = (
+        f"from transformers import AutoModel, AutoTokenizer; name, folder = {place!r}, {folder!r};"
+        " AutoModel.from_pretrained(name).save_pretrained(folder, safe_serialization=True);"
+        " AutoTokenizer.from_pretrained(name).save_pretrained(folder)"
+    )
+    return f'python -c "{code}" and --set model.arch=./{folder}'
+
+
+def _foreign_code_faults(auto_map: dict[str, Any]) -> list[str]:
+    """Code of another repository would be fetched at every load, whatever it has become by then."""
+    foreign = sorted({str(value).split("--")[0] for value in auto_map.values() if "--" in str(value)})
+    return [
+        f"its code lies elsewhere, in {name}; copy that code beside {CONFIG} and take '{name}--' out of its"
+        " auto_map"
+        for name in foreign
+    ]
+
+
+def _matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
+    return [name for name in names if any(fnmatch(name, pattern) for pattern in patterns)]
