@@ -6,17 +6,23 @@ Scalars arrive as the text that stands in the YAML file, and the types here deci
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    Tag,
     field_validator,
     model_validator,
 )
@@ -24,25 +30,109 @@ from pydantic import (
 SINGLE_TASK = "label"
 """The name of the only task of a `single_cls` run, and its default column."""
 
+YES, NO = {"true", "yes", "on"}, {"false", "no", "off"}
+
+
+def _told_apart(must: str, *words: str) -> Discriminator:
+    """Tells a list, a mapping and one of a few words apart, so that a fault speaks of what was meant."""
+
+    def shape(value: object) -> str | None:
+        if isinstance(value, list | tuple):
+            return "<list>"
+        if isinstance(value, dict):
+            return "<mapping>"
+        return "<word>" if value in words or (not words and isinstance(value, str)) else None
+
+    return Discriminator(shape, custom_error_type="shape", custom_error_message=must)
+
+
+def _label(value: object) -> object:
+    if value is None or value == "":
+        raise ValueError(
+            "a label must be text; null and the empty text mean no label, 'null' in quotes is one"
+        )
+    return value
+
+
+def _different_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
+    if len(labels) < 2:
+        raise ValueError(f"a task needs at least two labels, got {list(labels)!r}")
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise ValueError(f"listed more than once: {', '.join(twice)}")
+    return labels
+
+
+def _task_name(name: str) -> str:
+    """Task names become names of metrics, files and parameters."""
+    if not re.fullmatch(r"\w[\w-]*", name):
+        raise ValueError(f"a task's name must be letters, digits, `_` and `-`, got {name!r}")
+    if name == "avg" or name.startswith(("best_", "test_")):
+        raise ValueError(f"a task's name must leave avg, best_… and test_… to the metrics, got {name!r}")
+    return name
+
+
+def _exp_id(name: str) -> str:
+    if not re.fullmatch(r"\w[\w.-]{0,199}", name):
+        raise ValueError(
+            "must be at most 200 letters, digits, `_`, `-` and `.`, the first a letter, a digit or `_`,"
+            f" got {name!r}"
+        )
+    return name
+
+
+def _registered_name(value: object) -> object:
+    if isinstance(value, str) and value.lower() in YES | NO:
+        return value.lower() in YES
+    if isinstance(value, bool) or (isinstance(value, str) and value and not set(value) & set("/:")):
+        return value
+    raise ValueError(f"must be a name without `/` and `:`, true or false, got {value!r}")
+
+
 Share = Annotated[float, Field(ge=0, lt=1)]
+NotEmpty = Annotated[str, Field(min_length=1)]
 TaskType = Literal["single_cls", "double_cls", "multi_cls"]
-Subset = Literal["all"] | tuple[str, ...]
+TaskName = Annotated[str, AfterValidator(_task_name)]
+
+_All = Annotated[Literal["all"], Tag("<word>")]
+_Labels = Annotated[
+    tuple[Annotated[str, BeforeValidator(_label)], ...], AfterValidator(_different_labels), Tag("<list>")
+]
+Subset = Annotated[_All | _Labels, _told_apart("must be a list of labels, or `all`", "all")]
+LabelSubset = Annotated[
+    _All | _Labels | Annotated[dict[TaskName, Subset], Tag("<mapping>")],
+    _told_apart("must be a list of labels, `all`, or a mapping of tasks to one of these", "all"),
+]
+Columns = Annotated[
+    Annotated[NotEmpty, Tag("<word>")] | Annotated[tuple[NotEmpty, ...], Tag("<list>")],
+    _told_apart("must be the name of a column, or a list of names"),
+]
+TargetModules = Annotated[
+    Annotated[Literal["auto", "all-linear"], Tag("<word>")]
+    | Annotated[tuple[NotEmpty, ...], Field(min_length=1), Tag("<list>")],
+    _told_apart("must be a list of module names, `auto` or `all-linear`", "auto", "all-linear"),
+]
+LossWeight = Annotated[
+    Annotated[tuple[NonNegativeFloat, ...], Tag("<list>")]
+    | Annotated[dict[str, NonNegativeFloat], Tag("<mapping>")],
+    _told_apart("must be a list of weights in the order of the tasks, or a mapping of tasks to weights"),
+]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Data(Section):
-    raw_data_path: str
-    validation_path: str | None = None
+    raw_data_path: NotEmpty
+    validation_path: NotEmpty | None = None
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the raw data that is split off when `validation_path` names no file."""
-    test_path: str | None = None
-    global_label_map: str | None = None
-    label_columns: dict[str, str] = {}
-    text_column: str | tuple[str, ...] = "text"
-    label_subset: Subset | dict[str, Subset] | None = None
+    test_path: NotEmpty | None = None
+    global_label_map: NotEmpty | None = None
+    label_columns: dict[str, NotEmpty] = {}
+    text_column: Columns = "text"
+    label_subset: LabelSubset | None = None
     unknown_label: Literal["error", "drop"] = "error"
     max_len: Annotated[int, Field(ge=4)] = 128
     """Tokens of one example at most, special tokens counted."""
@@ -50,23 +140,9 @@ class Data(Section):
 
     @field_validator("text_column")
     @classmethod
-    def _names_a_column(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        columns = (value,) if isinstance(value, str) else value
-        if not columns or len(set(columns)) != len(columns) or not all(columns):
-            raise ValueError("must name one column, or several different ones")
-        return value
-
-    @field_validator("label_subset")
-    @classmethod
-    def _lists_labels_once(
-        cls, value: Subset | dict[str, Subset] | None
-    ) -> Subset | dict[str, Subset] | None:
-        for task, subset in value.items() if isinstance(value, dict) else [(SINGLE_TASK, value)]:
-            if isinstance(subset, tuple) and len(subset) < 2:
-                raise ValueError(f"{task}: a task needs at least two labels, got {list(subset)!r}")
-            if isinstance(subset, tuple) and len(set(subset)) != len(subset):
-                twice = sorted({label for label in subset if subset.count(label) > 1})
-                raise ValueError(f"{task}: listed more than once: {twice}")
+    def _names_different_columns(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        if isinstance(value, tuple) and (not value or len(set(value)) != len(value)):
+            raise ValueError(f"must name one column, or several different ones, got {list(value)!r}")
         return value
 
 
@@ -74,18 +150,26 @@ class Lora(Section):
     rank: PositiveInt = Field(default=16, validation_alias=AliasChoices("rank", "r"))
     alpha: PositiveFloat = Field(default=32, validation_alias=AliasChoices("alpha", "lora_alpha"))
     dropout: Share = Field(default=0.05, validation_alias=AliasChoices("dropout", "lora_dropout"))
-    target_modules: Literal["auto", "all-linear"] | tuple[str, ...] = "auto"
+    target_modules: TargetModules = "auto"
     allow_partial: bool = False
     """Accept target modules that exist in some layers only."""
 
 
+LORA_ALIASES = {
+    str(alias): name
+    for name, field in Lora.model_fields.items()
+    if isinstance(field.validation_alias, AliasChoices)
+    for alias in field.validation_alias.choices
+}
+
+
 class Model(Section):
-    arch: str = "minilm"
+    arch: NotEmpty = "minilm"
     """A hub name, a local folder, `minilm` (the built-in), or models:/name@alias."""
     use_lora: bool = True
     trust_remote_code: bool = False
     pooling: Literal["cls", "mean"] = "cls"
-    lora: Lora = Field(default_factory=Lora)
+    lora: Lora = Lora()
 
 
 class Train(Section):
@@ -98,8 +182,8 @@ class Train(Section):
     warmup_share: Share = 0.06
     weight_decay: NonNegativeFloat = 0.01
     max_grad_norm: PositiveFloat | None = 1.0
-    loss_weight: tuple[NonNegativeFloat, ...] | dict[str, NonNegativeFloat] | None = None
-    save_strategy: Annotated[str, Field(pattern=r"^(last|best_\w+)$")] = "best_avg_f1"
+    loss_weight: LossWeight | None = None
+    save_strategy: str = "best_avg_f1"
     """`last`, or `best_<metric>`; with one task `avg_f1` is its `f1`."""
     early_stopping_epochs: PositiveInt | None = None
     """Stop after this many epochs without a better `save_strategy` metric."""
@@ -121,28 +205,22 @@ class Resources(Section):
 class RunConfig(Section):
     """What a run is. `config_copy.yaml` holds exactly this, and gives the run again."""
 
-    exp_id: Annotated[str, Field(pattern=r"^[\w][\w.\-]*$", max_length=200)]
+    exp_id: Annotated[str, AfterValidator(_exp_id)]
     description: str = ""
     base_config: str | None = None
     """The parent this config was merged from; kept for the record."""
     task_type: TaskType = "single_cls"
-    register_as: str | bool = Field(True, alias="register")
+    register_as: Annotated[str | bool, BeforeValidator(_registered_name)] = Field(True, alias="register")
     """Name in the model registry; true: the project's name; false: no version is made."""
     data: Data
     model: Model = Model()
     train: Train = Train()
     resources: Resources = Resources()
 
-    @field_validator("register_as")
-    @classmethod
-    def _true_and_false_are_no_names(cls, value: str | bool) -> str | bool:
-        return {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
-
     @property
     def tasks(self) -> tuple[str, ...]:
         """Task names, in file order."""
-        subset = self.data.label_subset
-        return tuple(subset) if isinstance(subset, dict) else (SINGLE_TASK,)
+        return tuple(self.subsets)
 
     @property
     def subsets(self) -> dict[str, Subset]:
@@ -165,7 +243,9 @@ class RunConfig(Section):
         weights = self.train.loss_weight
         if weights is None:
             return {task: 1 / len(self.tasks) for task in self.tasks}
-        return weights if isinstance(weights, dict) else dict(zip(self.tasks, weights, strict=True))
+        if isinstance(weights, dict):
+            return {task: weights[task] for task in self.tasks}
+        return dict(zip(self.tasks, weights, strict=True))
 
     @property
     def metric_names(self) -> tuple[str, ...]:
@@ -184,70 +264,90 @@ class RunConfig(Section):
         return name.removeprefix("avg_") if len(self.tasks) == 1 else name
 
     @model_validator(mode="after")
-    def _tasks_fit_the_task_type(self) -> RunConfig:
+    def _settings_fit_together(self) -> RunConfig:
+        faults = [
+            *self._task_faults(),
+            *self._column_faults(),
+            *self._loss_weight_faults(),
+            *self._save_strategy_faults(),
+            *self._batch_faults(),
+        ]
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
+
+    def _task_faults(self) -> Iterator[str]:
         subset, kind = self.data.label_subset, self.task_type
         if kind == "single_cls" and isinstance(subset, dict):
-            raise ValueError(
-                f"data.label_subset has {len(subset)} tasks but task_type is single_cls;"
-                " write one list, or task_type: double_cls | multi_cls"
+            yield (
+                f"data.label_subset: task_type single_cls takes one list of labels, got {len(subset)} task(s)"
+                f" {', '.join(subset)}; write a list, or task_type: double_cls | multi_cls"
             )
-        if kind != "single_cls" and not isinstance(subset, dict):
-            raise ValueError(f"data.label_subset must map each task to its labels for task_type {kind}")
-        if kind == "double_cls" and len(self.tasks) != 2:
-            raise ValueError(
-                f"task_type double_cls needs exactly 2 tasks in data.label_subset, got {len(self.tasks)}:"
-                f" {list(self.tasks)}; multi_cls takes any number"
+        elif kind != "single_cls" and not isinstance(subset, dict):
+            yield f"data.label_subset: must map each task to its labels for task_type {kind}"
+        elif kind == "double_cls" and len(self.tasks) != 2:
+            yield (
+                f"data.label_subset: task_type double_cls needs exactly 2 tasks, got {len(self.tasks)}:"
+                f" {', '.join(self.tasks)}; task_type: multi_cls takes any number"
             )
-        if kind == "multi_cls" and not self.tasks:
-            raise ValueError("data.label_subset must name at least one task, got none")
-        return self
+        elif not self.tasks:
+            yield "data.label_subset: must name at least one task, got none"
 
-    @model_validator(mode="after")
-    def _columns_are_one_for_each_task(self) -> RunConfig:
+    def _column_faults(self) -> Iterator[str]:
         strangers = sorted(set(self.data.label_columns) - set(self.tasks))
         if strangers:
-            raise ValueError(
-                f"data.label_columns names no task: {strangers}; the tasks are {list(self.tasks)}"
+            yield (
+                f"data.label_columns: must name tasks only, got {', '.join(strangers)};"
+                f" the tasks are {', '.join(self.tasks)}"
             )
-        columns = list(self.label_columns.values())
-        shared = sorted({column for column in columns if columns.count(column) > 1})
-        if shared:
-            raise ValueError(f"data.label_columns: two tasks read one column: {shared}")
-        both = sorted(set(columns) & set(self.text_columns))
-        if both:
-            raise ValueError(f"data: {both} is both a text column and a label column")
-        return self
+        tasks_of: dict[str, list[str]] = {}
+        for task, column in self.label_columns.items():
+            tasks_of.setdefault(column, []).append(task)
+        for column, tasks in tasks_of.items():
+            if len(tasks) > 1:
+                yield f"data.label_columns: {' and '.join(tasks)} read one column: {column}"
+            if column in self.text_columns:
+                yield f"data.text_column: {column} is also the label column of {tasks[0]}"
 
-    @model_validator(mode="after")
-    def _loss_weights_fit_the_tasks(self) -> RunConfig:
-        weights, tasks = self.train.loss_weight, list(self.tasks)
+    def _loss_weight_faults(self) -> Iterator[str]:
+        weights, tasks = self.train.loss_weight, self.tasks
         if isinstance(weights, tuple) and len(weights) != len(tasks):
-            raise ValueError(f"train.loss_weight has {len(weights)} weights for {len(tasks)} tasks {tasks}")
-        if isinstance(weights, dict) and sorted(weights) != sorted(tasks):
-            raise ValueError(f"train.loss_weight must name each of {tasks} once, got {sorted(weights)}")
-        values = list(weights.values()) if isinstance(weights, dict) else list(weights or [1.0])
-        if sum(values) <= 0:
-            raise ValueError(f"train.loss_weight must not be all 0, got {values}")
-        return self
-
-    @model_validator(mode="after")
-    def _best_metric_exists(self) -> RunConfig:
-        if self.best_metric is not None and self.best_metric not in self.metric_names:
-            choices = ", ".join(f"best_{name}" for name in self.metric_names)
-            raise ValueError(
-                f"train.save_strategy: no such metric, got {self.train.save_strategy!r};"
-                f" choices: last, {choices}"
+            yield (
+                f"train.loss_weight: needs one weight for each of {len(tasks)} task(s): {', '.join(tasks)},"
+                f" got {len(weights)}: {list(weights)}"
             )
-        return self
+        if isinstance(weights, dict) and set(weights) != set(tasks):
+            yield f"train.loss_weight: must name each of {', '.join(tasks)}, got {', '.join(weights)}"
+        values = weights.values() if isinstance(weights, dict) else weights
+        if values and not any(values):
+            yield "train.loss_weight: must not be all 0"
 
-    @model_validator(mode="after")
-    def _micro_batch_divides_the_batch(self) -> RunConfig:
+    def _save_strategy_faults(self) -> Iterator[str]:
+        known = ["last", *(f"best_{name}" for name in self.metric_names)]
+        also = ["best_avg_accuracy", "best_avg_f1"]
+        if self.train.save_strategy not in known + also:
+            yield f"train.save_strategy: must be one of {', '.join(known)}, got {self.train.save_strategy!r}"
+        if self.train.save_strategy == "last" and self.train.early_stopping_epochs is not None:
+            yield "train.early_stopping_epochs: needs a metric to watch; train.save_strategy must name one"
+
+    def _batch_faults(self) -> Iterator[str]:
         micro, batch = self.train.micro_batch_size, self.train.batch_size
         if micro is not None and micro > batch:
-            raise ValueError(
-                f"train.micro_batch_size ({micro}) must not be larger than train.batch_size ({batch})"
-            )
-        return self
+            yield f"train.micro_batch_size ({micro}) must not be larger than train.batch_size ({batch})"
+
+
+READ_TOGETHER = (
+    "task_type",
+    "data.label_subset",
+    "data.label_columns",
+    "data.text_column",
+    "train.loss_weight",
+    "train.save_strategy",
+    "train.early_stopping_epochs",
+    "train.micro_batch_size",
+    "train.batch_size",
+)
+"""The settings that RunConfig's rules across sections read."""
 
 
 def data_paths(config: RunConfig) -> dict[str, Path]:
