@@ -1,0 +1,279 @@
+"""The outbox: what a run wants to tell the tracking store, in one SQLite journal beside the store.
+
+Rows keep their order within a run and their first timestamp, so sending one twice stores it once.
+Rows that were sent stay until the run is finished: a run that resumes from a checkpoint tells some
+steps again, and the journal knows them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from loratrack.errors import StoreError
+
+Kind = Literal["metrics", "params", "tags", "dataset", "artifacts", "status"]
+
+BUSY_TIMEOUT_SECONDS = 30
+ORPHAN_AGE_SECONDS = 24 * 3600
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS rows (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    store TEXT NOT NULL,
+    run_id TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    step INTEGER,
+    timestamp_ms INTEGER NOT NULL,
+    content TEXT NOT NULL,
+    state TEXT NOT NULL DEFAULT 'waiting',
+    reason TEXT
+);
+CREATE INDEX IF NOT EXISTS unsent ON rows (store, run_id, id) WHERE state != 'sent';
+CREATE INDEX IF NOT EXISTS steps ON rows (run_id, kind, step);
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    id: int
+    run_id: str
+    kind: Kind
+    step: int | None
+    timestamp_ms: int
+    text: str
+
+    @property
+    def content(self) -> Any:
+        return json.loads(self.text)
+
+
+class Outbox:
+    """One connection to the journal, for one tracking store.
+
+    Thread safety: every method may be called from any thread; a thread that must not wait for another
+    opens its own.
+    """
+
+    def __init__(self, folder: Path, store: str) -> None:
+        """`store` names the tracking store without user or password."""
+        self.folder, self.store = folder, store
+        self.file = folder / "outbox.db"
+        self._lock = threading.Lock()
+        for place in (self._spool, self._locks):
+            place.mkdir(parents=True, exist_ok=True)
+        with self._telling_faults():
+            self._connection = self._open()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def add(self, run_id: str, kind: Kind, content: Any) -> None:
+        with self._transaction() as cursor:
+            self._insert(cursor, run_id, kind, None, content)
+
+    def add_metrics(self, run_id: str, values: Mapping[str, float], step: int) -> dict[str, float]:
+        """Keep the values that the run has not told for this step; the others are not told again.
+
+        Gives the earlier values of the keys that now differ.
+        """
+        with self._transaction() as cursor:
+            told = self._told(cursor, run_id, step)
+            new = {key: value for key, value in values.items() if key not in told}
+            if new:
+                self._insert(cursor, run_id, "metrics", step, new)
+        return {key: told[key] for key in values if key in told and not _same(told[key], values[key])}
+
+    def add_artifacts(self, run_id: str, folder: Path, change: Callable[[Path], None]) -> None:
+        """Copy the folder's content to the spool, whole or not at all; `change` may edit the copy."""
+        home = self._spool / f"{run_id}-{uuid.uuid4().hex}"
+        draft = home.with_name(f"{home.name}.draft")
+        try:
+            shutil.copytree(folder, draft)
+            change(draft)
+        except OSError as error:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise StoreError(
+                f"{draft}: the run's files must fit here, got {error}; free some space"
+            ) from None
+        draft.rename(home)
+        self.add(run_id, "artifacts", home.name)
+
+    def spooled(self, row: Row) -> Path:
+        return self._spool / str(row.content)
+
+    def next_step(self, run_id: str, prefix: str) -> int:
+        """One more than the last step that has a metric whose name starts with `prefix`."""
+        query = "SELECT max(step) FROM rows WHERE run_id = ? AND kind = 'metrics' AND content LIKE ?"
+        (last,) = self._one(query, run_id, f'{{"{prefix}%')
+        return 0 if last is None else int(last) + 1
+
+    def runs(self) -> list[str]:
+        """The runs of this store with rows to send, oldest first."""
+        query = (
+            "SELECT run_id FROM rows WHERE store = ? AND state = 'waiting' AND state != 'sent'"
+            " GROUP BY run_id ORDER BY min(id)"
+        )
+        return [run_id for (run_id,) in self._all(query, self.store)]
+
+    def next_rows(self, run_id: str, limit: int) -> list[Row]:
+        """The first rows to send, in order, all of one kind."""
+        query = (
+            "SELECT id, run_id, kind, step, timestamp_ms, content FROM rows WHERE store = ?"
+            " AND run_id = ? AND state = 'waiting' AND state != 'sent' ORDER BY id LIMIT ?"
+        )
+        found = self._all(query, self.store, run_id, limit)
+        rows = [Row(*facts) for facts in found]
+        other = next((place for place, row in enumerate(rows) if row.kind != rows[0].kind), len(rows))
+        return rows[:other]
+
+    def settle(self, rows: Sequence[Row], refused: Mapping[int, str]) -> None:
+        """Note what became of the rows: sent, or refused with a reason."""
+        with self._transaction() as cursor:
+            cursor.executemany(
+                "UPDATE rows SET state = ?, reason = ? WHERE id = ?",
+                [("refused" if row.id in refused else "sent", refused.get(row.id), row.id) for row in rows],
+            )
+        for row in rows:
+            if row.kind == "artifacts" and row.id not in refused:
+                shutil.rmtree(self.spooled(row), ignore_errors=True)
+
+    def forget_finished(self, run_id: str) -> None:
+        """Drop the rows of a run that is finished and has nothing left to send."""
+        with self._transaction() as cursor:
+            cursor.execute(
+                "DELETE FROM rows WHERE run_id = ?1 AND NOT EXISTS"
+                " (SELECT 1 FROM rows WHERE run_id = ?1 AND state != 'sent') AND EXISTS"
+                " (SELECT 1 FROM rows WHERE run_id = ?1 AND kind = 'status' AND content = '\"FINISHED\"')",
+                (run_id,),
+            )
+            if cursor.rowcount:
+                self._lock_file(run_id).unlink(missing_ok=True)
+
+    def count(self, state: Literal["waiting", "refused"], run_id: str | None = None) -> int:
+        query = "SELECT count(*) FROM rows WHERE store = ? AND state = ? AND state != 'sent'"
+        if run_id is None:
+            return int(self._one(query, self.store, state)[0])
+        return int(self._one(f"{query} AND run_id = ?", self.store, state, run_id)[0])
+
+    def refusals(self) -> list[tuple[str, str]]:
+        """Run and reason, once for each pair."""
+        query = "SELECT DISTINCT run_id, reason FROM rows WHERE store = ? AND state = 'refused'"
+        return [(run_id, reason) for run_id, reason in self._all(query, self.store)]
+
+    def elsewhere(self) -> dict[str, int]:
+        """How many rows wait for other tracking stores."""
+        query = "SELECT store, count(*) FROM rows WHERE store != ? AND state != 'sent' GROUP BY store"
+        return dict(self._all(query, self.store))
+
+    def retry_refused(self) -> None:
+        with self._transaction() as cursor:
+            cursor.execute(
+                "UPDATE rows SET state = 'waiting', reason = NULL WHERE store = ? AND state = 'refused'",
+                (self.store,),
+            )
+
+    def sweep_spool(self) -> None:
+        """Remove spooled folders that no row names: their process died before it wrote the row."""
+        named = {
+            json.loads(content)
+            for (content,) in self._all("SELECT content FROM rows WHERE kind = ?", "artifacts")
+        }
+        for folder in self._spool.iterdir():
+            if folder.name not in named and time.time() - folder.stat().st_mtime > ORPHAN_AGE_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def lease(self, run_id: str) -> IO[bytes] | None:
+        """The right to send the run's rows, until the file is closed; None while another one has it."""
+        file = self._lock_file(run_id).open("ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        return file
+
+    @property
+    def _spool(self) -> Path:
+        return self.folder / "outbox" / "spool"
+
+    @property
+    def _locks(self) -> Path:
+        return self.folder / "outbox" / "locks"
+
+    def _lock_file(self, run_id: str) -> Path:
+        return self._locks / f"{run_id}.lock"
+
+    def _open(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            self.file, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        # two processes that switch a new file to WAL at once get "database is locked" without a wait
+        with (self._locks / "open.lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = NORMAL")
+            connection.executescript(_SCHEMA)
+        os.chmod(self.file, 0o600)
+        return connection
+
+    def _insert(
+        self, cursor: sqlite3.Cursor, run_id: str, kind: Kind, step: int | None, content: Any
+    ) -> None:
+        timestamp_ms = time.time_ns() // 1_000_000
+        cursor.execute(
+            "INSERT INTO rows (store, run_id, kind, step, timestamp_ms, content) VALUES (?, ?, ?, ?, ?, ?)",
+            (self.store, run_id, kind, step, timestamp_ms, json.dumps(content)),
+        )
+
+    def _told(self, cursor: sqlite3.Cursor, run_id: str, step: int) -> dict[str, float]:
+        query = "SELECT content FROM rows WHERE run_id = ? AND kind = 'metrics' AND step = ?"
+        told: dict[str, float] = {}
+        for (content,) in cursor.execute(query, (run_id, step)):
+            told |= json.loads(content)
+        return told
+
+    def _one(self, query: str, *values: Any) -> tuple[Any, ...]:
+        return self._all(query, *values)[0]
+
+    def _all(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
+        with self._lock, self._telling_faults():
+            return self._connection.execute(query, values).fetchall()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Cursor]:
+        with self._lock, self._telling_faults():
+            cursor = self._connection.cursor()
+            cursor.execute("BEGIN IMMEDIATE")
+            try:
+                yield cursor
+                cursor.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:
+                    cursor.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _telling_faults(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise StoreError(
+                f"{self.file}: the outbox of metrics must be writable, got {str(error)!r};"
+                " free some space, or mend the rights of the folder"
+            ) from error
+
+
+def _same(one: float, other: float) -> bool:
+    return one == other or (one != one and other != other)
