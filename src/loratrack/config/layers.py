@@ -185,7 +185,7 @@ def _named_once(settings: Settings, place: str) -> Settings:
         return settings
     renamed: Settings = {}
     for key, value in lora.items():
-        name: str = LORA_ALIASES.get(key, key)
+        name: Any = LORA_ALIASES.get(key, key)
         if name in renamed:
             raise ConfigError(f"{place}: model.lora says {name} twice, once as {key}; leave one of them")
         renamed[name] = value
