@@ -1,0 +1,23 @@
+"""Files to examples to tokens; labels; splits; the token cache."""
+
+from loratrack.data import cache
+from loratrack.data.corpus import Corpus, Examples, read
+from loratrack.data.dataset import Dataset, Encoded, encode
+from loratrack.data.labels import LabelMap, TaskLabels
+from loratrack.data.tokens import Tokenizer, Tokens, encode_texts, prepare_texts
+
+__all__ = [
+    "Corpus",
+    "Dataset",
+    "Encoded",
+    "Examples",
+    "LabelMap",
+    "TaskLabels",
+    "Tokenizer",
+    "Tokens",
+    "cache",
+    "encode",
+    "encode_texts",
+    "prepare_texts",
+    "read",
+]

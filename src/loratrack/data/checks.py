@@ -1,0 +1,55 @@
+"""What is wrong with the values of a table: empty texts, missing labels, labels outside the subset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from loratrack.data.tables import Table, did_you_mean, lines_text
+
+MAX_LABELS_TOLD = 5
+
+
+def text_faults(table: Table, columns: Sequence[str]) -> list[str]:
+    """A row needs text in at least one of its text columns."""
+    empty = set(range(len(table)))
+    for column in columns:
+        texts = table.columns[column]
+        empty = {row for row, text in enumerate(texts) if not text or text.isspace()} & empty
+    if not empty:
+        return []
+    what = "the text is empty" if len(columns) == 1 else "all text columns are empty"
+    where = lines_text([table.lines[row] for row in sorted(empty)])
+    return [f"{table.file}: {what} at {where}; fill or delete these rows"]
+
+
+def label_faults(table: Table, column: str) -> list[str]:
+    values = set(table.columns[column])
+    missing = {value for value in values if not value or value.isspace()}
+    spaced = {value for value in values - missing if value != str(value).strip()}
+    faults = []
+    if missing:
+        where = lines_text(_lines_of(table, column, missing))
+        faults.append(f"{table.file}: the label {column!r} is missing at {where}; fill or delete these rows")
+    if spaced:
+        where = lines_text(_lines_of(table, column, spaced))
+        shown = ", ".join(sorted(map(repr, spaced))[:MAX_LABELS_TOLD])
+        faults.append(f"{table.file}: the label {column!r} has space around it at {where}, got {shown}")
+    return faults
+
+
+def unknown_label_faults(table: Table, column: str, labels: Sequence[str]) -> list[str]:
+    unknown = sorted(map(str, set(table.columns[column]) - set(labels)))
+    faults = [
+        f"{table.file}: the label {column!r} must be one of the task's {len(labels)}, got {label!r}"
+        f" at {lines_text(_lines_of(table, column, {label}))}{did_you_mean(label, labels)}"
+        for label in unknown[:MAX_LABELS_TOLD]
+    ]
+    if len(unknown) > MAX_LABELS_TOLD:
+        faults.append(f"{table.file}: … and {len(unknown) - MAX_LABELS_TOLD} more such labels in {column!r}")
+    if unknown:
+        faults[-1] += "; mend them, add them to data.label_subset, or set data.unknown_label: drop"
+    return faults
+
+
+def _lines_of(table: Table, column: str, values: set[str | None]) -> list[int]:
+    return [line for value, line in zip(table.columns[column], table.lines, strict=True) if value in values]
