@@ -103,8 +103,7 @@ def _rows(slots: Tensor, bucket: Bucket) -> Tensor:
 
 def _mask(bucket: Bucket, causal: bool, sliding_window: int | None, device: torch.device) -> Tensor | None:
     """Who sees whom inside a bucket. Causal rows need no key mask: their padding comes last."""
-    windowed = sliding_window is not None and bucket.length > sliding_window
-    if not windowed:
+    if sliding_window is None or bucket.length <= sliding_window:
         return None if causal else bucket.keys
     steps = torch.arange(bucket.length, device=device)
     distance = steps[:, None] - steps[None, :]

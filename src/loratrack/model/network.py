@@ -7,9 +7,8 @@ logits = network(batch, ["member-0"])        # [rows, classes of all tasks]
 
 from __future__ import annotations
 
-import gc
 import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, TaskType
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from loratrack.config.schema import Lora
 from loratrack.errors import UserError
@@ -32,8 +32,18 @@ Pooling = Literal["cls", "mean"]
 class Network:
     """A base that several members share; without LoRA, a base that its one member owns."""
 
-    def __init__(self, encoder: nn.Module, pooling: Pooling, device: torch.device, *, use_lora: bool) -> None:
-        self.encoder = encoder.to(device)
+    def __init__(
+        self,
+        encoder: PreTrainedModel,
+        pooling: Pooling,
+        device: torch.device,
+        *,
+        use_lora: bool,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        """`dtype` is what the base multiplies in: a frozen base is held in it, a trained one cast to it."""
+        self.encoder = encoder.to(device, dtype if use_lora else torch.float32)
+        self.dtype = dtype
         self.config = encoder.config
         self.pooling, self.device, self.use_lora = pooling, device, use_lora
         self.heads: dict[str, Heads] = {}
@@ -166,7 +176,9 @@ class Network:
             inputs.update(position_ids=batch.position_ids, packing=batch.packing)
         if is_causal(self.encoder):
             inputs["use_cache"] = False
-        states: Tensor = self.encoder(**inputs).last_hidden_state
+        cast = not self.use_lora and self.dtype != torch.float32
+        with torch.autocast(self.device.type, self.dtype, enabled=cast):
+            states: Tensor = self.encoder(**inputs).last_hidden_state
         return states.reshape(-1, states.shape[-1])
 
     def _pool(self, states: Tensor, batch: Batch) -> Tensor:
@@ -177,28 +189,19 @@ class Network:
         return sums.index_add(0, batch.row_of_token, real.float()) / batch.lengths[:, None]
 
 
-def is_causal(encoder: nn.Module) -> bool:
+def is_causal(encoder: PreTrainedModel) -> bool:
     flags = {bool(module.is_causal) for module in encoder.modules() if hasattr(module, "is_causal")}
     return flags == {True}
 
 
-def release(networks: Iterable[Network]) -> None:
-    """Give the memory of networks that are done with back."""
-    for network in networks:
-        network.peft = None
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _layouts(encoder: nn.Module) -> tuple[Layout, ...]:
+def _layouts(encoder: PreTrainedModel) -> tuple[Layout, ...]:
     """Packing needs an architecture that leaves attention to transformers' interface."""
     open_attention = bool(getattr(encoder, "_supports_attention_backend", False))
     takes_positions = "position_ids" in inspect.signature(encoder.forward).parameters
     return ("packed", "padded") if open_attention and takes_positions else ("padded",)
 
 
-def _first_position(encoder: nn.Module) -> int:
+def _first_position(encoder: PreTrainedModel) -> int:
     """RoBERTa and its kin count positions from behind the padding's."""
     embeddings = getattr(encoder, "embeddings", None)
     if embeddings is not None and hasattr(embeddings, "create_position_ids_from_input_ids"):
@@ -206,7 +209,7 @@ def _first_position(encoder: nn.Module) -> int:
     return 0
 
 
-def _silence_dropout(encoder: nn.Module) -> None:
+def _silence_dropout(encoder: PreTrainedModel) -> None:
     """A frozen base drops nothing: its members' own dropout is what regularises them."""
     for module in encoder.modules():
         if isinstance(module, nn.Dropout):

@@ -1,0 +1,130 @@
+"""A bundle: a folder that holds all of a trained model but the base, and says which base that is.
+
+    lora_adapter/ | model/    the weights, as PEFT or transformers write them
+    heads.safetensors         the classifiers
+    label_map.json            local and global id of each label
+    config_copy.yaml          the frozen settings
+    bundle.json               base and tokenizer by sha256, precision, and the sha256 of each file above
+
+`bundle.json` is written last and checked first: a bundle is whole, unchanged and on its own base, or refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loratrack.config import RunConfig, files
+from loratrack.errors import UserError
+from loratrack.model import base as bases
+from loratrack.model import weights
+from loratrack.model.base import Base
+from loratrack.model.network import Network
+from loratrack.model.precision import best_device, compute_dtype, precision_name
+
+FORMAT = 1
+BUNDLE = "bundle.json"
+CONFIG = "config_copy.yaml"
+LABELS = "label_map.json"
+MEMBER = "model"
+"""The only member of a network that serves."""
+
+
+def build_network(base: Base, config: RunConfig, precision: str | None = None) -> Network:
+    """The base of a config on the best device, without members yet."""
+    device = best_device()
+    dtype = compute_dtype(precision or config.train.precision, device)  # type: ignore[arg-type]
+    encoder = bases.load_encoder(
+        base,
+        dtype=dtype if config.model.use_lora else torch.float32,
+        trust_remote_code=config.model.trust_remote_code,
+    )
+    encoder.name_or_path = base.name
+    return Network(encoder, config.model.pooling, device, use_lora=config.model.use_lora, dtype=dtype)
+
+
+def save(
+    folder: Path, kept: Path, network: Network, base: Base, config: RunConfig, labels: Mapping[str, Any]
+) -> None:
+    """Make `folder` a bundle of the weights in `kept`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in kept.iterdir():
+        target = folder / part.name
+        shutil.copytree(part, target) if part.is_dir() else shutil.copy2(part, target)
+    (folder / LABELS).write_text(json.dumps(labels, ensure_ascii=False, indent=1), encoding="utf-8")
+    files.save(config, folder / CONFIG)
+    content = {
+        "format": FORMAT,
+        "base": {
+            "name": base.name,
+            "origin": base.origin,
+            "sha256": base.sha256,
+            "tokenizer_sha256": base.tokenizer_sha256,
+        },
+        "precision": precision_name(network.dtype),
+        "layout": network.layout,
+        "files": {path.relative_to(folder).as_posix(): _sha256(path) for path in _parts(folder)},
+    }
+    (folder / BUNDLE).write_text(json.dumps(content, indent=1), encoding="utf-8")
+
+
+def load(folder: Path, notice: Callable[[str], None]) -> tuple[Network, Base, RunConfig, dict[str, Any]]:
+    """The network of a bundle with its weights in place, its base, settings and label map."""
+    content = _checked(folder)
+    config = files.load(folder / CONFIG)
+    base = bases.resolve(content["base"]["name"], trust_remote_code=config.model.trust_remote_code)
+    _refuse_other_base(folder, base, content["base"])
+    if config.model.trust_remote_code:
+        notice(f"running code that comes with the base {base.name} (model.trust_remote_code is on)")
+    labels = json.loads((folder / LABELS).read_text(encoding="utf-8"))
+    network = build_network(base, config, content["precision"])
+    classes = {task: len(numbers) for task, numbers in labels.items()}
+    network.add(MEMBER, config.model.lora, classes, seed=0)
+    network.layout = content["layout"]
+    weights.load(network, MEMBER, folder)
+    return network, base, config, labels
+
+
+def _checked(folder: Path) -> dict[str, Any]:
+    file = folder / BUNDLE
+    try:
+        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: not a model of ours, since {BUNDLE} cannot be read: {error}") from None
+    if content.get("format") != FORMAT:
+        raise UserError(f"{file}: format must be {FORMAT}, got {content.get('format')!r}; update loratrack")
+    for name, expected in content["files"].items():
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path}: missing from the model; restore the run's artifacts")
+        if _sha256(path) != expected:
+            raise UserError(f"{path}: changed since the model was saved; restore the run's artifacts")
+    return content
+
+
+def _refuse_other_base(folder: Path, base: Base, expected: Mapping[str, str]) -> None:
+    for what, own in (("sha256", base.sha256), ("tokenizer_sha256", base.tokenizer_sha256)):
+        if own != expected[what]:
+            part = "base" if what == "sha256" else "tokenizer"
+            raise UserError(
+                f"{folder}: was trained on another {part} than {base.name!r} in {base.folder}: {what} must be"
+                f" {expected[what][:12]}…, got {own[:12]}…; put the {part} back that it was trained on"
+            )
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The files that make up the model, in a fixed order."""
+    tops = (weights.ADAPTER, weights.FULL)
+    inside = [path for top in tops for path in (folder / top).rglob("*") if path.is_file()]
+    return sorted([*inside, folder / weights.HEADS, folder / LABELS, folder / CONFIG])
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,133 @@
+"""A member's weights on disk: PEFT's own two files, or the whole network, and the heads beside them.
+
+    weights/
+      lora_adapter/          adapter_config.json, adapter_model.safetensors (or model/ without LoRA)
+      heads.safetensors      <task>.weight, <task>.bias
+
+safetensors only: a pickle is neither written nor read.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft import get_peft_model_state_dict
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from loratrack.errors import UserError
+from loratrack.model.network import Network
+
+ADAPTER = "lora_adapter"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+FULL = "model"
+HEADS = "heads.safetensors"
+
+
+def save(network: Network, member: str, folder: Path) -> None:
+    """Write the member's weights; `folder` holds the old ones or the new ones, never half of each."""
+    with _replacing(folder) as draft:
+        if network.peft is not None:
+            _save_adapter(network, member, draft / ADAPTER)
+        else:
+            network.encoder.save_pretrained(draft / FULL, max_shard_size="1TB")
+        save_file(_contiguous(network.heads[member].by_task()), draft / HEADS)
+
+
+def load(network: Network, member: str, folder: Path) -> None:
+    """The weights in `folder` into `member`; anything missing, extra or misshapen is refused."""
+    if network.peft is not None:
+        path = folder / ADAPTER / ADAPTER_WEIGHTS
+        _copy(_read(path, network.device), get_peft_model_state_dict(network.peft, adapter_name=member), path)
+    else:
+        saved = type(network.encoder).from_pretrained(
+            folder / FULL, local_files_only=True, dtype=torch.float32
+        )
+        network.encoder.load_state_dict(saved.state_dict())
+    heads = network.heads[member]
+    saved_heads = _read(folder / HEADS, network.device)
+    _check(saved_heads, heads.by_task(), folder / HEADS)
+    heads.load_by_task(saved_heads)
+
+
+def _save_adapter(network: Network, member: str, folder: Path) -> None:
+    assert network.peft is not None
+    folder.mkdir()
+    state = get_peft_model_state_dict(network.peft, adapter_name=member)
+    save_file(_contiguous(state), folder / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    settings = network.peft.peft_config[member]
+    settings.inference_mode = True
+    settings.save_pretrained(str(folder))
+    settings.inference_mode = False
+
+
+def _contiguous(named: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().contiguous() for name, value in named.items()}
+
+
+def _read(path: Path, device: torch.device) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load_file(path, device=str(device))
+    except FileNotFoundError:
+        raise UserError(f"{path}: the weights are not there; restore the run's artifacts") from None
+    except SafetensorError as error:
+        raise UserError(f"{path}: not a whole safetensors file: {error}") from None
+    return tensors
+
+
+def _copy(saved: dict[str, Tensor], own: dict[str, Tensor], path: Path) -> None:
+    _check(saved, own, path)
+    with torch.no_grad():
+        for name, value in own.items():
+            value.copy_(saved[name])
+
+
+def _check(saved: dict[str, Tensor], own: dict[str, Tensor], path: Path) -> None:
+    missing, extra = sorted(set(own) - set(saved)), sorted(set(saved) - set(own))
+    if missing or extra:
+        raise UserError(
+            f"{path}: not the weights of this network: missing {missing[:3]}, unexpected {extra[:3]}"
+        )
+    for name, value in own.items():
+        if saved[name].shape != value.shape:
+            raise UserError(
+                f"{path}: {name} has shape {tuple(saved[name].shape)}, the network {tuple(value.shape)}"
+            )
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A draft beside `folder` that takes its place when it is whole, and is gone when it is not."""
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise _disk_fault(folder, error) from error
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    if folder.exists():
+        folder.rename(old)
+    draft.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _disk_fault(folder: Path, error: Exception) -> Exception:
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
+        words in str(error) for words in ("No space left", "File too large", "quota")
+    )
+    if not full:
+        return error
+    free = shutil.disk_usage(folder.parent).free // 2**20
+    return UserError(
+        f"{folder}: the disk is full ({free} MiB free) while writing the weights; nothing"
+        " half-written is left; make room and start the run again"
+    )

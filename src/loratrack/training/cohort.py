@@ -1,0 +1,200 @@
+"""The engine: a cohort of one or more members, one forward and one backward pass for all.
+
+A plain run is a cohort of one. Each step takes one batch of every member; every member learns from its
+own rows, with its own rate, dropout and order, and ends its epochs in its own time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from loratrack.data import Dataset
+from loratrack.errors import UserError
+from loratrack.model.batch import assemble
+from loratrack.model.network import Network
+from loratrack.model.routing import Dropout
+from loratrack.training.evaluation import evaluate
+from loratrack.training.member import Member
+from loratrack.training.order import micro_batches
+
+Rows = NDArray[np.int64]
+
+
+class Watcher(Protocol):
+    """Sees the training go by: a progress bar, or nobody."""
+
+    def step(self, members: Sequence[Member]) -> None: ...
+    def epoch(self, member: Member) -> None: ...
+
+
+class Cohort:
+    """Members that share one base. They join and leave between steps."""
+
+    def __init__(self, network: Network, dataset: Dataset, notice: Callable[[str], None]) -> None:
+        self.network, self.dataset, self.notice = network, dataset, notice
+        self.members: list[Member] = []
+        self.passes = 1
+        """How many passes the members of a step are spread over; more once memory ran out."""
+        self.micro_batch_limit: int | None = None
+        """No micro-batch is larger than this, once memory ran out."""
+        self._labels = torch.from_numpy(np.array(dataset.train.labels)).to(network.device)
+
+    def join(self, member: Member) -> None:
+        self.members.append(member)
+
+    @property
+    def training(self) -> list[Member]:
+        return [member for member in self.members if member.is_training]
+
+    def step(self) -> list[Member]:
+        """One batch of every member; returns those whose epoch this ended."""
+        pairs = [(member, member.next_batch()) for member in self.training]
+        batches = [(member, rows) for member, rows in pairs if rows is not None]
+        if batches:
+            self._learn(batches)
+        read_back([m for m, _ in batches if m.step % m.config.train.log_steps == 0])
+        return [member for member, rows in pairs if rows is None]
+
+    def end_epochs(self, members: Sequence[Member]) -> None:
+        """Evaluate members whose epoch is over, and let each decide how it goes on."""
+        read_back(members)
+        asked = [member for member in members if member.is_training]
+        if not asked:
+            return
+        seconds = {member.name: member.epoch_seconds() for member in asked}
+        answers = evaluate(self.network, self.dataset.validation, {m.name: m.loss_weights for m in asked})
+        for member in asked:
+            member.end_epoch(answers[member.name], seconds[member.name])
+        self.network.train()
+
+    def _learn(self, batches: list[tuple[Member, Rows]]) -> None:
+        """Gradients of every member's whole batch, then one step of each optimizer.
+
+        When memory runs out the step is begun again: first the members are spread over several passes,
+        which changes no result, then the micro-batches are halved.
+        """
+        while True:
+            try:
+                losses = [loss for share in _spread(batches, self.passes) for loss in self._accumulate(share)]
+                break
+            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            for member, _ in batches:
+                member.forget_gradients()
+            self._use_less_memory(batches)
+        for (member, rows), task_sums in zip(batches, losses, strict=True):
+            member.learn(task_sums, len(rows))
+
+    def _accumulate(self, batches: list[tuple[Member, Rows]]) -> list[Tensor]:
+        """Gradients of the batches; returns each member's losses, summed over its rows, by task."""
+        pieces = [micro_batches(rows, self._micro_batch_size(member)) for member, rows in batches]
+        sums: dict[str, Tensor] = {}
+        for number in range(max(map(len, pieces))):
+            present = [
+                (member, parts[number], len(rows))
+                for (member, rows), parts in zip(batches, pieces, strict=True)
+                if number < len(parts)
+            ]
+            for name, loss in self._pass(present, number).items():
+                sums[name] = sums[name] + loss if name in sums else loss
+        return [sums[member.name] for member, _ in batches]
+
+    def _pass(self, present: list[tuple[Member, Rows, int]], number: int) -> dict[str, Tensor]:
+        """Forward and backward of one micro-batch of each member that has one."""
+        network, names = self.network, [member.name for member, _, _ in present]
+        rows = [part for _, part, _ in present]
+        batch = assemble(self.dataset.train, rows, network.layout, network.device, network.first_position)
+        dropout = [Dropout(member.config.train.seed, member.step, number) for member, _, _ in present]
+        labels = self._labels[torch.from_numpy(np.concatenate(rows)).to(network.device)]
+        with network.routed(batch, names, dropout):
+            losses = task_losses(network.heads[names[0]].split(network.logits(batch, names)), labels)
+            (losses * self._row_weights(present)).sum().backward()  # type: ignore[no-untyped-call]
+        parts = losses.detach().split([len(part) for part in rows])
+        return {name: part.sum(dim=0) for name, part in zip(names, parts, strict=True)}
+
+    def _micro_batch_size(self, member: Member) -> int | None:
+        sizes = (member.config.train.micro_batch_size, self.micro_batch_limit)
+        return min((size for size in sizes if size is not None), default=None)
+
+    def _row_weights(self, present: list[tuple[Member, Rows, int]]) -> Tensor:
+        """[rows, tasks]: a row counts by its task's weight, and the less the larger its batch."""
+        weights = [[w / batch for w in m.loss_weights.values()] for m, _, batch in present]
+        counts = torch.tensor([len(rows) for _, rows, _ in present])
+        return (
+            torch.tensor(weights).repeat_interleave(counts, dim=0).to(self.network.device, non_blocking=True)
+        )
+
+    def _use_less_memory(self, batches: list[tuple[Member, Rows]]) -> None:
+        size = max(min(len(rows), self._micro_batch_size(member) or len(rows)) for member, rows in batches)
+        if self.passes < len(batches):
+            self.passes = min(len(batches), self.passes * 2)
+            self.notice(f"out of memory: {len(batches)} members now train in {self.passes} passes a step")
+        elif size > 1:
+            self.micro_batch_limit = size // 2
+            self.notice(
+                f"out of memory: micro-batch halved from {size} to {self.micro_batch_limit} examples; the"
+                " step is repeated, the batch stays as it was, and results are no longer exact to the last bit"
+            )
+        else:
+            raise UserError(
+                "out of memory with a micro-batch of 1 example; lower data.max_len, set"
+                " train.gradient_checkpointing=true, or take a smaller base"
+            )
+        if self.network.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def train(
+    cohort: Cohort,
+    watcher: Watcher,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    after_epoch: Callable[[Member], None] = lambda member: None,
+) -> None:
+    """Until no member trains any more, or `stop` says so. `after_epoch` may end or add members."""
+    cohort.network.train()
+    while cohort.training:
+        if stop():
+            for member in cohort.training:
+                member.end("stopped", "interrupted")
+            return
+        ended = cohort.step()
+        watcher.step(cohort.training)
+        cohort.end_epochs(ended)
+        for member in ended:
+            watcher.epoch(member)
+            after_epoch(member)
+
+
+def task_losses(logits: dict[str, Tensor], labels: Tensor) -> Tensor:
+    """[rows, tasks]: the cross-entropy of each row for each task."""
+    columns = [
+        F.cross_entropy(part, labels[:, column], reduction="none")
+        for column, part in enumerate(logits.values())
+    ]
+    return torch.stack(columns, dim=1)
+
+
+def read_back(members: Sequence[Member]) -> None:
+    """Look at the losses since the last look; a member whose loss is no number any more has failed."""
+    for member in members:
+        member.check_losses()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "can't allocate memory" in str(error) or "out of memory" in str(error).lower()
+
+
+def _spread(batches: list[tuple[Member, Rows]], passes: int) -> list[list[tuple[Member, Rows]]]:
+    size = -(-len(batches) // passes)
+    return [batches[start : start + size] for start in range(0, len(batches), size)]

@@ -1,0 +1,37 @@
+"""The order of the data and of the learning rates: pure functions of seed, epoch and step."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loratrack.config.schema import Train
+
+
+def epoch_batches(num_rows: int, batch_size: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
+    """The batches of one epoch; the last one may be smaller. Any of them can be had without the others."""
+    order = np.random.default_rng([seed, epoch]).permutation(num_rows)
+    return [order[start : start + batch_size] for start in range(0, num_rows, batch_size)]
+
+
+def micro_batches(rows: NDArray[np.int64], size: int | None) -> list[NDArray[np.int64]]:
+    if size is None or len(rows) <= size:
+        return [rows]
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def learning_rate(train: Train, step: int, total_steps: int) -> float:
+    """The rate of the step with this number (from 0): warm-up, then the schedule's descent to 0."""
+    warmup_steps = math.ceil(train.warmup_share * total_steps)
+    if step < warmup_steps:
+        return train.lr * (step + 1) / warmup_steps
+    done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    match train.schedule:
+        case "linear":
+            return train.lr * (1 - done)
+        case "cosine":
+            return train.lr * (1 + math.cos(math.pi * done)) / 2
+        case "constant":
+            return train.lr

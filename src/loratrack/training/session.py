@@ -1,0 +1,160 @@
+"""The way of a run: data checked, base found, tokens ready, network built; and its end, told in files.
+
+bench = set_up(config, log.notice)              # every fault of the data before any network is loaded
+member = enter(bench, config, log, folder)
+train(bench.cohort, watcher)
+outcome = conclude(bench, member)               # best weights back, test scored once
+write(bench, member, outcome, folder)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from loratrack import data
+from loratrack.config import RunConfig
+from loratrack.data import Dataset, Encoded
+from loratrack.model import base as bases
+from loratrack.model import bundle
+from loratrack.model.answers import predict
+from loratrack.model.base import Base
+from loratrack.model.network import Network
+from loratrack.training.cohort import Cohort
+from loratrack.training.evaluation import evaluate
+from loratrack.training.layout import choose_layout
+from loratrack.training.log import RunLog
+from loratrack.training.member import Member
+from loratrack.training.metrics import confusions, scores
+
+PROBE_ROWS = 32
+"""Rows whose logits must come out the same when the saved model is loaded again."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What the members of a cohort share."""
+
+    base: Base
+    dataset: Dataset
+    network: Network
+    cohort: Cohort
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a member came to, with its best weights in place."""
+
+    test: dict[str, float]
+    confusions: dict[str, NDArray[np.int64]]
+    """On the test set where there is one, else on the validation set."""
+    probe: Encoded
+    probe_logits: Tensor
+
+
+def set_up(config: RunConfig, notice: Callable[[str], None]) -> Bench:
+    corpus = data.read(config)
+    base = bases.resolve(config.model.arch, trust_remote_code=config.model.trust_remote_code)
+    if config.model.trust_remote_code:
+        notice(f"running code that comes with the base {base.name} (model.trust_remote_code is on)")
+    tokenizer = bases.load_tokenizer(base, trust_remote_code=config.model.trust_remote_code)
+    dataset = data.encode(corpus, config, tokenizer, base.tokenizer_sha256, notice)
+    network = bundle.build_network(base, config)
+    return Bench(base, dataset, network, Cohort(network, dataset, notice))
+
+
+def enter(bench: Bench, config: RunConfig, log: RunLog, folder: Path, name: str = bundle.MEMBER) -> Member:
+    """A new member of the cohort, with an adapter and heads drawn from its own seed."""
+    network = bench.network
+    classes = {task.name: len(task.labels) for task in bench.dataset.label_map.tasks}
+    first = not network.heads
+    network.add(name, config.model.lora, classes, config.train.seed)
+    if first:
+        _settle_network(bench, config, log, name)
+    if name in network.coverage:
+        log.notice(f"LoRA on {network.coverage[name].describe()}")
+    trainable, total = network.parameter_counts(name)
+    log.notice(f"trainable parameters: {trainable:,} of {total:,} ({100 * trainable / total:.2f} %)")
+    member = Member(name, config, network, len(bench.dataset.train), log, folder / "best")
+    bench.cohort.join(member)
+    return member
+
+
+def conclude(bench: Bench, member: Member) -> Outcome:
+    """Put the best epoch's weights back and score the test set once."""
+    member.restore_best()
+    network, dataset = bench.network, bench.dataset
+    classes = network.heads[member.name].classes
+    split = dataset.validation if dataset.test is None else dataset.test
+    answer = evaluate(network, split, {member.name: member.loss_weights})[member.name]
+    test = {} if dataset.test is None else scores(answer.truth, answer.predicted, classes)
+    probe = first_rows(dataset.validation, PROBE_ROWS)
+    return Outcome(
+        test={f"test_{metric}": value for metric, value in test.items()},
+        confusions=confusions(answer.truth, answer.predicted, classes),
+        probe=probe,
+        probe_logits=predict(network, probe, [member.name])[member.name],
+    )
+
+
+def summary(member: Member, outcome: Outcome | None) -> dict[str, float]:
+    """The metrics that are logged once, at the end."""
+    if member.best is None:
+        return {}
+    best = member.history[member.best.epoch - 1]
+    values = {f"best_{metric}": best[metric] for metric in member.config.metric_names}
+    return {**values, "best_epoch": member.best.epoch, **(outcome.test if outcome else {})}
+
+
+def write(bench: Bench, member: Member, outcome: Outcome | None, folder: Path) -> None:
+    """The run's own files: its bundle, its metrics and the report on its data."""
+    if member.best is not None:
+        bundle.save(
+            folder,
+            member.folder,
+            bench.network,
+            bench.base,
+            member.config,
+            bench.dataset.label_map.to_dict(),
+        )
+    _write_json(folder / "metrics.json", metrics_by_epoch(member, outcome))
+    _write_json(folder / "data_report.json", bench.dataset.report)
+
+
+def metrics_by_epoch(member: Member, outcome: Outcome | None) -> dict[str, Any]:
+    content: dict[str, Any] = {f"epoch_{n}": values for n, values in enumerate(member.history, start=1)}
+    if member.best is not None:
+        content["best"] = {"epoch": member.best.epoch, **member.history[member.best.epoch - 1]}
+    if outcome is not None and outcome.test:
+        content["test"] = outcome.test
+    return content
+
+
+def first_rows(split: Encoded, count: int) -> Encoded:
+    count = min(count, len(split))
+    end = int(split.offsets[count])
+    types = None if split.token_types is None else split.token_types[:end]
+    return Encoded(split.tokens[:end], split.offsets[: count + 1], types, split.labels[:count])
+
+
+def _settle_network(bench: Bench, config: RunConfig, log: RunLog, name: str) -> None:
+    """What is decided once for the base: the layout, and whether activations are computed twice."""
+    network, train = bench.network, config.train
+    if train.gradient_checkpointing:
+        network.checkpoint_gradients()
+    if train.layout == "auto":
+        size = min(train.batch_size, train.micro_batch_size or train.batch_size)
+        network.layout = choose_layout(network, bench.dataset.train, name, size, log.notice)
+    else:
+        network.layout = train.layout
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    file.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
