@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 FIRST_RETRY_SECONDS = 0.5
-LAST_RETRY_SECONDS = 10.0
+LAST_RETRY_SECONDS = 3.0
 ROWS_AT_ONCE = 500
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
 """Answers that another try does not change; everything else is tried again."""
