@@ -15,13 +15,13 @@ import yaml
 
 from loratrack.config.schema import LORA_ALIASES
 from loratrack.errors import ConfigError
+from loratrack.places import PROJECT_FILE
 
 Settings = dict[str, Any]
 
 FROZEN_MARK = "# the frozen settings of one run, all parents merged in"
 """First line of a frozen copy: its parents are not read again, its paths start at the project's root."""
 
-PROJECT_FILE = "MLproject"
 PROJECTS = "projects"
 PATH_SETTINGS = {
     "data": ("raw_data_path", "validation_path", "test_path", "global_label_map"),

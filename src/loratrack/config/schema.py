@@ -48,9 +48,7 @@ def _told_apart(must: str, *words: str) -> Discriminator:
 
 def _label(value: object) -> object:
     if value is None or value == "":
-        raise ValueError(
-            "a label must be text; null and the empty text mean no label, 'null' in quotes is one"
-        )
+        raise ValueError("a label must be text; null and the empty text mean none, 'null' in quotes is one")
     return value
 
 

@@ -1,0 +1,259 @@
+"""The schema: types, bounds, rules between settings, and what a run derives from them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from loratrack.config import RunConfig, flat, plain
+from loratrack.config.schema import READ_TOGETHER, data_paths
+
+
+def config(settings: dict[str, Any] | None = None, **sections: Any) -> RunConfig:
+    data = {"raw_data_path": "x.csv", **sections.pop("data", {})}
+    return RunConfig.model_validate({"exp_id": "e", "data": data, **sections, **(settings or {})})
+
+
+def two_tasks(**sections: Any) -> RunConfig:
+    subset = {"label_subset": {"risk": ["low", "high"], "adopt": "all"}}
+    return config(task_type="double_cls", data={**subset, **sections.pop("data", {})}, **sections)
+
+
+def fault(build: Any, *args: Any, **sections: Any) -> str:
+    """The words of the only fault."""
+    with pytest.raises(ValidationError) as caught:
+        build(*args, **sections)
+    (detail,) = caught.value.errors()
+    return detail["msg"].removeprefix("Value error, ")
+
+
+def test_text_becomes_what_the_setting_is() -> None:
+    train = config(train={"lr": "2e-5", "epochs": "3", "gradient_checkpointing": "yes"}).train
+    assert (train.lr, train.epochs, train.gradient_checkpointing) == (2e-5, 3, True)
+
+
+def test_labels_stay_text() -> None:
+    assert config(data={"label_subset": ["yes", "no", "007"]}).subsets == {"label": ("yes", "no", "007")}
+
+
+def test_a_config_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        config().train.lr = 1.0  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", ["lora_alpha", "alpha"])
+def test_pefts_names_are_accepted(name: str) -> None:
+    assert config(model={"lora": {name: "8"}}).model.lora.alpha == 8
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [("true", True), ("No", False), ("off", False), (False, False), ("my model", "my model")],
+)
+def test_register_is_a_name_or_a_truth(said: object, meant: object) -> None:
+    assert config({"register": said}).register_as == meant
+
+
+@pytest.mark.parametrize("said", ["a/b", "a:b", "", None, 3])
+def test_register_refuses_what_the_registry_refuses(said: object) -> None:
+    words = f"must be a name without `/` and `:`, true or false, got {said!r}"
+    assert fault(config, {"register": said}) == words
+
+
+@pytest.mark.parametrize("name", ["v1", "风险_v1.2-b", "_x", "007"])
+def test_exp_ids(name: str) -> None:
+    assert config({"exp_id": name}).exp_id == name
+
+
+@pytest.mark.parametrize("name", ["", "a b", "a/b", ".hidden", "-x", "x" * 201, "a\n"])
+def test_exp_ids_that_no_folder_could_carry(name: str) -> None:
+    assert fault(config, {"exp_id": name}) == (
+        "must be at most 200 letters, digits, `_`, `-` and `.`, the first a letter, a digit or `_`,"
+        f" got {name!r}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("section", "settings", "words"),
+    [
+        ("data", {"label_subset": ["a"]}, "a task needs at least two labels, got ['a']"),
+        ("data", {"label_subset": ["a", "b", "a"]}, "listed more than once: a"),
+        (
+            "data",
+            {"label_subset": "some"},
+            "must be a list of labels, `all`, or a mapping of tasks to one of these",
+        ),
+        ("data", {"label_subset": {"t": "some"}}, "must be a list of labels, or `all`"),
+        (
+            "data",
+            {"label_subset": ["a", None]},
+            "a label must be text; null and the empty text mean none, 'null' in quotes is one",
+        ),
+        (
+            "data",
+            {"label_subset": {"a.b": "all"}},
+            "a task's name must be letters, digits, `_` and `-`, got 'a.b'",
+        ),
+        (
+            "data",
+            {"label_subset": {"avg": "all"}},
+            "a task's name must leave avg, best_… and test_… to the metrics, got 'avg'",
+        ),
+        (
+            "data",
+            {"text_column": ["a", "a"]},
+            "must name one column, or several different ones, got ['a', 'a']",
+        ),
+        ("data", {"text_column": []}, "must name one column, or several different ones, got []"),
+        ("data", {"text_column": {"a": "b"}}, "must be the name of a column, or a list of names"),
+        ("data", {"raw_data_path": ""}, "String should have at least 1 character"),
+        ("model", {"lora": {"rank": 0}}, "Input should be greater than 0"),
+        (
+            "model",
+            {"lora": {"target_modules": "query"}},
+            "must be a list of module names, `auto` or `all-linear`",
+        ),
+        ("train", {"lr": "nan"}, "Input should be a finite number"),
+        ("train", {"seed": -1}, "Input should be greater than or equal to 0"),
+        (
+            "train",
+            {"loss_weight": "0.5"},
+            "must be a list of weights in the order of the tasks, or a mapping of tasks to weights",
+        ),
+    ],
+)
+def test_one_setting_alone_is_wrong(section: str, settings: dict[str, Any], words: str) -> None:
+    assert fault(config, **{section: settings}) == words
+
+
+def test_a_run_of_one_task() -> None:
+    found = config()
+    assert found.tasks == ("label",)
+    assert found.subsets == {"label": "all"}
+    assert found.label_columns == {"label": "label"}
+    assert found.loss_weights == {"label": 1}
+    assert found.metric_names == ("accuracy", "f1")
+    assert found.best_metric == "f1"
+
+
+def test_a_run_of_two_tasks() -> None:
+    found = two_tasks(data={"label_columns": {"adopt": "is_adopt"}, "text_column": ["title", "body"]})
+    assert found.tasks == ("risk", "adopt")
+    assert found.subsets == {"risk": ("low", "high"), "adopt": "all"}
+    assert found.label_columns == {"risk": "risk", "adopt": "is_adopt"}
+    assert found.text_columns == ("title", "body")
+    assert found.loss_weights == {"risk": 0.5, "adopt": 0.5}
+    assert found.metric_names == (
+        "risk_accuracy", "risk_f1", "adopt_accuracy", "adopt_f1", "avg_accuracy", "avg_f1",
+    )  # fmt: skip
+    assert found.best_metric == "avg_f1"
+
+
+@pytest.mark.parametrize("weights", [["0.6", "0.4"], {"adopt": 0.4, "risk": 0.6}])
+def test_loss_weights_come_in_the_order_of_the_tasks(weights: object) -> None:
+    found = two_tasks(train={"loss_weight": weights})
+    assert list(found.loss_weights.items()) == [("risk", 0.6), ("adopt", 0.4)]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "metric"),
+    [("last", None), ("best_risk_f1", "risk_f1"), ("best_avg_accuracy", "avg_accuracy")],
+)
+def test_save_strategy_names_the_best_metric(strategy: str, metric: str | None) -> None:
+    assert two_tasks(train={"save_strategy": strategy}).best_metric == metric
+
+
+def test_three_tasks_need_no_more_than_a_third_key() -> None:
+    subset = {"risk": "all", "adopt": "all", "channel": "all"}
+    found = config(task_type="multi_cls", data={"label_subset": subset})
+    assert found.loss_weights == pytest.approx(dict.fromkeys(subset, 1 / 3))
+
+
+@pytest.mark.parametrize(
+    ("kind", "subset", "words"),
+    [
+        (
+            "single_cls",
+            {"a": "all", "b": "all"},
+            "data.label_subset: task_type single_cls takes one list of labels, got 2 task(s) a, b;"
+            " write a list, or task_type: double_cls | multi_cls",
+        ),
+        ("multi_cls", "all", "data.label_subset: must map each task to its labels for task_type multi_cls"),
+        ("double_cls", None, "data.label_subset: must map each task to its labels for task_type double_cls"),
+        (
+            "double_cls",
+            {"a": "all", "b": "all", "c": "all"},
+            "data.label_subset: task_type double_cls needs exactly 2 tasks, got 3: a, b, c;"
+            " task_type: multi_cls takes any number",
+        ),
+    ],
+)
+def test_tasks_must_fit_the_task_type(kind: str, subset: object, words: str) -> None:
+    assert fault(config, task_type=kind, data={"label_subset": subset}) == words
+
+
+def test_multi_cls_needs_a_task() -> None:
+    assert "must name at least one task, got none" in fault(
+        config, task_type="multi_cls", data={"label_subset": {}}
+    )
+
+
+@pytest.mark.parametrize(
+    ("sections", "words"),
+    [
+        (
+            {"data": {"label_columns": {"rsk": "r"}}},
+            "data.label_columns: must name tasks only, got rsk; the tasks are risk, adopt",
+        ),
+        (
+            {"data": {"label_columns": {"adopt": "risk"}}},
+            "data.label_columns: risk and adopt read one column: risk",
+        ),
+        ({"data": {"text_column": "risk"}}, "data.text_column: risk is also the label column of risk"),
+        (
+            {"train": {"loss_weight": [1]}},
+            "train.loss_weight: needs one weight for each of 2 task(s): risk, adopt, got 1: [1.0]",
+        ),
+        (
+            {"train": {"loss_weight": {"risk": 1}}},
+            "train.loss_weight: must name each of risk, adopt, got risk",
+        ),
+        ({"train": {"loss_weight": [0, 0]}}, "train.loss_weight: must not be all 0"),
+        (
+            {"train": {"save_strategy": "best_f1"}},
+            "train.save_strategy: must be one of last, best_risk_accuracy, best_risk_f1, best_adopt_accuracy,"
+            " best_adopt_f1, best_avg_accuracy, best_avg_f1, got 'best_f1'",
+        ),
+        (
+            {"train": {"save_strategy": "last", "early_stopping_epochs": 2}},
+            "train.early_stopping_epochs: needs a metric to watch; train.save_strategy must name one",
+        ),
+        (
+            {"train": {"micro_batch_size": 64}},
+            "train.micro_batch_size (64) must not be larger than train.batch_size (32)",
+        ),
+    ],
+)
+def test_settings_must_fit_together(sections: dict[str, Any], words: str) -> None:
+    assert fault(two_tasks, **sections) == words
+
+
+def test_all_that_does_not_fit_together_is_told() -> None:
+    words = fault(two_tasks, data={"text_column": "risk"}, train={"loss_weight": [1], "save_strategy": "f1"})
+    assert [line.split(":")[0] for line in words.splitlines()] == [
+        "data.text_column", "train.loss_weight", "train.save_strategy",
+    ]  # fmt: skip
+
+
+def test_rules_read_settings_that_exist() -> None:
+    assert set(READ_TOGETHER) <= set(flat(plain(config())))
+
+
+def test_data_paths_name_the_files_a_run_reads() -> None:
+    found = data_paths(config(data={"test_path": "t.csv"}))
+    assert {setting: str(path) for setting, path in found.items()} == {
+        "data.raw_data_path": "x.csv",
+        "data.test_path": "t.csv",
+    }
