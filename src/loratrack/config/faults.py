@@ -110,6 +110,8 @@ def _meant(path: KeyPath, detail: ErrorDetails) -> str:
 def _closest(path: KeyPath) -> str | None:
     names = _setting_names(RunConfig)
     by_last = {name.rsplit(".", 1)[-1]: name for name in names}
+    if path[-1] in by_last:
+        return by_last[path[-1]]
     close = difflib.get_close_matches(_name(path), names, n=1, cutoff=0.8)
     close = close or difflib.get_close_matches(str(path[-1]), list(by_last), n=1, cutoff=0.7)
     return by_last.get(close[0], close[0]) if close else None

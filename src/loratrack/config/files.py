@@ -66,7 +66,7 @@ def dump(config: RunConfig) -> str:
     """YAML that `load` reads back to the same config, here or where the project has moved."""
     root = project_root(Path.cwd())
     settings = with_paths(plain(config), lambda path: _below(root, path))
-    text: str = yaml.safe_dump(settings, allow_unicode=True, sort_keys=False)
+    text: str = yaml.dump(settings, Dumper=_ExactDumper, allow_unicode=True, sort_keys=False)
     return f"{FROZEN_MARK}\n{text}"
 
 
@@ -76,6 +76,17 @@ def save(config: RunConfig, file: Path) -> None:
     draft.write_text(dump(config), encoding="utf-8")
     draft.chmod(0o444)
     draft.rename(file)
+
+
+class _ExactDumper(yaml.SafeDumper):
+    """Double quotes for text with Unicode's line breaks, which PyYAML else reads back as spaces."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        style = '"' if set(data) & set("\x85\u2028\u2029") else None
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
+
+
+_ExactDumper.add_representer(str, _ExactDumper.represent_str)
 
 
 def _below(root: Path | None, path: str) -> str:
