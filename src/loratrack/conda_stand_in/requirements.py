@@ -24,10 +24,11 @@ COMES_WITH_PYTHON = ("pip", "setuptools", "wheel")
 
 @dataclass(frozen=True)
 class Wanted:
-    """`lines` are those of a pip requirements file, read in `folder`, files named by -r included."""
+    """`pip` is a requirements file in `folder`, line by line; `lines` has the files named in it by -r too."""
 
     folder: Path
     python: SpecifierSet
+    pip: tuple[str, ...]
     lines: tuple[str, ...]
 
     def faults(self) -> list[str]:
@@ -46,10 +47,10 @@ class Wanted:
 
 def read(file: Path) -> Wanted:
     """The wishes of `file`; UserError for one that only conda itself could fulfil."""
-    python, lines = SpecifierSet(), []
+    python, pip = SpecifierSet(), []
     for wish in _dependencies(file):
         if isinstance(wish, dict) and list(wish) == ["pip"]:
-            lines += [line for entry in wish["pip"] for line in _expanded(str(entry), file.parent)]
+            pip += [str(line) for line in wish["pip"]]
             continue
         named = CONDA_ONLY.match(str(wish))
         if named and named["name"] == "python":
@@ -59,7 +60,8 @@ def read(file: Path) -> Wanted:
                 f"{file}: only python, pip, setuptools, wheel and a list of pip: packages can be had"
                 f" without conda, got {wish!r}; install conda, or ask for it under pip:"
             )
-    return Wanted(file.parent.absolute(), python, tuple(lines))
+    lines = tuple(inner for line in pip for inner in _expanded(line, file.parent))
+    return Wanted(file.parent.absolute(), python, tuple(pip), lines)
 
 
 def _dependencies(file: Path) -> list[Any]:

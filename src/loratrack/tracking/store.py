@@ -14,7 +14,7 @@ from urllib.parse import quote
 import platformdirs
 
 from loratrack.errors import StoreError
-from loratrack.places import STORE, database_uri, our_project
+from loratrack.places import ARTIFACTS, STORE, database_uri, our_project
 
 SQLITE = "sqlite:///"
 
@@ -130,4 +130,4 @@ def _artifact_location(name: str) -> str | None:
     """Below `folder()`, wherever the process runs; a server decides for itself."""
     if database_file(tracking_uri()) is None:
         return None
-    return str(folder() / "artifacts" / quote(name, safe=" "))
+    return str(folder() / ARTIFACTS / quote(name, safe=" "))
