@@ -213,8 +213,8 @@ def test_every_name_that_fits_nothing_is_told_at_once() -> None:
     assert str(raised.value) == (
         "model.lora.target_modules: 4 fault(s) to mend\n"
         "  'quary' fits no module; did you mean 'query'? the linear modules are query, key, value, dense\n"
-        "  'LayerNorm' is embeddings.LayerNorm, a LayerNorm, not a linear module of a layer\n"
-        "  'word_embeddings' is embeddings.word_embeddings, a Embedding, not a linear module of a layer\n"
+        "  'LayerNorm' is embeddings.LayerNorm (LayerNorm), not a linear module of a layer\n"
+        "  'word_embeddings' is embeddings.word_embeddings (Embedding), not a linear module of a layer\n"
         "  'pooler.dense' is pooler.dense, outside the layers, where LoRA never goes"
     )
 

@@ -81,14 +81,13 @@ def load_encoder(base: Base, *, dtype: torch.dtype, trust_remote_code: bool) -> 
     Nothing is fetched, no pickle is read and no random number is drawn. The pooler is left out where
     the architecture lets us, since its weights would count as trained and never be used.
     """
-    from transformers import AutoConfig, AutoModel, AutoModelForTextEncoding
+    from transformers import AutoConfig
 
     with _load_faults(base, "the network"), _quiet():
         config = AutoConfig.from_pretrained(
             base.folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
-        auto = AutoModelForTextEncoding if getattr(config, "is_encoder_decoder", False) else AutoModel
-        network, report = auto.from_pretrained(
+        network, report = _encoder_class(base, config).from_pretrained(
             base.folder,
             config=config,
             dtype=dtype,
@@ -137,7 +136,7 @@ def _built_in_from_hub() -> Path:
 
 
 def _is_local(arch: str) -> bool:
-    if arch.startswith(("/", ".", "~")) or Path(arch).is_dir():
+    if arch.startswith(("/", ".", "~")) or (arch and Path(arch).is_dir()):
         return True
     try:
         validate_repo_id(arch)
@@ -164,6 +163,20 @@ def _similar(folder: Path) -> str:
     names = sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
     close = difflib.get_close_matches(folder.name, names, n=1)
     return f"; did you mean {str(parent / close[0])!r}?" if close else ""
+
+
+def _encoder_class(base: Base, config: Any) -> Any:
+    from transformers import AutoModel, AutoModelForTextEncoding
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
+
+    if not getattr(config, "is_encoder_decoder", False):
+        return AutoModel
+    if type(config) not in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        raise BaseNotFoundError(
+            f"{base.folder}: {config.model_type!r} is an encoder-decoder network whose encoder transformers"
+            " cannot load alone; name an encoder or a decoder as base"
+        )
+    return AutoModelForTextEncoding
 
 
 def _without_pooler(config: Any) -> dict[str, bool]:

@@ -202,7 +202,7 @@ def _stranger(network: nn.Module, layers: Layers, suffix: str) -> str:
         if _fits(name, suffix) and _is_linear(module):
             return f"{suffix!r} is {name}, outside the layers, where LoRA never goes"
         if _fits(name, suffix):
-            return f"{suffix!r} is {name}, a {type(module).__name__}, not a linear module of a layer"
+            return f"{suffix!r} is {name} ({type(module).__name__}), not a linear module of a layer"
     close = difflib.get_close_matches(suffix, there, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{suffix!r} fits no module; {hint}the linear modules are {', '.join(there)}"
