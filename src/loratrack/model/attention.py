@@ -84,8 +84,10 @@ def packed_attention(
         outputs.append(output.transpose(1, 2).reshape(end - start, *output.shape[1::2]))
         start = end
     padded = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    flat = padded if packing.places is None else _Repack.apply(padded, packing.places)
-    return flat.unsqueeze(0), None  # type: ignore[union-attr]
+    flat: Tensor = padded
+    if packing.places is not None:
+        flat = _Repack.apply(padded, packing.places)  # type: ignore[no-untyped-call]
+    return flat.unsqueeze(0), None
 
 
 def _flat(states: Tensor, packing: Packing) -> Tensor:

@@ -159,7 +159,8 @@ def _packing(lengths: NDArray[np.int64], before: NDArray[np.int64], device: torc
 
 def _groups(lengths: NDArray[np.int64]) -> list[slice]:
     """Slices of the lengths, longest first, each padded at small cost."""
-    groups, start, total = [], 0, 0
+    groups: list[slice] = []
+    start, total = 0, 0
     for end, length in enumerate(lengths):
         total += int(length)
         grown = lengths[start] * (end + 1 - start)

@@ -21,14 +21,15 @@ class Heads(nn.Module):
 
     def split(self, logits: Tensor) -> dict[str, Tensor]:
         """Columns of all tasks as one tensor for each task."""
-        parts = logits.split(list(self.classes.values()), dim=-1)
+        parts = torch.split(logits, list(self.classes.values()), dim=-1)
         return dict(zip(self.classes, parts, strict=True))
 
     def by_task(self) -> dict[str, Tensor]:
         """`<task>.weight` and `<task>.bias`, as they are saved."""
         sizes = list(self.classes.values())
         named: dict[str, Tensor] = {}
-        weights, biases = self.weight.detach().split(sizes), self.bias.detach().split(sizes)
+        weights = torch.split(self.weight.detach(), sizes)
+        biases = torch.split(self.bias.detach(), sizes)
         for task, weight, bias in zip(self.classes, weights, biases, strict=True):
             named[f"{task}.weight"], named[f"{task}.bias"] = weight, bias
         return named

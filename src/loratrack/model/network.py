@@ -8,6 +8,7 @@ logits = network(batch, ["member-0"])        # [rows, classes of all tasks]
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
@@ -140,9 +141,7 @@ class Network:
         return product + biases.repeat_interleave(rows, dim=0)
 
     def _add_adapter(self, member: str, lora: Lora, seed: int) -> None:
-        plain = self.encoder if self.peft is None else None
-        if plain is not None or member not in self.coverage:
-            self.coverage[member] = self._targets(lora)
+        self.coverage[member] = self._targets(lora)
         config = LoraConfig(
             task_type=TaskType.FEATURE_EXTRACTION,
             r=lora.rank,
@@ -153,10 +152,12 @@ class Network:
         )
         state = torch.get_rng_state()
         torch.manual_seed(seed)
-        if self.peft is None:
-            self.peft = PeftModel(self.encoder, config, adapter_name=member)
-        else:
-            self.peft.add_adapter(member, config)
+        with warnings.catch_warnings():  # PEFT asks transformers by a name that will go in v6
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            if self.peft is None:
+                self.peft = PeftModel(self.encoder, config, adapter_name=member)
+            else:
+                self.peft.add_adapter(member, config)
         torch.set_rng_state(state)
         for name in (*self.heads, member):
             for parameter in self.adapter_parameters(name).values():

@@ -117,7 +117,7 @@ class Cohort:
         with network.routed(batch, names, dropout):
             losses = task_losses(network.heads[names[0]].split(network.logits(batch, names)), labels)
             (losses * self._row_weights(present)).sum().backward()  # type: ignore[no-untyped-call]
-        parts = losses.detach().split([len(part) for part in rows])
+        parts = torch.split(losses.detach(), [len(part) for part in rows])
         return {name: part.sum(dim=0) for name, part in zip(names, parts, strict=True)}
 
     def _micro_batch_size(self, member: Member) -> int | None:
@@ -140,8 +140,8 @@ class Cohort:
         elif size > 1:
             self.micro_batch_limit = size // 2
             self.notice(
-                f"out of memory: micro-batch halved from {size} to {self.micro_batch_limit} examples; the"
-                " step is repeated, the batch stays as it was, and results are no longer exact to the last bit"
+                f"out of memory: micro-batch halved from {size} to {self.micro_batch_limit} examples;"
+                " the step is repeated and the batch stays; results are no longer exact to the last bit"
             )
         else:
             raise UserError(

@@ -46,6 +46,8 @@ class Bench:
     dataset: Dataset
     network: Network
     cohort: Cohort
+    files_sha256: dict[str, str]
+    """The data files, by the setting that names them."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ def set_up(config: RunConfig, notice: Callable[[str], None]) -> Bench:
     tokenizer = bases.load_tokenizer(base, trust_remote_code=config.model.trust_remote_code)
     dataset = data.encode(corpus, config, tokenizer, base.tokenizer_sha256, notice)
     network = bundle.build_network(base, config)
-    return Bench(base, dataset, network, Cohort(network, dataset, notice))
+    return Bench(base, dataset, network, Cohort(network, dataset, notice), corpus.files_sha256)
 
 
 def enter(bench: Bench, config: RunConfig, log: RunLog, folder: Path, name: str = bundle.MEMBER) -> Member:

@@ -1,0 +1,33 @@
+"""The command line: reads the words, calls one room, prints what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from loratrack import __version__
+from loratrack.cli import cache, predict, run, sync
+from loratrack.errors import UserError
+
+COMMANDS = (run, predict, sync, cache)
+USER_ERROR = 2
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    arguments = parser().parse_args(words)
+    command: Callable[[argparse.Namespace], int] = arguments.command
+    try:
+        return command(arguments)
+    except UserError as error:
+        print(f"loratrack: {error}", file=sys.stderr)  # noqa: T201  the one place where faults are shown
+        return USER_ERROR
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="loratrack", description="Fine-tune many LoRA models and lose none.")
+    top.add_argument("--version", action="version", version=f"loratrack {__version__}")
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for command in COMMANDS:
+        command.add_to(commands)
+    return top

@@ -1,0 +1,7 @@
+"""`python -m loratrack.cli` is `loratrack`."""
+
+import sys
+
+from loratrack.cli import main
+
+sys.exit(main())

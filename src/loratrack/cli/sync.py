@@ -1,0 +1,40 @@
+"""`loratrack sync`: send what the tracking store has not got yet."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from loratrack.tracking.shipper import SyncReport
+
+UNSENT = 1
+
+
+def add_to(commands: Any) -> None:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        "sync", help="send metrics and files that the tracking store has not got yet"
+    )
+    parser.set_defaults(command=command)
+
+
+def command(_: argparse.Namespace) -> int:
+    from loratrack.tracking import runs, shipper, store
+
+    report = shipper.sync(store.folder(), runs.store_name(), store.client())
+    console = Console(soft_wrap=True)
+    for line in lines(report, runs.store_name()):
+        console.print(line, highlight=False, markup=False)
+    return UNSENT if report.waiting or report.refused else 0
+
+
+def lines(report: SyncReport, place: str) -> list[str]:
+    told = [f"{place}: {report.sent} sent, {report.waiting} waiting"]
+    if report.fault:
+        told.append(f"stopped: {report.fault}; try again when the store is back")
+    told += [f"run {run}: its own process is sending" for run in report.busy]
+    told += [f"run {run}: the store refuses a part: {reason}" for run, reason in report.refused]
+    told += [f"{count} more wait for {other}" for other, count in report.elsewhere.items()]
+    return told

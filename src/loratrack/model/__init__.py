@@ -1,0 +1,1 @@
+"""Networks: the base, its adapters and heads, and how they are kept."""

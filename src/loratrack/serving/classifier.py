@@ -1,0 +1,80 @@
+"""A trained model in use: texts in, a label and its probability for each task out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from loratrack import data
+from loratrack.config import RunConfig
+from loratrack.data import LabelMap
+from loratrack.errors import DataError, UserError
+from loratrack.model import base as bases
+from loratrack.model import bundle
+from loratrack.model.answers import predict
+from loratrack.model.batch import Sequences
+from loratrack.model.network import Network
+
+EXACT_ON = "cpu"
+"""Where the same shapes give the same bits; elsewhere sums may be taken in another order."""
+TOLERANCE = 1e-2
+
+
+@dataclass(frozen=True)
+class Answer:
+    label: str
+    probability: float
+
+
+class Classifier:
+    """A bundle, loaded: its base and tokenizer are the ones it was trained on, or it is refused."""
+
+    def __init__(self, folder: Path, notice: Callable[[str], None] = lambda text: None) -> None:
+        self.network: Network
+        self.config: RunConfig
+        self.network, base, self.config, labels = bundle.load(folder, notice)
+        self.label_map = LabelMap.from_dict(labels)
+        self._tokenizer = bases.load_tokenizer(base, trust_remote_code=self.config.model.trust_remote_code)
+
+    def answer(self, columns: Mapping[str, Sequence[str]]) -> list[dict[str, Answer]]:
+        """For each row the answer of each task; `columns` holds the text columns of the training data."""
+        missing = [name for name in self.config.text_columns if name not in columns]
+        if missing:
+            raise DataError(
+                f"the model reads the column(s) {list(self.config.text_columns)}, missing: {missing};"
+                f" got {list(columns)}"
+            )
+        texts = [columns[name] for name in self.config.text_columns]
+        if not texts[0]:
+            return []
+        logits = self.logits(data.encode_texts(texts, self._tokenizer, self.config.data.max_len))
+        by_task = self.network.heads[bundle.MEMBER].split(logits)
+        tasks = [self._choose(task.labels, by_task[task.name]) for task in self.label_map.tasks]
+        names = [task.name for task in self.label_map.tasks]
+        return [dict(zip(names, row, strict=True)) for row in zip(*tasks, strict=True)]
+
+    def logits(self, rows: Sequences) -> Tensor:
+        return predict(self.network, rows, [bundle.MEMBER])[bundle.MEMBER]
+
+    @staticmethod
+    def _choose(labels: Sequence[str], logits: Tensor) -> list[Answer]:
+        best = torch.softmax(logits, dim=-1).max(dim=-1)
+        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        return [Answer(labels[index], value) for index, value in pairs]
+
+
+def check_reload(folder: Path, rows: Sequences, expected: Tensor) -> None:
+    """Load the model from its files and compare its logits with those at the end of the training."""
+    classifier = Classifier(folder)
+    logits = classifier.logits(rows)
+    worst = float((logits - expected).abs().max())
+    allowed = 0.0 if classifier.network.device.type == EXACT_ON else TOLERANCE
+    if logits.shape != expected.shape or not worst <= allowed:
+        raise UserError(
+            f"{folder}: the saved model does not give the logits of the trained one (difference {worst:.3g});"
+            " it is not fit for use"
+        )

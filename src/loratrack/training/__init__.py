@@ -1,0 +1,1 @@
+"""Training: the engine, its metrics, and the way of a run."""
