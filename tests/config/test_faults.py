@@ -108,6 +108,8 @@ def test_faults_inside_lists_and_mappings_name_their_place() -> None:
             "model.lora.lora_alhpa: no such setting; did you mean model.lora.alpha?",
         ),
         ("trian: {lr: 1}", "trian: no such setting; did you mean train?"),
+        ("train: {lora: 1}", "train.lora: no such setting; did you mean model.lora?"),
+        ("model: {zzzzz: 1}", "model.zzzzz: no such setting"),
         ("zzz: 1", "zzz: no such setting"),
     ],
 )

@@ -78,25 +78,6 @@ def test_merging_leaves_its_arguments_alone(parent: dict[str, Any], child: dict[
     assert repr((parent, child)) == before
 
 
-def test_scalars_stay_the_text_of_the_file(write: Write) -> None:
-    file = write(
-        "x.yaml",
-        "{a: 2e-5, b: yes, c: on, d: 007, e: 1_000, f: 2024-01-01, g: 12:30, h: =, i: .nan, j: 0x1F}",
-    )
-    assert " ".join(settings(file).values()) == "2e-5 yes on 007 1_000 2024-01-01 12:30 = .nan 0x1F"
-
-
-def test_null_is_null_and_quoted_null_is_text(write: Write) -> None:
-    file = write("x.yaml", "a: null\nb: ~\nc:\nd: 'null'\ne: [NULL, '~']\n")
-    assert settings(file) == {"a": None, "b": None, "c": None, "d": "null", "e": [None, "~"]}
-
-
-def test_anchors_and_merge_keys_work(write: Write) -> None:
-    file = write("x.yaml", "a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: *a\n")
-    assert settings(file)["b"] == {"x": "1", "y": "3"}
-    assert settings(file)["c"] == {"x": "1", "y": "2"}
-
-
 def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_bytes(b"\xef\xbb\xbfexp_id: e\r\n")
     assert settings(tmp_path / "x.yaml") == {"exp_id": "e"}

@@ -108,7 +108,7 @@ def _meant(path: KeyPath, detail: ErrorDetails) -> str:
 
 
 def _closest(path: KeyPath) -> str | None:
-    names = _setting_names(RunConfig)
+    names = [name for name in _setting_names(RunConfig) if not _name(path).startswith(f"{name}.")]
     by_last = {name.rsplit(".", 1)[-1]: name for name in names}
     if path[-1] in by_last:
         return by_last[path[-1]]

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from loratrack.config.schema import LORA_ALIASES
+from loratrack.config.yaml_text import fault_of, value_of
 from loratrack.errors import ConfigError
 from loratrack.places import PROJECT_FILE
 
@@ -159,22 +160,15 @@ def _similar_files(file: Path) -> str:
 
 def _settings(text: str, place: str) -> Settings:
     try:
-        settings = yaml.load(text, Loader=_TextLoader)
+        settings = value_of(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{place}: must be YAML: {_yaml_fault(error)}") from None
+        raise ConfigError(f"{place}: must be YAML: {fault_of(error)}") from None
     if settings is None:
         raise ConfigError(f"{place}: must hold settings, got an empty file")
     if not isinstance(settings, dict):
         kind = "a list" if isinstance(settings, list) else "one value"
         raise ConfigError(f"{place}: must hold settings (`key: value`), got {kind}")
     return settings
-
-
-def _yaml_fault(error: yaml.YAMLError) -> str:
-    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return " ".join(str(error).split())
-    mark = error.problem_mark
-    return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
 
 
 def _named_once(settings: Settings, place: str) -> Settings:
@@ -206,38 +200,13 @@ def _override(text: str) -> Layer:
     if names[0] == "base_config":
         raise ConfigError("--set base_config: parents are read before --set; name the parent in the file")
     try:
-        settings: Any = yaml.load(value, Loader=_TextLoader) if value else ""
+        settings: Any = value_of(value) if value else ""
     except yaml.YAMLError as error:
         raise ConfigError(
-            f"--set {key}: must be a YAML value, got {value!r}: {_yaml_fault(error)};"
+            f"--set {key}: must be a YAML value, got {value!r}: {fault_of(error)};"
             f" quotes keep it text: --set '{key}=\"…\"'"
         ) from None
     for name in reversed(names):
         settings = {name: settings}
     place = f"--set {text}"
     return Layer(place, _with_absolute_paths(_named_once(settings, place), Path.cwd()))
-
-
-class _TextLoader(yaml.SafeLoader):
-    """Scalars stay text, null apart: the schema's types decide what they mean."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        told: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in told:
-                    raise yaml.constructor.ConstructorError(
-                        problem=f"the same key twice: {key.value}", problem_mark=key.start_mark
-                    )
-                told.add(key.value)
-        return super().construct_mapping(node, deep=deep)
-
-
-_TextLoader.yaml_implicit_resolvers = {
-    first: [
-        (tag, pattern)
-        for tag, pattern in resolvers
-        if tag in ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
-    ]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
