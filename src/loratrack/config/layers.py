@@ -52,8 +52,9 @@ def merge(parent: Settings, child: Settings) -> Settings:
     result = dict(parent)
     for key, value in child.items():
         below = result.get(key)
-        both_map = isinstance(below, dict) and isinstance(value, dict)
-        result[key] = merge(below, value) if both_map else value  # type: ignore[arg-type]
+        if isinstance(below, dict) and isinstance(value, dict):
+            value = merge(below, value)
+        result[key] = value
     return result
 
 

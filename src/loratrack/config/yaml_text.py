@@ -35,9 +35,13 @@ class _TextLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+def _text(loader: _TextLoader, node: yaml.ScalarNode) -> Any:
+    return loader.construct_scalar(node)
+
+
 _TextLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag in (NULL, MERGE)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 for _kind in ("bool", "int", "float", "binary", "timestamp"):  # said in the file, as in `!!int 5`
-    _TextLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _TextLoader.construct_scalar)
+    _TextLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _text)
