@@ -94,7 +94,7 @@ def _length_facts(lengths: Array, max_len: int) -> dict[str, float]:
     shares = {"median": 50, "p90": 90, "p95": 95, "p99": 99}
     return {
         "mean": round(float(lengths.mean()), 2),
-        **{name: float(np.percentile(lengths, share)) for name, share in shares.items()},
+        **{name: round(float(np.percentile(lengths, share)), 2) for name, share in shares.items()},
         "max": int(lengths.max()),
         "truncated": cut,
         "truncated_share": cut / len(lengths),

@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import io
 import json
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def read_table(file: Path, columns: Sequence[str], faults: list[str]) -> Table |
     if len(faults) > told:
         return None
     if not rows.records:
-        faults.append(f"{file}: holds no rows, only {len(decoded.text.splitlines())} line(s) of header")
+        faults.append(f"{file}: holds no rows, only a header")
         return None
     return _table(file, raw, decoded, rows, columns)
 
@@ -95,7 +96,7 @@ def _bytes(file: Path, faults: list[str]) -> bytes | None:
     except OSError as error:
         faults.append(f"{file}: cannot be read: {error.strerror}")
         return None
-    if not raw.strip():
+    if not raw.removeprefix(BOM_UTF8).strip():
         faults.append(f"{file}: is empty; it must hold a header and rows")
         return None
     return raw
@@ -108,7 +109,7 @@ def _path_fault(file: Path) -> str | None:
         names = [path.name for path in file.parent.iterdir()] if file.parent.is_dir() else []
         return f"no such file{did_you_mean(file.name, names)}"
     if not file.is_file():
-        return "must be a file"
+        return "must be a file, got a folder" if file.is_dir() else "must be a regular file"
     return None
 
 

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from loratrack.config import RunConfig
+from loratrack.data import Corpus, Examples, read
+from loratrack.errors import DataError
+
+MakeConfig = Callable[..., RunConfig]
+TWO_TASKS = {"task_type": "double_cls", "label_subset": {"risk": "all", "adopt": "all"}}
+
+
+def told(config: RunConfig) -> list[str]:
+    """The faults that reading tells, one a line, without the folder."""
+    with pytest.raises(DataError) as caught:
+        read(config)
+    folder = str(Path(config.data.raw_data_path).parent)
+    first, *faults = str(caught.value).replace(f"{folder}/", "").split("\n")
+    assert first == f"data of exp: {len(faults)} fault(s) to mend"
+    return [fault.removeprefix("  ") for fault in faults]
+
+
+def texts(examples: Examples | None) -> set[str]:
+    assert examples is not None
+    return set(examples.columns[0])
+
+
+def labels_by_text(corpus: Corpus) -> dict[str, tuple[str, ...]]:
+    return {
+        text: tuple(task.labels[number] for task, number in zip(corpus.label_map.tasks, row, strict=True))
+        for part in corpus.parts.values()
+        for text, row in zip(part.columns[0], part.labels, strict=True)
+    }
+
+
+def test_each_row_keeps_its_labels(config: MakeConfig) -> None:
+    lines = [f"text {number},{'low' if number % 2 else 'high'},{number % 3}" for number in range(40)]
+    corpus = read(config("\n".join(["text,risk,adopt", *lines]), **TWO_TASKS))
+    assert [task.labels for task in corpus.label_map.tasks] == [("high", "low"), ("0", "1", "2")]
+    found = labels_by_text(corpus)
+    assert len(found) == 40
+    for number in range(40):
+        assert found[f"text {number}"] == ("low" if number % 2 else "high", str(number % 3))
+
+
+def test_a_third_task_needs_only_its_key(config: MakeConfig) -> None:
+    lines = [f"text {number},a{number % 2},b{number % 3},c{number % 4}" for number in range(40)]
+    subset = {"one": "all", "two": "all", "three": ["c0", "c1", "c2", "c3"]}
+    corpus = read(
+        config("\n".join(["text,one,two,three", *lines]), task_type="multi_cls", label_subset=subset)
+    )
+    assert corpus.train.labels.shape == (36, 3)
+
+
+def test_a_single_task_is_called_label_and_may_read_another_column(config: MakeConfig) -> None:
+    content = "body,class\na,x\nb,y\nc,x\nd,y\n"
+    corpus = read(config(content, text_column="body", label_columns={"label": "class"}))
+    assert corpus.label_map.tasks[0].name == "label"
+
+
+def test_labels_that_yaml_or_pandas_would_bend_stay_apart(config: MakeConfig) -> None:
+    labels = ["NA", "007", "7", "1", "1.0", "true", "no", "null"]
+    lines = [f"text {label} {number},{label}" for label in labels for number in range(3)]
+    corpus = read(config("\n".join(["text,label", *lines])))
+    assert corpus.label_map.tasks[0].labels == tuple(sorted(labels))
+
+
+def test_numbers_and_truths_are_labels_in_json(config: MakeConfig) -> None:
+    values = ["1", "1.0", "true", "false"]
+    lines = [f'{{"text": "{v} {number}", "label": {v}}}' for v in values for number in range(3)]
+    corpus = read(config("\n".join(lines), name="raw.jsonl", label_subset=["true", "false", "1", "1.0"]))
+    assert all(text.startswith(f"{label} ") for text, (label,) in labels_by_text(corpus).items())
+
+
+def test_all_faults_of_all_files_are_told_at_once(config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "valid.csv").write_text("text,labels\na,x\n")
+    (tmp_path / "map.json").write_text('{"x": 0, "y": 0}')
+    content = "text,label\n,x\nb,\n   ,y\nd, x\n"
+    paths = {"validation_path": str(tmp_path / "valid.csv"), "test_path": str(tmp_path / "test.csv")}
+    assert told(config(content, **paths, global_label_map=str(tmp_path / "map.json"))) == [
+        "valid.csv: has no column 'label'; did you mean 'labels'?; it has ['text', 'labels']"
+        " (settings data.text_column, data.label_subset, data.label_columns)",
+        "test.csv: no such file",
+        "map.json: id 0 belongs to more than one label: ['x', 'y']",
+        "raw.csv: the text is empty at lines 2, 4; fill or delete these rows",
+        "raw.csv: the label 'label' is missing at line 3; fill or delete these rows",
+        "raw.csv: the label 'label' has space around it at line 5, got ' x'",
+    ]
+
+
+def test_labels_outside_the_subset_are_told_with_their_lines(config: MakeConfig) -> None:
+    content = "text,label\na,low\nb,hihg\nc,high\nd,hihg\ne,mid\n"
+    assert told(config(content, label_subset=["low", "high"])) == [
+        "raw.csv: the label 'label' must be one of the task's 2, got 'hihg' at lines 3, 5;"
+        " did you mean 'high'?",
+        "raw.csv: the label 'label' must be one of the task's 2, got 'mid' at line 6;"
+        " mend them, add them to data.label_subset, or set data.unknown_label: drop",
+    ]
+
+
+def test_many_unknown_labels_are_counted(config: MakeConfig) -> None:
+    lines = [f"text {number},odd{number:02}" for number in range(9)]
+    faults = told(config("\n".join(["text,label", "a,x", "b,y", *lines]), label_subset=["x", "y"]))
+    assert len(faults) == 6
+    assert faults[-1].startswith("raw.csv: … and 4 more such labels in 'label'; mend them")
+
+
+def test_rows_with_labels_outside_the_subset_are_left_out_when_asked(config: MakeConfig) -> None:
+    lines = [f"text {number},{'abc'[number % 3]}" for number in range(30)]
+    corpus = read(config("\n".join(["text,label", *lines]), label_subset=["c", "a"], unknown_label="drop"))
+    assert len(corpus.train) + len(corpus.validation) == 20
+    assert corpus.report["files"]["data.raw_data_path"]["rows_with_unknown_label"] == 10
+    assert "10 row(s) left out for a label outside data.label_subset" in corpus.report["warnings"][0]
+    assert corpus.label_map.tasks[0].global_ids == (2, 0)
+    assert set(corpus.train.labels[:, 0]) == {0, 1}
+
+
+@pytest.mark.parametrize(
+    "url", ["http://host/a.csv", "https://host/a.csv", "file:///etc/a.csv", "s3://b/a.csv"]
+)
+def test_a_url_is_refused(config: MakeConfig, url: str) -> None:
+    faults = told(config("text,label\na,x\nb,y\n", test_path=url, global_label_map=url))
+    assert faults == [
+        f"data.test_path: must be a local file, got {url!r}; download it and name the file",
+        f"data.global_label_map: must be a local file, got {url!r}; download it and name the file",
+    ]
+
+
+def test_the_split_shares_no_text(config: MakeConfig, rows: Callable[[int], str]) -> None:
+    repeated = rows(60) + "\n".join(f" text number {number} ,yes" for number in range(0, 60, 4))
+    corpus = read(config(repeated, validation_share=0.25))
+    train, validation = ({text.strip() for text in texts(part)} for part in (corpus.train, corpus.validation))
+    assert len(train) + len(validation) == 60
+    assert not train & validation
+    assert len(validation) == 15
+
+
+def test_another_seed_splits_otherwise(config: MakeConfig, rows: Callable[[int], str]) -> None:
+    one, same, other = (texts(read(config(rows(60), seed=seed)).validation) for seed in (1, 1, 2))
+    assert one == same != other
+
+
+def test_training_leaves_out_the_texts_of_the_other_files(config: MakeConfig, tmp_path: Path) -> None:
+    raw = "text,label\n" + "".join(f"text {number},{'xy'[number % 2]}\n" for number in range(10))
+    (tmp_path / "valid.csv").write_text("text,label\n text 1,y\nnew,x\n")
+    (tmp_path / "test.csv").write_text("text,label\ntext 1,y\ntext 2,x\ntext 2,x\nnew,x\nother,y\n")
+    paths = {"validation_path": str(tmp_path / "valid.csv"), "test_path": str(tmp_path / "test.csv")}
+    corpus = read(config(raw, **paths))
+    assert texts(corpus.train) == {f"text {number}" for number in (0, 3, 4, 5, 6, 7, 8, 9)}
+    assert (len(corpus.validation), len(corpus.test or [])) == (2, 5)
+    raw_setting, valid_setting, test_setting = corpus.files_sha256
+    assert corpus.report["overlaps"] == [
+        {"rows_of": valid_setting, "also_in": raw_setting, "rows": 1},
+        {"rows_of": test_setting, "also_in": raw_setting, "rows": 3},
+        {"rows_of": test_setting, "also_in": valid_setting, "rows": 2},
+    ]
+    assert [warning.removeprefix(f"{tmp_path}/") for warning in corpus.report["warnings"]] == [
+        "valid.csv: 1 row(s) repeat a text of raw.csv; training leaves these texts out",
+        "test.csv: 3 row(s) repeat a text of raw.csv; training leaves these texts out",
+        "test.csv: 2 row(s) repeat a text of valid.csv; both files keep them",
+    ]
+
+
+def test_a_validation_file_that_is_the_training_file_is_told(config: MakeConfig, tmp_path: Path) -> None:
+    assert told(config("text,label\na,x\nb,y\n", validation_path=str(tmp_path / "raw.csv"))) == [
+        "data.raw_data_path: no row of raw.csv is left: their labels are outside data.label_subset,"
+        " or their texts are in the validation or test file too"
+    ]
+
+
+def test_too_few_texts_for_a_split_are_told(config: MakeConfig) -> None:
+    assert told(config("text,label\na,x\nb,y\nb,y\n")) == [
+        "raw.csv: must hold more texts than labels, to hold some out for validation,"
+        " got 2 different text(s); add rows or name a data.validation_path"
+    ]
+
+
+def test_with_several_text_columns_one_may_be_empty(config: MakeConfig) -> None:
+    content = "title,body,label\na,,x\n,b,y\n , ,x\nc,d,y\n"
+    assert told(config(content, text_column=["title", "body"])) == [
+        "raw.csv: all text columns are empty at line 4; fill or delete these rows"
+    ]
+    corpus = read(config(content.replace(" , ,x\n", ""), text_column=["title", "body"]))
+    pairs = {pair for part in corpus.parts.values() for pair in zip(*part.columns, strict=True)}
+    assert pairs == {("a", ""), ("", "b"), ("c", "d")}
+
+
+def test_the_sha256_is_that_of_the_bytes(config: MakeConfig, rows: Callable[[int], str]) -> None:
+    one, renamed, changed = (
+        read(config(content, name=name)).sha256
+        for content, name in ((rows(9), "a.csv"), (rows(9), "b.csv"), (rows(10), "a.csv"))
+    )
+    assert one == renamed != changed

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from loratrack.config import RunConfig
+from loratrack.data import read
+
+MakeConfig = Callable[..., RunConfig]
+
+
+def test_counts_per_label_and_part(config: MakeConfig, tmp_path: Path) -> None:
+    (tmp_path / "valid.csv").write_text("text,label\nv1,x\nv2,z\n")
+    content = "text,label\na,x\nb,y\nc,x\n"
+    report = read(config(content, validation_path=str(tmp_path / "valid.csv"))).report
+    assert report["rows"] == {"train": 3, "validation": 2}
+    assert report["labels"] == {
+        "label": {
+            "x": {"train": 2, "validation": 1},
+            "y": {"train": 1, "validation": 0},
+            "z": {"train": 0, "validation": 1},
+        }
+    }
+    assert report["warnings"] == ["label: no training row for 1 label(s): ['z']"]
+
+
+def test_repeats_and_conflicts_are_counted_and_conflicts_warned_of(
+    config: MakeConfig, tmp_path: Path
+) -> None:
+    content = "text,label\na,x\nb,y\na,y\na ,x\nb,y\nc,x\nd,y\n"
+    report = read(config(content)).report
+    facts = report["files"]["data.raw_data_path"]
+    assert facts["rows"] == 7
+    assert facts["repeated_rows"] == 3
+    assert facts["conflicting_texts"] == 1
+    assert facts["conflicting_lines"] == [2, 4, 5]
+    raw = tmp_path / "raw.csv"
+    assert report["warnings"] == [f"{raw}: 1 text(s) stand with different labels (lines 2, 4, 5)"]
+
+
+def test_a_guessed_encoding_is_warned_of(config: MakeConfig, tmp_path: Path) -> None:
+    content = "text,label\n味道很好,好评\n送餐太慢,差评\n非常好吃,好评\n"
+    report = read(config(content.encode("gbk"))).report
+    assert report["files"]["data.raw_data_path"]["encoding"] == "gb18030"
+    raw = tmp_path / "raw.csv"
+    assert report["warnings"] == [f"{raw}: read as gb18030, by its statistics; UTF-8 would be certain"]
+    assert read(config(content.encode("utf-16"))).report["warnings"] == []
+
+
+def test_the_report_is_json(config: MakeConfig, rows: Callable[[int], str]) -> None:
+    report = read(config(rows(20))).report
+    assert json.loads(json.dumps(report)) == report
