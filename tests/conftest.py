@@ -56,7 +56,7 @@ class Project:
         return self.folder / "mlruns"
 
     def start(self, *command: str, below: str = ".") -> subprocess.Popen[str]:
-        """`command` started in the folder `below` the project's."""
+        """`command` started in the folder `below` the project's, in a process group of its own."""
         return subprocess.Popen(
             command,
             cwd=self.folder / below,
@@ -65,6 +65,7 @@ class Project:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
 
     def call(self, *command: str, below: str = ".") -> str:

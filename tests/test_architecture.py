@@ -30,7 +30,7 @@ FLOORS = {
     "__init__": 1,
 }
 NARROWER = {
-    "conda_stand_in": {"errors"},
+    "conda_stand_in": {"errors", "places"},
     "mlflow_plugin": {"places", "tracking"},
     "training": {"config", "data", "model", "errors", "places"},
     "sweep": {"config", "errors", "places"},

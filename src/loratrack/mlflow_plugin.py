@@ -16,7 +16,6 @@ from typing import Any
 from loratrack.places import ARTIFACTS, STORE, database_uri, our_project
 
 CONDA_STAND_IN = Path(__file__).parent / "conda_stand_in"
-EXPERIMENT = "loratrack"
 
 
 def defaults(project: Path, environment: Mapping[str, str]) -> dict[str, str]:
@@ -68,7 +67,7 @@ class ProjectExperiment:
         return our_project() is not None
 
     def get_experiment_id(self) -> str:
-        from loratrack.tracking.store import ensure_experiment
+        from loratrack.tracking.store import EXPERIMENT, ensure_experiment
 
         return ensure_experiment(EXPERIMENT)
 

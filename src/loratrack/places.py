@@ -1,9 +1,12 @@
-"""Where our project and its store lie; light, because every MLflow process imports it."""
+"""Where our project, its store and the cache lie; light, because every MLflow process imports it."""
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+
+import platformdirs
 
 PROJECT_FILE = "MLproject"
 STORE = "mlruns"
@@ -28,3 +31,8 @@ def our_project() -> Path | None:
 def database_uri(folder: Path) -> str:
     """MLflow's URI of the database in `folder`; SQLAlchemy takes the path as it is, unquoted."""
     return f"sqlite:///{folder / DATABASE}"
+
+
+def cache_folder() -> Path:
+    """What can be made again lies here; LORATRACK_CACHE moves it."""
+    return Path(os.environ.get("LORATRACK_CACHE") or platformdirs.user_cache_dir("loratrack")).absolute()

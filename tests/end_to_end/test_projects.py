@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import socket
 import sqlite3
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -88,6 +92,29 @@ def test_nothing_lies_outside_mlruns(two: Two) -> None:
 def test_mlflow_lists_the_runs_from_any_folder_below(two: Two) -> None:
     listed = two.project.call("mlflow", "runs", "list", "--experiment-id", "1", below="projects/clinc/data")
     assert all(identity in listed for (identity,) in rows(two.project, "select run_uuid from runs"))
+
+
+def test_mlflow_ui_finds_the_store_from_any_folder_below(two: Two) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    server = two.project.start("mlflow", "ui", "--port", port, "--workers", "1", below="projects/clinc/data")
+    try:
+        for line in server.stdout:
+            if "Application startup complete" in line:
+                break
+        body = json.dumps({"experiment_ids": ["1"]}).encode()
+        request = Request(
+            f"http://127.0.0.1:{port}/api/2.0/mlflow/runs/search", body, {"Content-Type": "application/json"}
+        )
+        with urlopen(request, timeout=60) as answer:
+            shown = [run["info"]["run_id"] for run in json.load(answer)["runs"]]
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.communicate()
+    assert sorted((identity,) for identity in shown) == rows(
+        two.project, "select run_uuid from runs order by 1"
+    )
 
 
 def test_a_real_conda_is_used(new_project: Callable[[], Any], tmp_path: Path) -> None:

@@ -10,11 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import platformdirs
-
 from loratrack.conda_stand_in.build import build
 from loratrack.conda_stand_in.requirements import read
 from loratrack.errors import UserError
+from loratrack.places import cache_folder
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -75,8 +74,7 @@ def _point(link: Path, folder: Path) -> None:
 
 
 def _environments() -> Path:
-    cache = os.environ.get("LORATRACK_CACHE") or platformdirs.user_cache_dir("loratrack")
-    return Path(cache).absolute() / "environments"
+    return cache_folder() / "environments"
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from loratrack.errors import StoreError
 from loratrack.places import ARTIFACTS, STORE, database_uri, our_project
 
 SQLITE = "sqlite:///"
+EXPERIMENT = "loratrack"
+"""Where runs go when nobody names an experiment."""
 
 
 def tracking_uri() -> str:
