@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from peft import LoraConfig, PeftModel, TaskType
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from loratrack.config.schema import Lora
 from loratrack.errors import UserError
@@ -118,9 +119,7 @@ class Network:
         self.encoder.eval()
 
     def checkpoint_gradients(self) -> None:
-        self.encoder.gradient_checkpointing_enable({"use_reentrant": False})
-        if self.use_lora:
-            self.encoder.enable_input_require_grads()
+        self.encoder.activation_checkpointing_enable({"use_reentrant": False})
 
     def routed(
         self, batch: Batch, members: Sequence[str], dropout: Sequence[Dropout] | None = None
@@ -148,6 +147,7 @@ class Network:
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
             target_modules=list(self.coverage[member].modules),
+            fan_in_fan_out=self._is_conv1d(self.coverage[member].modules[0]),
             bias="none",
         )
         state = torch.get_rng_state()
@@ -163,6 +163,11 @@ class Network:
             for parameter in self.adapter_parameters(name).values():
                 parameter.requires_grad_(True)
         self.router.attach(self.encoder)
+
+    def _is_conv1d(self, name: str) -> bool:
+        """GPT-2 keeps its weights the other way round, and PEFT wants to be told."""
+        module = self.encoder.get_submodule(name)
+        return isinstance(getattr(module, "base_layer", module), Conv1D)
 
     def _targets(self, lora: Lora) -> Coverage:
         wanted, kind = lora.target_modules, self.config.model_type

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from loratrack.model.batch import Batch
 
@@ -81,9 +82,7 @@ class Router:
         """Route every LoRA layer that is not routed yet."""
         for module in network.modules():
             if isinstance(module, LoraLayer) and module not in self._layers:
-                if not isinstance(module.get_base_layer(), nn.Linear) and not _is_conv1d(module):
-                    kind = type(module.get_base_layer()).__name__
-                    raise TypeError(f"LoRA on a {kind} cannot be routed")
+                assert isinstance(module.get_base_layer(), nn.Linear | Conv1D), "targets are linear"
                 module.forward = _RoutedForward(self, module, len(self._layers))
                 self._layers.append(module)
 
@@ -183,7 +182,3 @@ def _kept(tokens: int, x: Tensor, key: int, share: float) -> Tensor:
     limit = round(share * DROPOUT_STEPS)
     keep = draws >= limit - DROPOUT_STEPS // 2
     return keep.to(x.dtype).mul_(DROPOUT_STEPS / (DROPOUT_STEPS - limit))
-
-
-def _is_conv1d(layer: LoraLayer) -> bool:
-    return type(layer.get_base_layer()).__name__ == "Conv1D"

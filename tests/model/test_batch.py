@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from loratrack.model.batch import MAX_BUCKETS, assemble
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Rows:
+    tokens: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    token_types: NDArray[np.uint8] | None = None
+
+
+def rows_of(lengths: list[int]) -> Rows:
+    """Row i holds the numbers 100·i, 100·i + 1, …"""
+    parts = [np.arange(length, dtype=np.int32) + 100 * row for row, length in enumerate(lengths)]
+    return Rows(np.concatenate(parts), np.cumsum([0, *lengths]).astype(np.int64))
+
+
+def test_packed_rows_stand_one_after_another_and_count_positions_anew() -> None:
+    batch = assemble(rows_of([3, 1, 2]), [np.array([2, 0])], "packed", CPU)
+    assert batch.input_ids.tolist() == [[200, 201, 0, 1, 2]]
+    assert batch.position_ids.tolist() == [[0, 1, 0, 1, 2]]
+    assert batch.first_tokens.tolist() == [0, 2]
+    assert batch.row_of_token.tolist() == [0, 0, 1, 1, 1]
+    assert batch.tokens == (5,)
+
+
+def test_padded_rows_are_filled_up_and_masked() -> None:
+    batch = assemble(rows_of([3, 1]), [np.array([0]), np.array([1])], "padded", CPU)
+    assert batch.input_ids.tolist() == [[0, 1, 2], [100, 0, 0]]
+    assert batch.attention_mask is not None
+    assert batch.attention_mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch.real_tokens is not None
+    assert batch.real_tokens.tolist() == [0, 1, 2, 3]
+    assert batch.slots_each == (3, 3)
+    assert batch.rows == (1, 1)
+
+
+def test_roberta_counts_its_positions_from_behind_the_padding() -> None:
+    batch = assemble(rows_of([2]), [np.array([0])], "packed", CPU, first_position=2)
+    assert batch.position_ids.tolist() == [[2, 3]]
+
+
+def test_rows_of_one_length_need_no_moving() -> None:
+    batch = assemble(rows_of([4, 4, 4]), [np.array([0, 1, 2])], "packed", CPU)
+    assert batch.packing is not None
+    assert batch.packing.slots is None
+    assert [(b.rows, b.length, b.keys) for b in batch.packing.buckets] == [(3, 4, None)]
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=40))
+def test_every_token_has_one_slot_and_comes_back_from_it(lengths: list[int]) -> None:
+    batch = assemble(rows_of(lengths), [np.arange(len(lengths))], "packed", CPU)
+    assert batch.packing is not None
+    packing = batch.packing
+    assert len(packing.buckets) <= MAX_BUCKETS
+    assert sum(bucket.rows for bucket in packing.buckets) == len(lengths)
+    if packing.slots is None or packing.places is None:
+        return
+    assert torch.equal(packing.slots[packing.places], torch.arange(sum(lengths)))
+    real = torch.cat([_real_slots(bucket.keys, bucket.rows, bucket.length) for bucket in packing.buckets])
+    assert int(real.sum()) == sum(lengths)
+    assert bool(real[packing.places].all())
+
+
+def _real_slots(keys: torch.Tensor | None, rows: int, length: int) -> torch.Tensor:
+    return torch.ones(rows * length, dtype=torch.bool) if keys is None else keys.flatten()
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_token_types_travel_with_their_tokens(layout: str) -> None:
+    rows = rows_of([2, 3])
+    typed = Rows(rows.tokens, rows.offsets, np.array([0, 1, 0, 1, 1], dtype=np.uint8))
+    batch = assemble(typed, [np.array([1, 0])], layout, CPU)  # type: ignore[arg-type]
+    assert batch.token_types is not None
+    kept = batch.token_types.flatten()
+    real = kept if batch.real_tokens is None else kept[batch.real_tokens]
+    assert real.tolist() == [0, 1, 1, 0, 1]
