@@ -66,13 +66,6 @@ class Server:
             return int(database.execute("SELECT count(*) FROM metrics").fetchone()[0])
 
 
-@pytest.fixture(scope="module")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    store.initialise(f"sqlite:///{file}")
-    return file
-
-
 @pytest.fixture
 def server(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     for name, value in {

@@ -17,7 +17,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from loratrack.errors import StoreError
 from loratrack.tracking import sampler, secrets, store
 from loratrack.tracking.outbox import Outbox
-from loratrack.tracking.shipper import REFUSALS, Shipper, shipper, use_short_requests
+from loratrack.tracking.shipper import REFUSALS, Shipper, adopt, use_short_requests
 
 log = logging.getLogger(__name__)
 
@@ -27,13 +27,16 @@ GIVE_UP_SECONDS = 60.0
 LOOK_SECONDS = 0.05
 DIGEST_LENGTH = 32
 """MLflow keeps 36 characters; the whole sha256 is a tag."""
-SCRUBBED_FILES = ("config_copy.yaml", "env_info.json")
+SCRUBBED_FILES = ("config_copy.yaml", "env_info.json", "notices.txt")
 MEASURED_AREAS = ("time/", sampler.PREFIX)
 """Metrics that differ whenever a step is done again."""
 
 
 class Run:
-    """One MLflow run. No method waits for the tracking store except `start`, `flush` and `finish`."""
+    """One MLflow run. No method waits for the tracking store except `start`, `flush` and `finish`.
+
+    `finish` comes last; what is told after it goes out with another run or `loratrack sync`.
+    """
 
     def __init__(self, run_id: str, experiment_id: str, outbox: Outbox, sender: Shipper) -> None:
         self.run_id, self.experiment_id = run_id, experiment_id
@@ -72,10 +75,7 @@ class Run:
     @classmethod
     def _open(cls, run_id: str, experiment_id: str, client: Any) -> Run:
         place, folder = store_name(), store.folder()
-        outbox = Outbox(folder, place)
-        sender = shipper(folder, place, client)
-        sender.adopt(run_id)
-        return cls(run_id, experiment_id, outbox, sender)
+        return cls(run_id, experiment_id, Outbox(folder, place), adopt(run_id, folder, place, client))
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         """A metric has one value for each step: the first. Telling a step again changes nothing."""
@@ -198,9 +198,8 @@ def _hide_secrets(client: Any, run: Any) -> None:
 
 
 def _scrub_files(folder: Path) -> None:
-    for name in SCRUBBED_FILES:
-        file = folder / name
-        text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    for file in [file for name in SCRUBBED_FILES for file in folder.rglob(name)]:
+        text = file.read_text(encoding="utf-8")
         shown = secrets.scrub_text(text)
         if shown != text:
             mode = file.stat().st_mode

@@ -11,7 +11,7 @@ HIDDEN = "***"
 MIN_SECRET_LENGTH = 8
 """Values of secret environment variables shorter than this are too common to look for everywhere."""
 
-_SECRET_WORD = re.compile(r"pass(?:word|wd|phrase)|pwd|secrets?|token|credentials?|apikey")
+_SECRET_WORD = re.compile(r"[a-z]*pass(?:word|wd|phrase)|pwd|secrets?|token|credentials?|apikey")
 _KEY_OWNER = re.compile(
     r"api|access|account|auth|client|encryption|license|master|private|secret|service|session|signing"
     r"|ssh|storage|subscription"

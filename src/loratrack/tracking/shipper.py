@@ -85,45 +85,55 @@ def use_short_requests() -> None:
 
 
 class Shipper(threading.Thread):
-    """Sends the rows of the process's own runs, and the left-overs of processes that are gone."""
+    """Sends the rows of the process's own runs, and the left-overs of processes that are gone.
+
+    Ends when the last own run is released.
+    """
 
     def __init__(self, folder: Path, store: str, client: MlflowClient) -> None:
         super().__init__(name="outbox", daemon=True)
         self._outbox = Outbox(folder, store)
         self._client = client
-        self._own: dict[str, IO[bytes]] = {}
+        self._own: dict[str, IO[bytes] | None] = {}
         self._woken = threading.Event()
         self._retry_seconds = FIRST_RETRY_SECONDS
+        self.is_over = False
         self.failing_since: float | None = None
         """Monotonic time of the first failure since something was sent."""
 
     def adopt(self, run_id: str) -> None:
         """Nobody else sends this run's rows until `release` or the end of the process."""
-        lease = self._outbox.lease(run_id)
-        if lease is not None:
-            self._own[run_id] = lease
+        self._own[run_id] = self._outbox.lease(run_id)
 
     def release(self, run_id: str) -> None:
         lease = self._own.pop(run_id, None)
         if lease is not None:
             lease.close()
+        self.wake()
 
     def sends(self, run_id: str) -> bool:
         """Whether the run's rows are ours to send, and somebody is there to do it."""
-        return self.is_alive() and run_id in self._own
+        return self.is_alive() and self._own.get(run_id) is not None
 
     def wake(self) -> None:
         self._retry_seconds = FIRST_RETRY_SECONDS
         self._woken.set()
 
     def run(self) -> None:
-        while True:
+        while not self._ends():
             self._woken.clear()
-            own = dict(self._own)
-            waiting = self._outbox.runs()
+            own = {run_id: lease for run_id, lease in self._own.items() if lease is not None}
+            waiting = sorted(self._outbox.runs(), key=lambda run_id: run_id not in own)
             done = _Pass(self._outbox, self._client)
-            done.ship(sorted(waiting, key=lambda run_id: run_id not in own), own)
+            done.ship(waiting, own)
             self._woken.wait(self._pause_seconds(done.fault))
+
+    def _ends(self) -> bool:
+        with _shippers_lock:
+            self.is_over = not self._own
+        if self.is_over:
+            self._outbox.close()
+        return self.is_over
 
     def _pause_seconds(self, fault: str | None) -> float:
         if fault is None:
@@ -263,12 +273,15 @@ _shippers: dict[tuple[Path, str], Shipper] = {}
 _shippers_lock = threading.Lock()
 
 
-def shipper(folder: Path, store: str, client: MlflowClient) -> Shipper:
-    """The process's one shipper for this store, running."""
+def adopt(run_id: str, folder: Path, store: str, client: MlflowClient) -> Shipper:
+    """The process's one shipper for this store, which now sends this run's rows too."""
+    use_short_requests()
     with _shippers_lock:
         known = _shippers.get((folder, store))
-        if known is None or not known.is_alive():
-            use_short_requests()
-            known = _shippers[folder, store] = Shipper(folder, store, client)
-            known.start()
-        return known
+        if known is not None and known.is_alive() and not known.is_over:
+            known.adopt(run_id)
+            return known
+        new = _shippers[folder, store] = Shipper(folder, store, client)
+        new.adopt(run_id)
+        new.start()
+        return new

@@ -1,0 +1,1 @@
+"""Runs, the store and the registry: the room that knows MLflow."""
