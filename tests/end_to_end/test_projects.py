@@ -101,7 +101,7 @@ def test_mlflow_ui_finds_the_store_from_any_folder_below(two: Two) -> None:
     server = two.project.start("mlflow", "ui", "--port", port, "--workers", "1", below="projects/clinc/data")
     try:
         for line in server.stdout:
-            if "Application startup complete" in line:
+            if "Uvicorn running on" in line:  # said when the port is open
                 break
         body = json.dumps({"experiment_ids": ["1"]}).encode()
         request = Request(
