@@ -76,6 +76,9 @@ def damages() -> dict[str, Callable[[Path], Any]]:
         "an array cut short": lambda entry: os.truncate(entry / "tokens.npy", 200),
         "an array that is gone": lambda entry: (entry / "types.npy").unlink(),
         "facts with one flipped bit": lambda entry: flip(entry / cache.ENTRY),
+        "facts that were changed": lambda entry: (entry / cache.ENTRY).write_text(
+            (entry / cache.ENTRY).read_text().replace("2.5", "3.5")
+        ),
         "a manifest cut short": lambda entry: os.truncate(entry / cache.ENTRY, 20),
         "a manifest of another shape": lambda entry: (entry / cache.ENTRY).write_text("[1]"),
         "a manifest that is gone": lambda entry: (entry / cache.ENTRY).unlink(),
@@ -152,6 +155,16 @@ def test_prune_keeps_what_was_used_last_within_the_size(cache_folder: Path) -> N
     assert cache.prune(max_bytes=2 * one + 5) == []
     assert len(cache.prune(max_bytes=0)) == 2
     assert left_in(cache_folder) == []
+
+
+def test_prune_deletes_the_oldest_first_whatever_their_size(cache_folder: Path) -> None:
+    for days, name, size in ((3, "small", 10), (2, "large", 5_000), (1, "newest", 10)):
+        cache.fetch({"name": name}, lambda size=size: stored(size), print)
+        used_days_ago(cache_folder / cache.key_of({"name": name}), days)
+    newest, large, small = cache.entries()
+    assert cache.prune(max_bytes=newest.num_bytes + large.num_bytes) == [small]
+    assert cache.prune(max_bytes=large.num_bytes) == [large]
+    assert cache.entries() == [newest]
 
 
 def test_prune_without_a_limit_deletes_no_entry() -> None:

@@ -26,6 +26,11 @@ GERMAN = "text,label\nschön und günstig,gut\n" + "nichts besonderes hier,schle
         (CHINESE, "utf-32", "utf-32"),
         (FRENCH, "cp1252", "cp1252"),
         (GERMAN, "latin-1", "cp1252"),
+        (
+            "text,label\nsave ££ today with this offer,spam\nsee you at the usual place,ham\n",
+            "cp1252",
+            "cp1252",
+        ),
         (FRENCH, "utf-8", "utf-8"),
         ("text,label\nplain,a\n", "ascii", "utf-8"),
     ],

@@ -101,6 +101,11 @@ def test_bad_quoting_is_told(tmp_path: Path) -> None:
     ]
 
 
+def test_where_no_line_can_be_read_nothing_is_said_of_columns(tmp_path: Path) -> None:
+    assert len(faults_of(tmp_path / "a.jsonl", "{\n{\n")) == 1
+    assert len(faults_of(tmp_path / "a.csv", '"open,label\na,x\n')) == 1
+
+
 def test_a_wrong_column_name_is_told_with_the_nearest(tmp_path: Path) -> None:
     settings = "(settings data.text_column, data.label_subset, data.label_columns)"
     assert faults_of(tmp_path / "a.csv", "texts,class\na,x\n") == [

@@ -93,14 +93,14 @@ def entries() -> list[Entry]:
 def prune(max_age_days: float | None = None, max_bytes: int | None = None) -> list[Entry]:
     """Deletes entries not used for so long, then the ones used longest ago until the rest fits."""
     _sweep()
-    gone, total, oldest = [], 0, time.time() - (max_age_days or 0) * SECONDS_A_DAY
-    for entry in entries():
-        total += entry.num_bytes
-        is_old = max_age_days is not None and entry.used_at < oldest
-        if is_old or (max_bytes is not None and total > max_bytes):
-            _delete(entry.path)
-            total -= entry.num_bytes
-            gone.append(entry)
+    kept = entries()
+    oldest = 0.0 if max_age_days is None else time.time() - max_age_days * SECONDS_A_DAY
+    gone = [entry for entry in kept if entry.used_at < oldest]
+    kept = [entry for entry in kept if entry.used_at >= oldest]
+    while max_bytes is not None and sum(entry.num_bytes for entry in kept) > max_bytes:
+        gone.append(kept.pop())
+    for entry in gone:
+        _delete(entry.path)
     return gone
 
 

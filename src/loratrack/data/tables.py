@@ -39,7 +39,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Rows:
+class Parsed:
     """What a parser makes of a text: the names it found, one record a row, and the bad lines by fault."""
 
     names: list[str]
@@ -61,7 +61,8 @@ def read_table(file: Path, columns: Sequence[str], faults: list[str]) -> Table |
         return None
     rows = PARSERS[file.suffix.lower()](decoded.text, columns)
     faults += [f"{file}: {fault} at {lines_text(lines)}" for fault, lines in rows.bad_lines.items()]
-    faults += _column_faults(file, rows.names, columns)
+    if rows.names or not rows.bad_lines:
+        faults += _column_faults(file, rows.names, columns)
     if len(faults) > told:
         return None
     if not rows.records:
@@ -124,24 +125,24 @@ def _column_faults(file: Path, names: Sequence[str], columns: Sequence[str]) -> 
     return faults + [f"{file}: has the column {column!r} more than once; rename one" for column in twice]
 
 
-def _table(file: Path, raw: bytes, decoded: Decoded, rows: Rows, columns: Sequence[str]) -> Table:
+def _table(file: Path, raw: bytes, decoded: Decoded, rows: Parsed, columns: Sequence[str]) -> Table:
     places = {column: rows.names.index(column) for column in columns}
     values = {column: [record[place] for record in rows.records] for column, place in places.items()}
     sha256 = hashlib.sha256(raw).hexdigest()
     return Table(file, sha256, len(raw), decoded.encoding, values, rows.lines)
 
 
-def _parse_separated(text: str, delimiter: str) -> Rows:
+def _parse_separated(text: str, delimiter: str) -> Parsed:
     # No field is too long: the limit of csv guards against an open quote, which strict mode tells.
     csv.field_size_limit(2**31 - 1)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     bad_lines: dict[str, list[int]] = {}
     found = [(record, line) for record, line in _records(reader, delimiter, bad_lines) if record]
     if not found:
-        return Rows([], [], [], bad_lines)
+        return Parsed([], [], [], bad_lines)
     names = [str(name) for name in found[0][0]]
     good = _fitting(names, found[1:], bad_lines)
-    return Rows(names, [record for record, _ in good], [line for _, line in good], bad_lines)
+    return Parsed(names, [record for record, _ in good], [line for _, line in good], bad_lines)
 
 
 def _records(reader: Any, delimiter: str, bad_lines: dict[str, list[int]]) -> Iterator[tuple[Record, int]]:
@@ -180,7 +181,7 @@ def _fitting(
     return [pair for pair in found if pair[1] not in bad] if bad else found
 
 
-def _parse_json_lines(text: str, columns: Sequence[str]) -> Rows:
+def _parse_json_lines(text: str, columns: Sequence[str]) -> Parsed:
     names: dict[str, None] = {}
     records: list[Record] = []
     lines: list[int] = []
@@ -195,12 +196,10 @@ def _parse_json_lines(text: str, columns: Sequence[str]) -> Rows:
             lines.append(line)
         except ValueError as error:
             bad_lines.setdefault(str(error), []).append(line)
-    if bad_lines and not records:
-        names = dict.fromkeys(columns)  # nothing is known of them, so there is nothing to tell
     known = [column for column in columns if column in names]
     if len(known) < len(columns):
-        return Rows(list(names), [], [], bad_lines)
-    return Rows(list(columns), records, lines, bad_lines)
+        return Parsed(list(names), [], [], bad_lines)
+    return Parsed(list(columns), records, lines, bad_lines)
 
 
 def _json_object(content: str) -> dict[str, Any]:
@@ -243,7 +242,7 @@ def _json_text(column: str, value: Any) -> str | None:
     return value
 
 
-PARSERS: dict[str, Callable[[str, Sequence[str]], Rows]] = {
+PARSERS: dict[str, Callable[[str, Sequence[str]], Parsed]] = {
     ".csv": lambda text, _: _parse_separated(text, ","),
     ".tsv": lambda text, _: _parse_separated(text, "\t"),
     ".jsonl": _parse_json_lines,
