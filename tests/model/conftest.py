@@ -51,7 +51,7 @@ class Hub:
         self.page = b""
         """Answered to everything when set, as a captive portal does."""
         self.silent = threading.Event()
-        """Set: requests are taken and never answered."""
+        """Set: requests are taken, and the connection is closed without an answer after two seconds."""
         self.cut = ""
         """The file whose download breaks off in the middle."""
         self.over = threading.Event()
@@ -74,7 +74,7 @@ class Answers(BaseHTTPRequestHandler):
         path = urlsplit(self.path).path
         self.hub.requests.append(f"{self.command} {path}")
         if self.hub.silent.is_set():
-            self.hub.over.wait()
+            self.hub.over.wait(timeout=2)
             self.close_connection = True
         elif self.hub.status != 200 or self.hub.page:
             self._send(self.hub.status, self.hub.page)

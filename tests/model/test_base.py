@@ -221,6 +221,15 @@ def test_the_network_comes_in_the_type_that_is_asked_for(tiny: Path) -> None:
     assert {parameter.dtype for parameter in network.parameters()} == {torch.bfloat16}
 
 
+def test_training_the_network_leaves_its_files_alone(tiny: Path) -> None:
+    """Its parameters are the mapped file itself, where the types agree."""
+    base = resolve(str(tiny))
+    with torch.no_grad():
+        for parameter in encoder(base).parameters():
+            parameter.add_(1)
+    assert resolve(str(tiny)) == base
+
+
 def test_loading_draws_no_random_number_and_says_nothing(
     tiny: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +49,7 @@ def test_only_what_the_base_needs_is_fetched(hub: Any, tiny: Path) -> None:
     for name in ("pytorch_model.bin", "tf_model.h5", "README.md", "consolidated.safetensors", "run.py"):
         (tiny / name).write_bytes(b"of no use")
     hub.add("acme/tiny", tiny)
-    hub.models["acme/tiny"]["onnx/config.json"] = b"{}"
+    hub.models["acme/tiny"] |= {"onnx/config.json": b"{}", "old/spiece.model": b"of no use"}
     assert sorted(path.name for path in resolve("acme/tiny").folder.iterdir()) == [
         "config.json",
         "model.safetensors",
@@ -176,6 +178,25 @@ def test_a_copy_that_lost_a_file_is_not_used(hub: Any, tiny: Path, monkeypatch: 
     hub.add("acme/tiny", tiny)
     (resolve("acme/tiny").folder / "model.safetensors").unlink()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "holds no whole copy of 'acme/tiny'" in refusal("acme/tiny")
+
+
+def test_a_copy_that_another_program_left_half_done_is_not_used(
+    no_hub: str, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers fetches file by file, and then the hub's cache has no list of what there should be."""
+    model = Path(constants.HF_HUB_CACHE) / "models--acme--tiny"
+    snapshot = model / "snapshots" / ("0" * 40)
+    shutil.copytree(tiny, snapshot)
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert resolve("acme/tiny").sha256 == resolve(str(tiny)).sha256
+    (snapshot / "model.safetensors").unlink()
+    places = {"weight_map": {"pooler.dense.bias": "model-00001-of-00001.safetensors"}}
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(places))
+    assert "holds no whole copy of 'acme/tiny'" in refusal("acme/tiny")
+    (snapshot / "model.safetensors.index.json").unlink()
     assert "holds no whole copy of 'acme/tiny'" in refusal("acme/tiny")
 
 
