@@ -28,9 +28,13 @@ def test_our_own_conda_yaml_is_satisfied_by_our_own_environment() -> None:
     assert wanted.faults() == []
 
 
-def test_conda_yaml_and_requirements_name_the_same_python_as_the_package(tmp_path: Path) -> None:
-    assert "3.11" in read(ROOT / "conda.yaml").python
-    assert "3.10" not in read(ROOT / "conda.yaml").python
+def test_our_conda_yaml_gives_what_make_setup_gives() -> None:
+    wanted = read(ROOT / "conda.yaml")
+    base = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("BASE := "))
+    assert wanted.pip == ("-r requirements.txt", base.removeprefix("BASE := "), "-e .")
+    assert "torch==2.13.0" in wanted.lines
+    assert "3.11" in wanted.python
+    assert "3.10" not in wanted.python
 
 
 @pytest.mark.parametrize(
