@@ -25,7 +25,8 @@ def register(run_id: str, name: str, artifact_path: str, tags: Mapping[str, str]
         source = _source(client, run_id, artifact_path)
         return _new_version(client, name, source, run_id, secrets.scrub(tags))
     except MlflowException as error:
-        raise StoreError(f"registered model {name!r}: the registry refuses, got: {error}") from error
+        fault = secrets.scrub_text(str(error))
+        raise StoreError(f"registered model {name!r}: the registry must take it, got: {fault}") from error
 
 
 def _ensure_model(client: Any, name: str) -> None:

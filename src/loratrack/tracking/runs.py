@@ -161,7 +161,8 @@ def _create(client: Any, name: str, parent: Mapping[str, str]) -> tuple[str, str
         info = client.create_run(experiment_id, run_name=name, tags=tags).info
     except MlflowException as error:
         raise StoreError(
-            f"{store_name()}: the tracking store must answer to start a run, got: {error};"
+            f"{store_name()}: the tracking store must answer to start a run,"
+            f" got: {secrets.scrub_text(str(error))};"
             " see that it is up and MLFLOW_TRACKING_URI names it"
         ) from error
     return str(info.run_id), str(info.experiment_id)
@@ -177,7 +178,8 @@ def _join(client: Any, run_id: str) -> tuple[str, set[str]]:
     except MlflowException as error:
         if error.error_code in REFUSALS:
             raise StoreError(f"MLFLOW_RUN_ID: must name a run of {store_name()}, got {run_id!r}") from error
-        log.warning("the tracking store does not answer; run %s starts without it: %s", run_id, error)
+        fault = secrets.scrub_text(str(error))
+        log.warning("the tracking store does not answer; run %s starts without it: %s", run_id, fault)
         return os.environ.get("MLFLOW_EXPERIMENT_ID", ""), {"config", "set"}
     return str(run.info.experiment_id), set(run.data.params)
 

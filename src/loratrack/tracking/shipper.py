@@ -21,6 +21,7 @@ from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
 from loratrack.tracking.outbox import Outbox, Row
+from loratrack.tracking.secrets import scrub_text
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -170,9 +171,9 @@ class _Pass:
             try:
                 self._ship_run(run_id)
             except RestException as error:
-                self.fault = str(error)
+                self.fault = scrub_text(str(error))
             except (MlflowException, OSError) as error:
-                self.fault = str(error)
+                self.fault = scrub_text(str(error))
                 return
             finally:
                 if run_id not in own:
@@ -200,7 +201,7 @@ class _Pass:
                 self._offer(send, items[: len(items) // 2], refused)
                 self._offer(send, items[len(items) // 2 :], refused)
             else:
-                refused.update({row.id: str(error) for row, _ in items})
+                refused.update({row.id: scrub_text(str(error)) for row, _ in items})
 
     def _is_there(self, run_id: str) -> bool:
         try:
