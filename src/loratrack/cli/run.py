@@ -15,15 +15,13 @@ from rich.table import Table
 from loratrack import __version__
 from loratrack.config import RunConfig, files, flat, load, plain
 from loratrack.errors import UserError
+from loratrack.places import PYFUNC
 
 if TYPE_CHECKING:
     from loratrack.tracking.runs import Run
     from loratrack.training.interrupt import Interruption
     from loratrack.training.member import Member
     from loratrack.training.session import Bench, Outcome
-
-PYFUNC = "pyfunc"
-"""The run's artifact that MLflow can load, serve and register."""
 
 
 def add_to(commands: Any) -> None:

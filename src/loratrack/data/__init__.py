@@ -4,6 +4,7 @@ from loratrack.data import cache
 from loratrack.data.corpus import Corpus, Examples, read
 from loratrack.data.dataset import Dataset, Encoded, encode
 from loratrack.data.labels import LabelMap, TaskLabels
+from loratrack.data.texts import read_texts
 from loratrack.data.tokens import Tokenizer, Tokens, encode_texts, prepare_texts
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "encode_texts",
     "prepare_texts",
     "read",
+    "read_texts",
 ]

@@ -62,7 +62,7 @@ def save(
     content = {
         "format": FORMAT,
         "base": {
-            "name": base.name,
+            "name": str(base.folder) if base.origin == "local" else base.name,
             "origin": base.origin,
             "sha256": base.sha256,
             "tokenizer_sha256": base.tokenizer_sha256,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from loratrack.model.network import Network
 EXACT_ON = "cpu"
 """Where the same shapes give the same bits; elsewhere sums may be taken in another order."""
 TOLERANCE = 1e-2
+MAX_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -31,40 +33,51 @@ class Answer:
 
 
 class Classifier:
-    """A bundle, loaded: its base and tokenizer are the ones it was trained on, or it is refused."""
+    """A bundle, loaded: its base and tokenizer are the ones it was trained on, or it is refused.
+
+    Thread safety: any number of threads may ask; they are answered one after another.
+    """
 
     def __init__(self, folder: Path, notice: Callable[[str], None] = lambda text: None) -> None:
         self.network: Network
         self.config: RunConfig
         self.network, base, self.config, labels = bundle.load(folder, notice)
         self.label_map = LabelMap.from_dict(labels)
+        self._lock = threading.Lock()
         self._tokenizer = bases.load_tokenizer(base, trust_remote_code=self.config.model.trust_remote_code)
 
     def answer(self, columns: Mapping[str, Sequence[str]]) -> list[dict[str, Answer]]:
         """For each row the answer of each task; `columns` holds the text columns of the training data."""
-        missing = [name for name in self.config.text_columns if name not in columns]
-        if missing:
+        names = self.config.text_columns
+        if missing := [name for name in names if name not in columns]:
             raise DataError(
-                f"the model reads the column(s) {list(self.config.text_columns)}, missing: {missing};"
-                f" got {list(columns)}"
+                f"must have the text column(s) {list(names)}, missing {missing}, got {list(columns)}"
             )
-        texts = [columns[name] for name in self.config.text_columns]
+        texts = [columns[name] for name in names]
         if not texts[0]:
             return []
+        _refuse_rows_without_text(texts)
         logits = self.logits(data.encode_texts(texts, self._tokenizer, self.config.data.max_len))
         by_task = self.network.heads[bundle.MEMBER].split(logits)
         tasks = [self._choose(task.labels, by_task[task.name]) for task in self.label_map.tasks]
-        names = [task.name for task in self.label_map.tasks]
-        return [dict(zip(names, row, strict=True)) for row in zip(*tasks, strict=True)]
+        return [dict(zip(self.config.tasks, row, strict=True)) for row in zip(*tasks, strict=True)]
 
     def logits(self, rows: Sequences) -> Tensor:
-        return predict(self.network, rows, [bundle.MEMBER])[bundle.MEMBER]
+        with self._lock:  # a pass leaves its routing in the network
+            return predict(self.network, rows, [bundle.MEMBER])[bundle.MEMBER]
 
     @staticmethod
     def _choose(labels: Sequence[str], logits: Tensor) -> list[Answer]:
         best = torch.softmax(logits, dim=-1).max(dim=-1)
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return [Answer(labels[index], value) for index, value in pairs]
+
+
+def _refuse_rows_without_text(texts: Sequence[Sequence[str]]) -> None:
+    empty = [row for row, cells in enumerate(zip(*texts, strict=True)) if not any(map(str.strip, cells))]
+    if empty:
+        shown = ", ".join(map(str, empty[:MAX_SHOWN])) + (", …" if len(empty) > MAX_SHOWN else "")
+        raise DataError(f"a text is needed in each row, got none in {len(empty)} (counted from 0: {shown})")
 
 
 def check_reload(folder: Path, rows: Sequences, expected: Tensor) -> None:

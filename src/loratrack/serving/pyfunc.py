@@ -5,6 +5,10 @@
 
 from __future__ import annotations
 
+import logging
+import numbers
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
 from loratrack.config import RunConfig
+from loratrack.errors import DataError
 from loratrack.serving.classifier import Classifier
 
 PROBABILITY = "_probability"
@@ -23,19 +28,18 @@ REQUIREMENTS = ("loratrack", "torch", "transformers", "peft", "mlflow")
 
 def save(bundle: Path, folder: Path, config: RunConfig) -> None:
     """Write the MLflow model of a bundle to `folder`."""
-    inputs = Schema([ColSpec("string", name) for name in config.text_columns])
-    columns = [("string", task) for task in config.tasks] + [
-        ("double", f"{t}{PROBABILITY}") for t in config.tasks
-    ]
-    outputs = Schema([ColSpec(kind, name) for kind, name in columns])
-    mlflow.pyfunc.save_model(
-        path=str(folder),
-        loader_module=__name__,
-        data_path=str(bundle),
-        signature=ModelSignature(inputs, outputs),
-        input_example=pd.DataFrame({name: ["…"] for name in config.text_columns}),
-        pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
-    )
+    inputs = [ColSpec("string", name) for name in config.text_columns]
+    labels = [ColSpec("string", task) for task in config.tasks]
+    probabilities = [ColSpec("double", f"{task}{PROBABILITY}") for task in config.tasks]
+    with _quiet():
+        mlflow.pyfunc.save_model(
+            path=str(folder),
+            loader_module=__name__,
+            data_path=str(bundle),
+            signature=ModelSignature(Schema(inputs), Schema(labels + probabilities)),
+            input_example=pd.DataFrame({name: ["…"] for name in config.text_columns}),
+            pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
+        )
 
 
 class ServedClassifier:
@@ -45,19 +49,47 @@ class ServedClassifier:
         self.classifier = classifier
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """Columns that the model does not know are passed over; the index of the rows stays."""
         frame = pd.DataFrame(model_input)
-        columns = {str(name): frame[name].astype(str).tolist() for name in frame.columns}
-        return table(self.classifier, columns)
+        known = [name for name in self.classifier.config.text_columns if name in frame.columns]
+        columns = {name: [_text(cell, name) for cell in frame[name]] for name in known}
+        return table(self.classifier, columns).set_index(frame.index)
 
 
 def table(classifier: Classifier, columns: dict[str, list[str]]) -> pd.DataFrame:
     """One line for each row: the label of each task, then the probabilities."""
-    answers = classifier.answer(columns)
-    labels = {task: [row[task].label for row in answers] for task in classifier.config.tasks}
+    answers, tasks = classifier.answer(columns), classifier.config.tasks
+    labels = {task: pd.Series([row[task].label for row in answers], dtype=str) for task in tasks}
     probabilities = {
-        f"{task}{PROBABILITY}": [row[task].probability for row in answers] for task in classifier.config.tasks
+        f"{task}{PROBABILITY}": pd.Series([row[task].probability for row in answers], dtype=float)
+        for task in tasks
     }
     return pd.DataFrame(labels | probabilities)
+
+
+def _text(cell: Any, column: str) -> str:
+    """Numbers are the text they are written as; what is missing is no text."""
+    if isinstance(cell, str):
+        return cell
+    if cell is None or cell is pd.NA or cell != cell:
+        return ""
+    if isinstance(cell, bool):
+        return "true" if cell else "false"
+    if isinstance(cell, numbers.Number):
+        return str(cell)
+    raise DataError(f"{column}: must be text, got {type(cell).__name__} {cell!r}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """MLflow tells each time that it looks at the example."""
+    log = logging.getLogger("mlflow.pyfunc")
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _load_pyfunc(path: str) -> ServedClassifier:

@@ -15,6 +15,7 @@ import platformdirs
 
 from loratrack.errors import StoreError
 from loratrack.places import ARTIFACTS, STORE, database_uri, our_project
+from loratrack.tracking import moved
 
 SQLITE = "sqlite:///"
 EXPERIMENT = "loratrack"
@@ -91,16 +92,19 @@ def open_registry_store(uri: str) -> Any:
 def initialise(uri: str) -> None:
     """Build the database file of `uri` where there is none, under a lock, and rename it into place.
 
+    One that was moved is told where it is now.
+
     MLflow builds a fresh one in some fifty migrations with no lock; eight processes that start
     together all fail, and leave it broken.
     """
     file = database_file(uri)
-    if file is None or _is_there(file):
+    if file is None or (_is_there(file) and moved.is_in_place(file)):
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     with _locked(file.with_name(f".{file.name}.lock")):
         if not _is_there(file):
             _build(file)
+        moved.follow(file)
 
 
 def _build(file: Path) -> None:
