@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -102,6 +105,109 @@ def _shell() -> dict[str, str]:
     }
     folders = [folder for folder in kept["PATH"].split(":") if not Path(folder, "conda").exists()]
     return kept | {"PATH": ":".join([str(Path(sys.executable).parent), *folders])}
+
+
+SIGNS = {
+    "risk": {"低风险": "calm", "中风险": "mild", "高风险": "loud"},
+    "adopt": {"yes": "take", "no": "leave"},
+    "channel": {"web": "screen", "shop": "counter", "007": "secret"},
+}
+"""The tasks of the sample: each label has a word that gives it away."""
+FILLERS = ("the", "a", "note", "of", "day", "客", "户", *(f"n{number}" for number in range(40)))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Data that can be learned in seconds, a base to learn it on, and a config for two labels."""
+
+    folder: Path
+
+    @property
+    def base(self) -> Path:
+        return self.folder / "base"
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "dual.yaml"
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+    made = Sample(tmp_path_factory.mktemp("sample") / "projects" / "tiny")
+    made.folder.mkdir(parents=True)
+    _write_rows(made.folder / "train.csv", 160, seed=1)
+    _write_rows(made.folder / "test.csv", 40, seed=2)
+    _write_base(made.base)
+    labels = {task: list(SIGNS[task]) for task in ("risk", "adopt")}
+    content = {
+        "exp_id": "dual",
+        "task_type": "double_cls",
+        "data": {
+            "raw_data_path": "train.csv",
+            "test_path": "test.csv",
+            "label_subset": labels,
+            "max_len": 32,
+        },
+        "model": {"arch": str(made.base), "lora": {"rank": 4, "target_modules": "all-linear"}},
+        "train": {"batch_size": 16, "lr": 0.02, "epochs": 2, "precision": "fp32", "layout": "padded"},
+    }
+    made.config.write_text(json.dumps(content, ensure_ascii=False), "utf-8")  # YAML reads JSON
+    return made
+
+
+@pytest.fixture(scope="session")
+def untrained(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle as a run leaves it, with weights drawn at random."""
+    import torch
+
+    from loratrack.config import load
+    from loratrack.model import bundle, weights
+    from loratrack.training import session
+    from loratrack.training.log import ListLog
+
+    config, folder = load(sample.config), tmp_path_factory.mktemp("untrained")
+    bench = session.set_up(config, lambda text: None)
+    member = session.enter(bench, config, ListLog(), folder)
+    for parameter in bench.network.parameters(member.name):
+        torch.nn.init.normal_(parameter, std=0.3)
+    weights.save(bench.network, member.name, member.folder)
+    labels = bench.dataset.label_map.to_dict()
+    bundle.save(folder / "bundle", member.folder, bench.network, bench.base, config, labels)
+    return folder / "bundle"
+
+
+def _write_rows(file: Path, count: int, seed: int) -> None:
+    draw = random.Random(seed)
+    with file.open("w", encoding="utf-8", newline="") as opened:
+        writer = csv.writer(opened)
+        writer.writerow(["text", *SIGNS])
+        for _ in range(count):
+            labels = {task: draw.choice(list(signs)) for task, signs in SIGNS.items()}
+            words = [SIGNS[task][label] for task, label in labels.items()]
+            words += draw.choices(FILLERS, k=draw.randint(1, 9))
+            draw.shuffle(words)
+            writer.writerow([" ".join(words), *labels.values()])
+
+
+def _write_base(folder: Path) -> None:
+    from transformers import BertConfig, BertModel, set_seed
+
+    words = [word for signs in SIGNS.values() for word in signs.values()]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words, *FILLERS]
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+    )
+    set_seed(0)
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(vocabulary), "utf-8")
+    settings = {"tokenizer_class": "BertTokenizer", "model_max_length": 64}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings), "utf-8")
 
 
 @pytest.fixture(scope="session", autouse=True)
