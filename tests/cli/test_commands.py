@@ -1,0 +1,64 @@
+"""The command line: its commands, and the ways it ends."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from loratrack.cli import main, parser
+
+COMMANDS = ("run", "predict", "sync", "cache")
+
+
+def test_the_help_names_each_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    assert [name for name in COMMANDS if f"\n    {name} " in shown] == list(COMMANDS)
+
+
+@pytest.mark.parametrize("words", [[], ["rnu"], ["predict"], ["run"], ["predict", "--model", "m"]])
+def test_words_that_are_no_command_end_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        parser().parse_args(words)
+    assert "usage: loratrack" in capsys.readouterr().err
+
+
+def test_a_fault_of_the_user_is_one_message_and_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "projects/nowhere.yaml"]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("loratrack: projects/nowhere.yaml: ")
+    assert "Traceback" not in told.err
+
+
+def test_the_help_needs_no_heavy_library() -> None:
+    program = (
+        "import sys; from loratrack.cli import parser; parser().format_help();"
+        "print([name for name in ('torch', 'mlflow', 'transformers', 'pandas') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_cache_is_listed_and_cleared(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LORATRACK_CACHE", str(tmp_path))
+    assert main(["cache", "ls"]) == 0
+    assert capsys.readouterr().out == f"0 entries, 0.00 MiB in {tmp_path / 'tokens'}\n"
+    entry = tmp_path / "tokens" / ("a" * 64)
+    entry.mkdir(parents=True)
+    (entry / "entry.json").write_bytes(b" " * 2**20)
+    assert main(["cache", "ls"]) == 0
+    assert capsys.readouterr().out.startswith("aaaaaaaaaaaa       1.00 MiB  used 20")
+    assert main(["cache", "prune", "--days", "1"]) == 0
+    assert capsys.readouterr().out == "0 entries, 0.00 MiB deleted\n"
+    assert main(["cache", "prune", "--mib", "0.5"]) == 0
+    assert capsys.readouterr().out == "1 entry, 1.00 MiB deleted\n"
+    assert not entry.exists()
+    assert main(["cache", "clear"]) == 0
+    assert capsys.readouterr().out == "0 entries, 0.00 MiB deleted\n"

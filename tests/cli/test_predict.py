@@ -1,0 +1,148 @@
+"""`loratrack predict`: what is read, what is written, and what each fault says."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from loratrack.cli import main, predict
+
+NAMES = ["text", "risk", "adopt", "risk_probability", "adopt_probability"]
+CHINESE = "客 户 loud，take\r\n第二行"
+
+Words = Callable[..., int]
+
+
+@pytest.fixture
+def words(untrained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Words:
+    """`loratrack predict --model MODEL …` in an empty folder; gives the exit code."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *more: main(["predict", "--model", str(untrained), *map(str, more)])
+
+
+def rows_of(file: str) -> list[list[str]]:
+    with open(file, encoding="utf-8", newline="") as opened:
+        return list(csv.reader(opened, strict=True))
+
+
+def test_texts_are_answered_on_the_screen(words: Words, capsys: pytest.CaptureFixture[str]) -> None:
+    assert words("--text", "loud [b]take[/b] :smile:", "--text", CHINESE) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("loud [b]take[/b] :smile:\n  risk: ")
+    assert CHINESE.replace("\r", "") in printed.replace("\r", "")
+    assert printed.count("  adopt: ") == 2
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030", "utf-16"])
+def test_a_file_is_answered_row_by_row_whatever_its_encoding(words: Words, encoding: str) -> None:
+    texts = ["风险 calm take", "采纳 客户 loud", "不采纳 客户 mild leave", CHINESE]
+    quoted = "".join(f'{n},"{text}"\n' for n, text in enumerate(texts))
+    Path("in.csv").write_text("id,text\n" + quoted, encoding, newline="")
+    assert words("--file", "in.csv", "--out", "out.csv") == 0
+    header, *rows = rows_of("out.csv")
+    assert header == NAMES
+    assert [row[0] for row in rows] == texts
+    assert {row[1] for row in rows} <= {"低风险", "中风险", "高风险"}
+    assert all(0 < float(row[3]) <= 1 for row in rows)
+
+
+def test_a_guessed_encoding_is_told(words: Words, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("in.csv").write_bytes(("text\n" + "风险很高的客户，不采纳\n" * 9).encode("gb18030"))
+    words("--file", "in.csv", "--out", "out.csv")
+    assert "in.csv: read as gb18030, which is a guess; save it as UTF-8" in capsys.readouterr().err
+
+
+def test_json_lines_go_in_and_come_out(words: Words) -> None:
+    texts = ["=SUM(A1)", "line\u2028separator", CHINESE]
+    Path("in.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), "utf-8")
+    assert words("--file", "in.jsonl", "--out", "out.jsonl") == 0
+    rows = [json.loads(line) for line in Path("out.jsonl").read_text("utf-8").split("\n") if line]
+    assert [list(row) for row in rows] == [NAMES] * 3
+    assert [row["text"] for row in rows] == texts
+
+
+def test_no_cell_is_a_formula(words: Words) -> None:
+    texts = ["=cmd()", "+1+cmd()", "-2", "@sum", "\tx", "plain", "a\rb"]
+    Path("in.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), "utf-8")
+    assert words("--file", "in.jsonl", "--out", "out.tsv") == 0
+    with open("out.tsv", encoding="utf-8", newline="") as opened:
+        cells = [row[0] for row in csv.reader(opened, delimiter="\t")][1:]
+    assert cells == ["'=cmd()", "'+1+cmd()", "-2", "'@sum", "'\tx", "plain", "a\rb"]
+
+
+def test_ten_thousand_rows_keep_their_order(words: Words, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = [f"{'the ' * (number % 3)}calm n{number}" for number in range(10_000)]
+    Path("in.csv").write_text("text\n" + "\n".join(texts), "utf-8")
+    assert words("--file", "in.csv", "--out", "out.csv") == 0
+    assert [row[0] for row in rows_of("out.csv")[1:]] == texts
+    assert capsys.readouterr().err == "out.csv: 10000 row(s)\n"
+
+
+def test_a_batch_gives_what_a_text_alone_gives(words: Words, capsys: pytest.CaptureFixture[str]) -> None:
+    texts = ["calm take", "loud the the the the leave note"]
+    Path("in.csv").write_text("text\n" + "\n".join(texts * (predict.ROWS_AT_ONCE // 2 + 1)), "utf-8")
+    words("--file", "in.csv", "--out", "out.csv")
+    rows = rows_of("out.csv")
+    words("--text", texts[1])
+    *_, last = rows
+    expected = f"risk: {last[1]} ({float(last[3]):.3f})  adopt: {last[2]} ({float(last[4]):.3f})"
+    assert expected in capsys.readouterr().out
+
+
+def test_what_is_there_stays_until_the_new_file_is_whole(words: Words) -> None:
+    Path("out.csv").write_text("old")
+    Path("in.csv").write_text("text\ncalm\n \n")
+    assert words("--file", "in.csv", "--out", "out.csv") == 2
+    assert Path("out.csv").read_text() == "old"
+    assert sorted(os.listdir()) == ["in.csv", "out.csv"]
+
+
+FAULTS = {
+    "no-such-folder": (
+        ["--out", "nowhere/out.csv"],
+        "--out: no such folder, got '{here}/nowhere'; make it first",
+    ),
+    "kind": (["--out", "out.xlsx"], "--out: must end in .csv, .tsv, .jsonl, got 'out.xlsx'"),
+    "a-folder": (["--out", "sub.csv"], "--out: must be a file, got the folder 'sub.csv'"),
+    "itself": (["--out", "in.csv"], "--out: must be another file than --file, got 'in.csv' for both"),
+}
+
+
+@pytest.mark.parametrize(("more", "message"), FAULTS.values(), ids=FAULTS)
+def test_an_out_that_cannot_be_written_is_told_at_once(
+    words: Words, tmp_path: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("in.csv").write_text("text\ncalm\n")
+    Path("sub.csv").mkdir()
+    assert words("--file", "in.csv", *more) == 2
+    assert capsys.readouterr().err == f"loratrack: {message.format(here=tmp_path)}\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("Text\ncalm\n", "in.csv: has no column 'text'; did you mean 'Text'?"),
+        ("text\n", "in.csv: holds no rows, only a header"),
+        ("", "in.csv: is empty; it must hold a header and rows"),
+        ("text\ncalm\n\n \n", "in.csv: the text is empty at line 4; fill or delete these rows"),
+        ("text\ncalm,take\n", "in.csv: must have 1 fields like the header, has 2 at line 2"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_told_with_its_lines(
+    words: Words, content: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("in.csv").write_text(content)
+    assert words("--file", "in.csv", "--out", "out.csv") == 2
+    assert f"loratrack: in.csv: 1 fault(s) to mend\n  {message}" in capsys.readouterr().err
+    assert not Path("out.csv").exists()
+
+
+@pytest.mark.parametrize("text", ["", "  ", "half \udce9 of a character"])
+def test_a_text_must_be_text(words: Words, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert words("--text", text) == 2
+    assert capsys.readouterr().err == f"loratrack: --text: must be text, got {text!r}\n"
