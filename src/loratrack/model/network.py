@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from loratrack.errors import UserError
 from loratrack.model import attention
 from loratrack.model.batch import Batch, Layout
 from loratrack.model.heads import Heads
-from loratrack.model.routing import Dropout, Router, route
+from loratrack.model.routing import Dropout, Router, grouped_product, route
 from loratrack.model.targets import Coverage, find_targets
 
 Pooling = Literal["cls", "mean"]
@@ -89,7 +89,10 @@ class Network:
         del self.heads[member]
         self.coverage.pop(member, None)
         if self.peft is not None:
-            self.peft.delete_adapter(member)
+            with warnings.catch_warnings():  # PEFT tells which adapter it now holds for the active one
+                warnings.filterwarnings("ignore", "Adapter .* was active which is now deleted", UserWarning)
+                self.peft.delete_adapter(member)
+            self._unfreeze(self.heads)
 
     def parameters(self, member: str) -> list[nn.Parameter]:
         """What `member` trains, in a fixed order."""
@@ -133,10 +136,10 @@ class Network:
         if len(members) == 1:
             heads = self.heads[members[0]]
             return F.linear(pooled, heads.weight, heads.bias)
-        weights = torch.stack([self.heads[member].weight for member in members]).transpose(1, 2)
-        rows = torch.tensor(batch.rows, device=self.device)
+        weights = torch.stack([self.heads[member].weight for member in members])
         biases = torch.stack([self.heads[member].bias for member in members])
-        product = F.grouped_mm(pooled, weights, offs=rows.cumsum(0).to(torch.int32))
+        rows = torch.tensor(batch.rows, device=self.device)
+        product = grouped_product(pooled, weights.transpose(1, 2), batch.rows)
         return product + biases.repeat_interleave(rows, dim=0)
 
     def _add_adapter(self, member: str, lora: Lora, seed: int) -> None:
@@ -159,10 +162,14 @@ class Network:
             else:
                 self.peft.add_adapter(member, config)
         torch.set_rng_state(state)
-        for name in (*self.heads, member):
-            for parameter in self.adapter_parameters(name).values():
-                parameter.requires_grad_(True)
+        self._unfreeze((*self.heads, member))
         self.router.attach(self.encoder)
+
+    def _unfreeze(self, members: Iterable[str]) -> None:
+        """PEFT keeps one active adapter and freezes the others, whenever one comes or goes."""
+        for member in members:
+            for parameter in self.adapter_parameters(member).values():
+                parameter.requires_grad_(True)
 
     def _is_conv1d(self, name: str) -> bool:
         """GPT-2 keeps its weights the other way round, and PEFT wants to be told."""

@@ -8,6 +8,7 @@ layer, so it needs no random state and survives recomputation.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from loratrack.model.batch import Batch
 
 ALIGNMENT = 8
-"""Grouped products want rows of 16 bytes; ranks are filled up with zeros to a multiple of this."""
+"""Grouped products want rows of 16 bytes: ranks are filled up with zeros to a multiple of this."""
 DROPOUT_STEPS = 2**16
 """Dropout is drawn in steps of 1/65536, four draws from each random word."""
 
@@ -52,7 +53,6 @@ class Route:
 
     members: tuple[str, ...]
     slots: tuple[int, ...]
-    ends: Tensor
     tokens: tuple[int, ...]
     real_tokens: Tensor | None
     dropout: tuple[Dropout, ...] | None
@@ -60,11 +60,9 @@ class Route:
 
 
 def route(batch: Batch, members: Sequence[str], dropout: Sequence[Dropout] | None = None) -> Route:
-    ends = torch.tensor(batch.slots_each, device=batch.input_ids.device).cumsum(0).to(torch.int32)
     return Route(
         members=tuple(members),
         slots=batch.slots_each,
-        ends=ends,
         tokens=batch.tokens,
         real_tokens=batch.real_tokens,
         dropout=None if dropout is None else tuple(dropout),
@@ -80,10 +78,11 @@ class Router:
 
     def attach(self, network: nn.Module) -> None:
         """Route every LoRA layer that is not routed yet."""
-        for module in network.modules():
+        for name, module in network.named_modules():
             if isinstance(module, LoraLayer) and module not in self._layers:
                 assert isinstance(module.get_base_layer(), nn.Linear | Conv1D), "targets are linear"
-                module.forward = _RoutedForward(self, module, len(self._layers))
+                # By name, not by count: the neighbours' layers must not change a member's dropout.
+                module.forward = _RoutedForward(self, module, zlib.crc32(name.encode()))
                 self._layers.append(module)
 
     @contextmanager
@@ -125,7 +124,18 @@ def _product(x: Tensor, layer: LoraLayer, way: Route) -> Tensor:
     sizes = [0 if owner is None else layer.r[owner] for owner in owners]
     width = -(-max(sizes) // ALIGNMENT) * ALIGNMENT
     down, up = _stacks(layer, owners, width, x)
-    return F.grouped_mm(F.grouped_mm(x, down, offs=way.ends), up, offs=way.ends)
+    return grouped_product(grouped_product(x, down, way.slots), up, way.slots)
+
+
+def grouped_product(x: Tensor, weights: Tensor, sizes: Sequence[int]) -> Tensor:
+    """Each slice of `x` by its own matrix: [rows, in] by [members, in, out], one product for all."""
+    if len(set(sizes)) == 1:
+        return torch.bmm(x.view(len(sizes), -1, x.shape[-1]), weights).flatten(0, 1)
+    if x.dtype == torch.bfloat16 and all(width % ALIGNMENT == 0 for width in weights.shape[1:]):
+        ends = torch.tensor(sizes).cumsum(0).to(torch.int32).to(x.device, non_blocking=True)
+        return F.grouped_mm(x, weights, offs=ends)
+    slices = torch.split(x, list(sizes))
+    return torch.cat([part @ weight for part, weight in zip(slices, weights, strict=True)])
 
 
 def _matrices(layer: LoraLayer, member: str | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
