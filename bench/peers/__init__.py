@@ -1,0 +1,1 @@
+"""What people write today, each a small script of its own."""
