@@ -4,6 +4,7 @@
     heads.safetensors         the classifiers
     label_map.json            local and global id of each label
     config_copy.yaml          the frozen settings
+    probe.safetensors         a few rows and the logits it gave for them
     bundle.json               base and tokenizer by sha256, precision, and the sha256 of each file above
 
 `bundle.json` is written last and checked first: a bundle is whole, unchanged and on its own base, or refused.
@@ -23,10 +24,12 @@ import torch
 from loratrack.config import RunConfig, files
 from loratrack.errors import UserError
 from loratrack.model import base as bases
+from loratrack.model import probe as probes
 from loratrack.model import weights
 from loratrack.model.base import Base
 from loratrack.model.network import Network
 from loratrack.model.precision import best_device, compute_dtype, precision_name
+from loratrack.model.probe import PROBE, Probe
 
 FORMAT = 1
 BUNDLE = "bundle.json"
@@ -50,7 +53,13 @@ def build_network(base: Base, config: RunConfig, precision: str | None = None) -
 
 
 def save(
-    folder: Path, kept: Path, network: Network, base: Base, config: RunConfig, labels: Mapping[str, Any]
+    folder: Path,
+    kept: Path,
+    network: Network,
+    base: Base,
+    config: RunConfig,
+    labels: Mapping[str, Any],
+    probe: Probe | None = None,
 ) -> None:
     """Make `folder` a bundle of the weights in `kept`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,6 +68,8 @@ def save(
         shutil.copytree(part, target) if part.is_dir() else shutil.copy2(part, target)
     (folder / LABELS).write_text(json.dumps(labels, ensure_ascii=False, indent=1), encoding="utf-8")
     files.save(config, folder / CONFIG)
+    if probe is not None:
+        probes.save(probe, folder / PROBE)
     content = {
         "format": FORMAT,
         "base": {
@@ -122,7 +133,8 @@ def _parts(folder: Path) -> list[Path]:
     """The files that make up the model, in a fixed order."""
     tops = (weights.ADAPTER, weights.FULL)
     inside = [path for top in tops for path in (folder / top).rglob("*") if path.is_file()]
-    return sorted([*inside, folder / weights.HEADS, folder / LABELS, folder / CONFIG])
+    probe = [path for path in [folder / PROBE] if path.is_file()]
+    return sorted([*inside, folder / weights.HEADS, folder / LABELS, folder / CONFIG, *probe])
 
 
 def _sha256(path: Path) -> str:

@@ -16,13 +16,16 @@ from loratrack.data import LabelMap
 from loratrack.errors import DataError, UserError
 from loratrack.model import base as bases
 from loratrack.model import bundle
+from loratrack.model import probe as probes
 from loratrack.model.answers import predict
 from loratrack.model.batch import Sequences
 from loratrack.model.network import Network
+from loratrack.model.probe import PROBE, computing_place
 
 EXACT_ON = "cpu"
 """Where the same shapes give the same bits; elsewhere sums may be taken in another order."""
-TOLERANCE = 1e-2
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}
+"""Largest difference of a logit computed elsewhere, relative to the largest logit."""
 MAX_SHOWN = 10
 
 
@@ -82,12 +85,40 @@ def _refuse_rows_without_text(texts: Sequence[Sequence[str]]) -> None:
 
 def check_reload(folder: Path, rows: Sequences, expected: Tensor) -> None:
     """Load the model from its files and compare its logits with those at the end of the training."""
-    classifier = Classifier(folder)
-    logits = classifier.logits(rows)
-    worst = float((logits - expected).abs().max())
-    allowed = 0.0 if classifier.network.device.type == EXACT_ON else TOLERANCE
-    if logits.shape != expected.shape or not worst <= allowed:
+    _compare(folder, Classifier(folder), rows, expected, is_same_place=True)
+
+
+def check_probe(folder: Path) -> None:
+    """The same with the rows and logits that lie in the bundle; one without them is refused.
+
+    Where the logits were computed, on the CPU, every bit must be the same; elsewhere they must be close.
+    """
+    file = folder / PROBE
+    if not file.is_file():
         raise UserError(
-            f"{folder}: the saved model does not give the logits of the trained one (difference {worst:.3g});"
-            " it is not fit for use"
+            f"{folder}: keeps no {PROBE}, so nobody can tell whether it is still the model that was trained;"
+            " train it again"
+        )
+    classifier = Classifier(folder)  # finds every byte unchanged, those of the probe too
+    probe = probes.load(file)
+    is_same_place = probe.computed_on == computing_place(classifier.network.device)
+    _compare(folder, classifier, probe, probe.logits, is_same_place)
+
+
+def _compare(
+    folder: Path, classifier: Classifier, rows: Sequences, expected: Tensor, is_same_place: bool
+) -> None:
+    logits, network = classifier.logits(rows), classifier.network
+    if logits.shape != expected.shape:
+        raise UserError(
+            f"{folder}: the saved model gives {list(logits.shape)} logits, the trained one gave"
+            f" {list(expected.shape)}; it is not fit for use"
+        )
+    worst = float((logits - expected).abs().max())
+    is_exact = is_same_place and network.device.type == EXACT_ON
+    allowed = 0.0 if is_exact else TOLERANCE[network.dtype] * float(expected.abs().max())
+    if not worst <= allowed:
+        raise UserError(
+            f"{folder}: the saved model does not give the logits of the trained one (difference {worst:.3g},"
+            f" allowed {allowed:.3g}); it is not fit for use"
         )

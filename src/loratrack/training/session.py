@@ -27,6 +27,7 @@ from loratrack.model import bundle
 from loratrack.model.answers import predict
 from loratrack.model.base import Base
 from loratrack.model.network import Network
+from loratrack.model.probe import probe_of
 from loratrack.training.cohort import Cohort
 from loratrack.training.evaluation import evaluate
 from loratrack.training.layout import choose_layout
@@ -125,6 +126,7 @@ def write(bench: Bench, member: Member, outcome: Outcome | None, folder: Path) -
             bench.base,
             member.config,
             bench.dataset.label_map.to_dict(),
+            probe_of(outcome.probe, outcome.probe_logits, bench.network.device) if outcome else None,
         )
     _write_json(folder / "metrics.json", metrics_by_epoch(member, outcome))
     _write_json(folder / "data_report.json", bench.dataset.report)
