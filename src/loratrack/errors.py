@@ -25,6 +25,10 @@ class StoreError(UserError):
     """The tracking store or the registry cannot be reached or refuses."""
 
 
+class RefusedError(UserError):
+    """Asked for rightly, but nothing was found or nothing was done; the process ends with exit code 1."""
+
+
 def faults_message(place: str, what: str, faults: Sequence[str]) -> str:
     """`place: N what to mend`, then one indented line for each fault."""
     lines = [f"{place}: {len(faults)} {what} to mend", *(f"  {fault}" for fault in faults)]

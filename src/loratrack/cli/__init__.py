@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 
 from loratrack import __version__
 from loratrack.cli import cache, predict, run, sync
-from loratrack.errors import UserError
+from loratrack.errors import RefusedError, UserError
 
 COMMANDS = (run, predict, sync, cache)
-USER_ERROR = 2
+REFUSED, USER_ERROR = 1, 2
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -21,7 +21,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return command(arguments)
     except UserError as error:
         print(f"loratrack: {error}", file=sys.stderr)  # noqa: T201  the one place where faults are shown
-        return USER_ERROR
+        return REFUSED if isinstance(error, RefusedError) else USER_ERROR
 
 
 def parser() -> argparse.ArgumentParser:
