@@ -94,7 +94,11 @@ def test_what_a_killed_process_left_of_a_draft_is_no_database(tmp_path: Path, fr
     with sqlite3.connect(folder / ".mlflow.db.draft") as half:
         half.execute("create table experiments (experiment_id integer)")
     store.initialise(fresh_uri)
-    assert sorted(path.name for path in folder.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        ".mlflow.db.lock",
+        ".mlflow.db.place",
+        "mlflow.db",
+    ]
     assert [experiment.name for experiment in store.client().search_experiments()] == ["Default"]
 
 

@@ -17,6 +17,7 @@ from loratrack.errors import StoreError, UserError
 from loratrack.places import PYFUNC
 from loratrack.tracking import store
 from loratrack.tracking.runs import store_name
+from loratrack.tracking.secrets import scrub_text
 from loratrack.tracking.shipper import use_short_requests
 
 MODELS, RUNS = "models:/", "runs:/"
@@ -176,7 +177,7 @@ def _answering() -> Iterator[None]:
         yield
     except MlflowException as error:
         raise StoreError(
-            f"{store_name()}: the tracking store must answer, got: {error};"
+            f"{store_name()}: the tracking store must answer, got: {scrub_text(str(error))};"
             " see that it is up and MLFLOW_TRACKING_URI names it"
         ) from error
 

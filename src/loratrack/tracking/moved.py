@@ -12,6 +12,8 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
+from loratrack.places import DATABASE, STORE
+
 log = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_SECONDS = 30
@@ -25,9 +27,10 @@ PATHS = {
 
 
 def is_in_place(file: Path) -> bool:
-    """Whether the database is known to be where it was."""
+    """Whether the database is known to be where it was; one that does not lie as ours do is left alone."""
     marker = _marker(file)
-    return marker.is_file() and marker.read_text("utf-8") == str(file.parent)
+    is_ours = file.parts[-2:] == (STORE, DATABASE)
+    return not is_ours or (marker.is_file() and marker.read_text("utf-8") == str(file.parent))
 
 
 def follow(file: Path) -> None:
@@ -35,6 +38,8 @@ def follow(file: Path) -> None:
 
     A copy is a project of its own: its paths must not lead into the one it was copied from.
     """
+    if is_in_place(file):
+        return
     marker = _marker(file)
     if marker.is_file():
         old = Path(marker.read_text("utf-8"))
