@@ -44,7 +44,7 @@ def fetch(model: str) -> Path:
 
 def _registered(model: str) -> Path:
     use_short_requests()
-    with _answering():
+    with answering():
         client = store.client()
         name, version = _version(client, model)
         return _local(client.get_model_version_download_uri(name, str(version)), f"{name} version {version}")
@@ -78,7 +78,7 @@ def _known(client: Any, name: str) -> Any:
             raise
     names = [found.name for found in client.search_registered_models()]
     listed = f"; the registry has {_listed(names)}" if names else "; the registry is empty"
-    raise UserError(f"{MODELS}{name}: no such registered model{_did_you_mean(name, names) or listed}")
+    raise UserError(f"{MODELS}{name}: no such registered model{did_you_mean(name, names) or listed}")
 
 
 def _of_alias(name: str, wanted: str, aliases: Mapping[str, int]) -> int:
@@ -90,7 +90,7 @@ def _of_alias(name: str, wanted: str, aliases: Mapping[str, int]) -> int:
         raise UserError(
             f"{MODELS}{name}: must say which version, as @alias, /3 or /Production; of aliases {instead}"
         )
-    raise UserError(f"{MODELS}{name}@{wanted}: no such alias{_did_you_mean(wanted, aliases)}; {instead}")
+    raise UserError(f"{MODELS}{name}@{wanted}: no such alias{did_you_mean(wanted, aliases)}; {instead}")
 
 
 def _of_stage(name: str, wanted: str, stages: Mapping[str, int]) -> int:
@@ -114,9 +114,7 @@ def _refuse_unknown_version(client: Any, name: str, number: int) -> None:
     except MlflowException as error:
         if error.error_code not in MISSING:
             raise
-        numbers = sorted(
-            int(found.version) for found in client.search_model_versions(f"name={_quoted(name)}")
-        )
+        numbers = sorted(int(found.version) for found in client.search_model_versions(f"name={quoted(name)}"))
         raise UserError(f"{MODELS}{name}/{number}: no such version; it has {_listed(numbers)}") from None
 
 
@@ -126,7 +124,7 @@ def _of_run(model: str) -> Path:
     use_short_requests()
     run_id, _, path = model.removeprefix(RUNS).strip("/").partition("/")
     path = path or PYFUNC
-    with _answering():
+    with answering():
         client = store.client()
         try:
             info = client.get_run(run_id).info
@@ -170,7 +168,8 @@ def _bundle(folder: Path) -> Path:
 
 
 @contextmanager
-def _answering() -> Iterator[None]:
+def answering() -> Iterator[None]:
+    """What MLflow cannot answer becomes a StoreError that names the store."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -182,7 +181,7 @@ def _answering() -> Iterator[None]:
         ) from error
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
     return f'"{name}"' if "'" in name else f"'{name}'"
 
 
@@ -190,6 +189,6 @@ def _listed(values: Iterable[object]) -> str:
     return ", ".join(str(value) for value in values)
 
 
-def _did_you_mean(name: str, names: Iterable[str]) -> str:
+def did_you_mean(name: str, names: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, list(names), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""

@@ -101,7 +101,7 @@ def initialise(uri: str) -> None:
     if file is None or (_is_there(file) and moved.is_in_place(file)):
         return
     file.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(file.with_name(f".{file.name}.lock")):
+    with locked(file.with_name(f".{file.name}.lock")):
         if not _is_there(file):
             _build(file)
         moved.follow(file)
@@ -126,7 +126,8 @@ def _is_there(file: Path) -> bool:
 
 
 @contextmanager
-def _locked(file: Path) -> Iterator[None]:
+def locked(file: Path) -> Iterator[None]:
+    """One process of this machine at a time."""
     with file.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield
