@@ -20,24 +20,38 @@ _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 100
 
 
-def faults(settings: Settings, error: ValidationError, place: str, said: Sequence[Layer]) -> list[str]:
-    """All faults of `settings`, whose validation raised `error`.
+def faults(
+    settings: Settings,
+    error: ValidationError,
+    place: str,
+    said: Sequence[Layer],
+    schema: type[RunConfig] = RunConfig,
+) -> list[str]:
+    """All faults of `settings`, whose validation as `schema` raised `error`.
 
     A fault that a layer of `said` other than `place` brought in names that layer.
     """
     found = [(_key_path(detail), detail) for detail in error.errors()]
-    told = [line for path, detail in found for line in _lines(path, detail, _source(path, place, said))]
-    if any(not path or _meant(path, detail).startswith(READ_TOGETHER) for path, detail in found):
+    names = setting_names(schema)
+    told = [
+        line for path, detail in found for line in _lines(path, detail, _source(path, place, said), names)
+    ]
+    if any(not path or _meant(path, detail, names).startswith(READ_TOGETHER) for path, detail in found):
         return told
-    return told + _faults_between(_without(settings, [path for path, _ in found]))
+    return told + _faults_between(_without(settings, [path for path, _ in found]), schema)
 
 
-def _faults_between(settings: Settings) -> list[str]:
+def closest_setting(name: str) -> str | None:
+    """The setting of a run that was probably meant by a dotted name."""
+    return _closest(tuple(name.split(".")), setting_names(RunConfig))
+
+
+def _faults_between(settings: Settings, schema: type[RunConfig]) -> list[str]:
     """What does not fit together, in settings that are right each by itself."""
     try:
-        RunConfig.model_validate(settings)
+        schema.model_validate(settings)
     except ValidationError as error:
-        return [line for detail in error.errors() if not detail["loc"] for line in _lines((), detail, "")]
+        return [line for detail in error.errors() if not detail["loc"] for line in _lines((), detail, "", ())]
     return []
 
 
@@ -61,18 +75,18 @@ def _name(path: KeyPath) -> str:
     return ".".join(str(part) for part in path)
 
 
-def _lines(path: KeyPath, detail: ErrorDetails, source: str) -> list[str]:
+def _lines(path: KeyPath, detail: ErrorDetails, source: str, names: Sequence[str]) -> list[str]:
     if not path:
         return _words(detail).splitlines()
-    return [f"{_name(path)}: {_fault(path, detail)}{source}"]
+    return [f"{_name(path)}: {_fault(path, detail, names)}{source}"]
 
 
-def _fault(path: KeyPath, detail: ErrorDetails) -> str:
+def _fault(path: KeyPath, detail: ErrorDetails, names: Sequence[str]) -> str:
     match detail["type"]:
         case "missing":
             return "must be given"
         case "extra_forbidden":
-            close = _closest(path)
+            close = _closest(path, names)
             return f"no such setting; did you mean {close}?" if close else "no such setting"
         case "model_type":
             return f"must hold settings of its own, got {_short.repr(detail['input'])}"
@@ -102,13 +116,13 @@ def _says(settings: Any, path: KeyPath) -> bool:
     return True
 
 
-def _meant(path: KeyPath, detail: ErrorDetails) -> str:
+def _meant(path: KeyPath, detail: ErrorDetails, names: Sequence[str]) -> str:
     """The setting that a fault is about: for an unknown one, the one it was probably meant to be."""
-    return (_closest(path) if detail["type"] == "extra_forbidden" else None) or _name(path)
+    return (_closest(path, names) if detail["type"] == "extra_forbidden" else None) or _name(path)
 
 
-def _closest(path: KeyPath) -> str | None:
-    names = [name for name in _setting_names(RunConfig) if not _name(path).startswith(f"{name}.")]
+def _closest(path: KeyPath, names: Sequence[str]) -> str | None:
+    names = [name for name in names if not _name(path).startswith(f"{name}.")]
     by_last = {name.rsplit(".", 1)[-1]: name for name in names}
     if path[-1] in by_last:
         return by_last[path[-1]]
@@ -117,10 +131,11 @@ def _closest(path: KeyPath) -> str | None:
     return by_last.get(close[0], close[0]) if close else None
 
 
-def _setting_names(model: type[BaseModel], prefix: str = "") -> list[str]:
+def setting_names(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Dotted names of all sections and settings of a schema."""
     names: list[str] = []
     for name, field in model.model_fields.items():
         names.append(prefix + (field.alias or name))
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            names += _setting_names(field.annotation, f"{prefix}{name}.")
+            names += setting_names(field.annotation, f"{prefix}{name}.")
     return names

@@ -58,8 +58,12 @@ def flat(settings: Settings, prefix: str = "") -> dict[str, Any]:
 
 def sha256(config: RunConfig) -> str:
     """The same for the same settings on any machine, wherever the project lies."""
-    settings = with_paths(plain(config), lambda path: _below(project_root(Path(path).parent), path))
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(portable(plain(config)), sort_keys=True).encode()).hexdigest()
+
+
+def portable(settings: Settings) -> Settings:
+    """The settings with each path told from its project's root on."""
+    return with_paths(settings, lambda path: _below(project_root(Path(path).parent), path))
 
 
 def dump(config: RunConfig) -> str:

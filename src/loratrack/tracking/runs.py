@@ -73,6 +73,20 @@ class Run:
         return run
 
     @classmethod
+    def attach(cls, run_id: str) -> Run:
+        """Go on with a run that was started before, here or elsewhere; it is RUNNING again."""
+        client = store.client()
+        experiment_id, _ = _join(client, run_id)
+        return cls._open(run_id, experiment_id, client)
+
+    def leave(self) -> None:
+        """Nothing more from here; the run goes on as it is."""
+        if self._sampler is not None:
+            self._sampler.stop()
+        self.flush()
+        self._shipper.release(self.run_id)
+
+    @classmethod
     def _open(cls, run_id: str, experiment_id: str, client: Any) -> Run:
         place, folder = store_name(), store.folder()
         return cls(run_id, experiment_id, Outbox(folder, place), adopt(run_id, folder, place, client))

@@ -116,9 +116,11 @@ def summary(member: Member, outcome: Outcome | None) -> dict[str, float]:
     return {**values, "best_epoch": member.best.epoch, **(outcome.test if outcome else {})}
 
 
-def write(bench: Bench, member: Member, outcome: Outcome | None, folder: Path) -> None:
+def write(
+    bench: Bench, member: Member, outcome: Outcome | None, folder: Path, *, with_weights: bool = True
+) -> None:
     """The run's own files: its bundle, its metrics and the report on its data."""
-    if member.best is not None:
+    if member.best is not None and with_weights:
         bundle.save(
             folder,
             member.folder,

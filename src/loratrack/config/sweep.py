@@ -1,0 +1,252 @@
+"""The settings of a sweep: a run's own settings, and what is varied, how, and how long."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from loratrack.config.faults import faults
+from loratrack.config.files import plain
+from loratrack.config.layers import Settings, layers, merged, with_paths
+from loratrack.config.schema import LORA_ALIASES, NotEmpty, RunConfig, Section
+from loratrack.errors import ConfigError, faults_message
+
+KINDS = (
+    "{choice: [a, b]}, {log: [low, high]}, {uniform: [low, high]}, {int: [low, high]},"
+    " {of: another.setting, times: [1, 2]} or simplex"
+)
+MAX_NAME_CHARACTERS = 180
+"""A trial adds its number to the name of the sweep."""
+
+
+def _low_high(ends: tuple[float, float]) -> tuple[float, float]:
+    low, high = ends
+    if low >= high:
+        raise ValueError(f"the low end must be below the high end, got [{low:g}, {high:g}]")
+    return ends
+
+
+def _above_zero(ends: tuple[float, float]) -> tuple[float, float]:
+    if ends[0] <= 0:
+        raise ValueError(f"a log scale has no {ends[0]:g}; the low end must be above 0")
+    return ends
+
+
+def _whole(ends: tuple[float, float]) -> tuple[float, float]:
+    if any(end != int(end) for end in ends):
+        raise ValueError(f"both ends must be whole numbers, got [{ends[0]:g}, {ends[1]:g}]")
+    return ends
+
+
+Range = Annotated[tuple[float, float], AfterValidator(_low_high)]
+
+
+class Varied(Section):
+    """What all kinds of spaces share."""
+
+    when: dict[NotEmpty, Any] = {}
+    """Settings and the value, or list of values, with which this one applies."""
+
+
+class Choice(Varied):
+    choice: tuple[Any, ...]
+
+    @field_validator("choice")
+    @classmethod
+    def _different(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not values:
+            raise ValueError("must list at least one value, got []")
+        twice = sorted({str(value) for value in values if values.count(value) > 1})
+        if twice:
+            raise ValueError(f"listed more than once: {', '.join(twice)}")
+        return values
+
+
+class Log(Varied):
+    log: Annotated[Range, AfterValidator(_above_zero)]
+
+
+class Uniform(Varied):
+    uniform: Range
+
+
+class Int(Varied):
+    int: Annotated[Range, AfterValidator(_whole)]
+
+
+class Times(Varied):
+    """A multiple of another setting, as alpha is of the rank."""
+
+    of: NotEmpty
+    times: PositiveFloat | Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+
+
+class Simplex(Varied):
+    """One weight for each task: none below 0, and together 1."""
+
+    simplex: Literal["tasks"] = "tasks"
+
+
+def _kind(value: object) -> str | None:
+    if isinstance(value, Varied):
+        return f"<{type(value).__name__}>"
+    said = [name for name in ("choice", "log", "uniform", "int", "times", "simplex") if name in _keys(value)]
+    if len(said) != 1 and "of" in _keys(value):
+        return "<Times>"
+    return f"<{said[0].capitalize()}>" if len(said) == 1 else None
+
+
+def _keys(value: object) -> Sequence[str]:
+    return tuple(value) if isinstance(value, dict) else ()
+
+
+Space = Annotated[
+    Annotated[Choice, Tag("<Choice>")]
+    | Annotated[Log, Tag("<Log>")]
+    | Annotated[Uniform, Tag("<Uniform>")]
+    | Annotated[Int, Tag("<Int>")]
+    | Annotated[Times, Tag("<Times>")]
+    | Annotated[Simplex, Tag("<Simplex>")],
+    Discriminator(_kind, custom_error_type="shape", custom_error_message=f"must be one of {KINDS}"),
+]
+
+
+def _name(name: str) -> str:
+    if not re.fullmatch(rf"\w[\w-]{{0,{MAX_NAME_CHARACTERS - 1}}}", name):
+        raise ValueError(
+            f"must be at most {MAX_NAME_CHARACTERS} letters, digits, `_` and `-`,"
+            f" the first no `-`, got {name!r}"
+        )
+    return name
+
+
+Direction = Literal["maximize", "minimize"]
+
+
+class Sweep(Section):
+    name: Annotated[str, AfterValidator(_name)]
+    trials: PositiveInt | None = None
+    """Trials in all, over all processes and continuations; null: no limit but `max_hours`."""
+    max_hours: PositiveFloat | None = None
+    """After so long a process starts no more trials; those in training go on to their end."""
+    metric: NotEmpty | tuple[NotEmpty, ...] = "avg_f1"
+    """Of the validation set, at the epoch that the trial keeps. Several: several objectives."""
+    direction: Direction | tuple[Direction, ...] | None = None
+    """null: scores are maximized, losses and counts minimized."""
+    sampler: Literal["tpe", "random", "grid", "nsga2", "cmaes"] = "tpe"
+    pruner: Literal["auto", "hyperband", "asha", "median", "none"] = "auto"
+    """`auto`: hyperband, and none with several objectives, which Optuna cannot prune by."""
+    min_epochs: PositiveInt = 1
+    """No trial is pruned before it has trained so many epochs."""
+    parallel: Literal["auto"] | PositiveInt = "auto"
+    """Trials that train at once on one base; `auto` measures, and heeds the memory."""
+    keep: Literal["all", "finished", "best"] = "finished"
+    """Whose weights are kept: of all trials; not of pruned ones; or of those best when they ended."""
+    register_best: bool = Field(True, alias="register")
+    """Make the best trial a version of the registered model that the config names."""
+    retrain_best: NonNegativeInt = 0
+    """Train the best trial again with so many other seeds: the best of many is better by luck too."""
+    storage: NotEmpty | None = None
+    """Where Optuna keeps the study; null: optuna.db beside the runs. Any URL of SQLAlchemy."""
+    heartbeat_seconds: PositiveInt = 20
+    """A process that was silent for three of these is taken for dead, and its trials are done again."""
+    seed: NonNegativeInt = 42
+    space: Annotated[dict[NotEmpty, Space], Field(min_length=1)]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return (self.metric,) if isinstance(self.metric, str) else self.metric
+
+    @field_validator("space", mode="before")
+    @classmethod
+    def _words_as_mappings(cls, space: object) -> object:
+        if not isinstance(space, dict):
+            return space
+        return {_canonical(str(key)): _as_mapping(value) for key, value in space.items()}
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Sweep:
+        if self.trials is None and self.max_hours is None and self.sampler != "grid":
+            raise ValueError("must end: give trials, max_hours or both")
+        return self
+
+
+class SweepConfig(RunConfig):
+    """A run's settings with those of the sweep; a trial is this without `sweep`, and with sampled values."""
+
+    sweep: Sweep
+
+    @property
+    def run_settings(self) -> Settings:
+        """What every trial starts from."""
+        settings = plain(self)
+        del settings["sweep"]
+        return settings
+
+
+def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepConfig:
+    """The sweep at `path`, merged with its parents and with `key.path=value` overrides.
+
+    All faults are told in one ConfigError.
+    """
+    said = layers(Path(path), overrides)
+    settings = merged(said)
+    sweep = settings.get("sweep")
+    if not isinstance(sweep, dict):
+        raise ConfigError(
+            f"{path}: must have a `sweep` section with name, trials, metric and space;"
+            " to train it once: loratrack run"
+        )
+    settings = {**settings, "sweep": _with_paths_of(sweep, Path(path).resolve().parent)}
+    settings.setdefault("exp_id", sweep.get("name"))
+    try:
+        return SweepConfig.model_validate(settings)
+    except ValidationError as error:
+        told = faults(settings, error, str(path), said, SweepConfig)
+        raise ConfigError(faults_message(str(path), "setting(s)", told)) from None
+
+
+def _as_mapping(value: Any) -> Any:
+    return {"simplex": "tasks"} if value == "simplex" else value
+
+
+def _canonical(key: str) -> str:
+    """`model.lora.r` and `model.lora.rank` are one setting."""
+    section, dot, last = key.rpartition(".")
+    return f"{section}{dot}{LORA_ALIASES.get(last, last)}" if section == "model.lora" else key
+
+
+def _with_paths_of(sweep: Settings, folder: Path) -> Settings:
+    """Paths among the choices start where the file lies, as all its paths do."""
+    space = sweep.get("space")
+    if not isinstance(space, dict):
+        return sweep
+    return {**sweep, "space": {key: _with_paths(str(key), value, folder) for key, value in space.items()}}
+
+
+def _with_paths(key: str, value: Any, folder: Path) -> Any:
+    section, _, name = key.partition(".")
+    if not isinstance(value, dict) or not isinstance(value.get("choice"), list):
+        return value
+
+    def absolute(choice: Any) -> Any:
+        settings = with_paths({section: {name: choice}}, lambda path: os.path.normpath(folder / path))
+        return settings[section][name]
+
+    return {**value, "choice": [absolute(choice) for choice in value["choice"]]}
