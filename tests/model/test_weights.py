@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import BertConfig, BertModel
+
+from loratrack.config.schema import Lora
+from loratrack.errors import UserError
+from loratrack.model import weights
+from loratrack.model.network import Network
+
+CLASSES = {"risk": 3}
+SMALL = BertConfig(
+    vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24
+)
+
+
+def network_of(use_lora: bool = True, seed: int = 0) -> Network:
+    torch.manual_seed(1)
+    encoder = BertModel(SMALL, add_pooling_layer=False)
+    network = Network(encoder, "mean", torch.device("cpu"), use_lora=use_lora)
+    network.add("member", Lora(rank=4), CLASSES, seed)
+    for value in network.parameters("member"):
+        torch.nn.init.normal_(value, generator=torch.Generator().manual_seed(seed))
+    return network
+
+
+@pytest.mark.parametrize("use_lora", [True, False])
+def test_saved_weights_come_back(use_lora: bool, tmp_path: Path) -> None:
+    first, second = network_of(use_lora, seed=1), network_of(use_lora, seed=2)
+    weights.save(first, "member", tmp_path / "kept")
+    weights.load(second, "member", tmp_path / "kept")
+    pairs = zip(first.parameters("member"), second.parameters("member"), strict=True)
+    assert all(torch.equal(mine, other) for mine, other in pairs)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # PEFT's own call
+def test_an_adapter_is_two_files_that_plain_peft_loads(tmp_path: Path) -> None:
+    network = network_of(seed=1)
+    weights.save(network, "member", tmp_path / "kept")
+    folder = tmp_path / "kept" / "lora_adapter"
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    torch.manual_seed(1)
+    loaded = PeftModel.from_pretrained(BertModel(SMALL, add_pooling_layer=False), str(folder))
+    theirs = {name: value for name, value in loaded.named_parameters() if "lora_" in name}
+    mine = network.adapter_parameters("member")
+    assert len(theirs) == len(mine) == 8
+    for name, value in mine.items():
+        key = "base_model.model." + name.replace(".member.", ".default.")
+        assert torch.equal(theirs[key], value)
+
+
+def test_saving_again_replaces_the_whole(tmp_path: Path) -> None:
+    weights.save(network_of(seed=1), "member", tmp_path / "kept")
+    weights.save(network_of(seed=2), "member", tmp_path / "kept")
+    third = network_of(seed=3)
+    weights.load(third, "member", tmp_path / "kept")
+    assert torch.equal(third.heads["member"].weight, network_of(seed=2).heads["member"].weight)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_missing_and_misshapen_weights_are_refused(tmp_path: Path) -> None:
+    network = network_of()
+    weights.save(network, "member", tmp_path / "kept")
+    file = tmp_path / "kept" / "lora_adapter" / "adapter_model.safetensors"
+    whole = load_file(file)
+    first = sorted(whole)[0]
+    save_file({name: value for name, value in whole.items() if name != first}, file)
+    with pytest.raises(UserError, match="not the weights of this network: missing"):
+        weights.load(network, "member", tmp_path / "kept")
+    save_file(whole | {first: whole[first][:1].contiguous()}, file)
+    with pytest.raises(UserError, match="has shape"):
+        weights.load(network, "member", tmp_path / "kept")
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UserError, match="not a whole safetensors file"):
+        weights.load(network, "member", tmp_path / "kept")
