@@ -97,7 +97,7 @@ def test_a_missing_text_is_no_text_called_nan(model: Any, nothing: object) -> No
 
 
 def test_what_is_no_text_at_all_is_refused(model: Any) -> None:
-    with pytest.raises(DataError, match=r"text: must be text, got list \['calm'\]"):
+    with pytest.raises(DataError, match=r"text: must be text, got list \['calm'\]; pass a DataFrame"):
         model.predict(pd.DataFrame({"text": pd.Series([["calm"]], dtype=object)}))
 
 

@@ -66,7 +66,7 @@ def load_tokenizer(base: Base, *, trust_remote_code: bool) -> Any:
     """The base's own tokenizer, the fast kind where there is one, always with a padding token."""
     from transformers import AutoTokenizer
 
-    with _load_faults(base, "the tokenizer"), _quiet():
+    with _load_faults(base, "the tokenizer"), quiet():
         tokenizer = AutoTokenizer.from_pretrained(
             base.folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
@@ -83,7 +83,7 @@ def load_encoder(base: Base, *, dtype: torch.dtype, trust_remote_code: bool) -> 
     """
     from transformers import AutoConfig
 
-    with _load_faults(base, "the network"), _quiet():
+    with _load_faults(base, "the network"), quiet():
         config = AutoConfig.from_pretrained(
             base.folder, local_files_only=True, trust_remote_code=trust_remote_code
         )
@@ -96,7 +96,7 @@ def load_encoder(base: Base, *, dtype: torch.dtype, trust_remote_code: bool) -> 
             trust_remote_code=trust_remote_code,
             ignore_mismatched_sizes=True,  # told below, in one line
             output_loading_info=True,
-            **_without_pooler(config),
+            **without_pooler(config),
         )
     _check_loaded(base, report)
     return network.eval()
@@ -179,7 +179,8 @@ def _encoder_class(base: Base, config: Any) -> Any:
     return AutoModelForTextEncoding
 
 
-def _without_pooler(config: Any) -> dict[str, bool]:
+def without_pooler(config: Any) -> dict[str, bool]:
+    """The argument that leaves the pooler out, for the architectures that have one."""
     from transformers import MODEL_MAPPING
 
     if getattr(config, "auto_map", None):  # code of its own, with a signature of its own
@@ -223,7 +224,7 @@ def _remedy(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No load report and no bar: we read the report ourselves."""
     from transformers.utils import logging as speech
 

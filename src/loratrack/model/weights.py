@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from loratrack.errors import UserError
+from loratrack.model.base import quiet, without_pooler
 from loratrack.model.network import Network
 
 ADAPTER = "lora_adapter"
@@ -37,7 +38,8 @@ def save(network: Network, member: str, folder: Path) -> None:
         if network.peft is not None:
             _save_adapter(network, member, draft / ADAPTER)
         else:
-            network.encoder.save_pretrained(draft / FULL, max_shard_size="1TB")
+            with quiet():
+                network.encoder.save_pretrained(draft / FULL, max_shard_size="1TB")
         save_file(_contiguous(network.heads[member].by_task()), draft / HEADS)
 
 
@@ -47,9 +49,14 @@ def load(network: Network, member: str, folder: Path) -> None:
         path = folder / ADAPTER / ADAPTER_WEIGHTS
         _copy(_read(path, network.device), get_peft_model_state_dict(network.peft, adapter_name=member), path)
     else:
-        saved = type(network.encoder).from_pretrained(
-            folder / FULL, local_files_only=True, dtype=torch.float32
-        )
+        with quiet():
+            saved = type(network.encoder).from_pretrained(
+                folder / FULL,
+                local_files_only=True,
+                use_safetensors=True,
+                dtype=torch.float32,
+                **without_pooler(network.config),
+            )
         network.encoder.load_state_dict(saved.state_dict())
     heads = network.heads[member]
     saved_heads = _read(folder / HEADS, network.device)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import numbers
+import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -77,7 +78,9 @@ def _text(cell: Any, column: str) -> str:
         return "true" if cell else "false"
     if isinstance(cell, numbers.Number):
         return str(cell)
-    raise DataError(f"{column}: must be text, got {type(cell).__name__} {cell!r}")
+    raise DataError(
+        f"{column}: must be text, got {type(cell).__name__} {reprlib.repr(cell)}; pass a DataFrame"
+    )
 
 
 @contextmanager
