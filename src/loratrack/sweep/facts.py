@@ -1,0 +1,71 @@
+"""What a study was begun with: trials of other settings must not come under the same name."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import optuna
+
+from loratrack.config import flat, plain
+from loratrack.config.files import portable
+from loratrack.config.sweep import SweepConfig
+from loratrack.errors import ConfigError
+from loratrack.sweep import goals
+
+BEGUN_WITH = "begun_with"
+FREE = ("exp_id", "description", "base_config", "register", "resources.")
+"""Settings that change no result."""
+
+
+def keep_or_compare(study: optuna.Study, config: SweepConfig) -> None:
+    """Note the settings of a new study; ConfigError shows what differs from those of an old one."""
+    now = facts_of(config)
+    before = study.user_attrs.get(BEGUN_WITH)
+    if before is None:
+        study.set_user_attr(BEGUN_WITH, json.dumps(now, ensure_ascii=False, sort_keys=True))
+        return
+    different = differences(json.loads(before), now)
+    if different:
+        raise ConfigError(
+            "\n".join(
+                [
+                    f"sweep {config.sweep.name!r} was begun with other settings, and its trials cannot be"
+                    " compared with new ones; put these back, or give it another sweep.name:",
+                    *(f"  {line}" for line in different),
+                ]
+            )
+        )
+
+
+def facts_of(config: SweepConfig) -> dict[str, Any]:
+    """All that a trial's result depends on, in plain values."""
+    settings = flat(portable(config.run_settings))
+    varied = tuple(key for key, one in config.sweep.space.items() if not one.when)
+    result = {
+        key: value
+        for key, value in settings.items()
+        if not key.startswith(FREE) and not any(key == name or key.startswith(f"{name}.") for name in varied)
+    }
+    space = plain(config)["sweep"]["space"]
+    result |= {f"sweep.space.{key}": {k: v for k, v in one.items() if v != {}} for key, one in space.items()}
+    aims = zip(config.sweep.metrics, goals.directions(config.sweep), strict=True)
+    result["sweep.metric"] = [f"{direction} {metric}" for metric, direction in aims]
+    return json.loads(json.dumps(result))  # type: ignore[no-any-return]
+
+
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    changed = sorted(key for key in before | now if before.get(key) != now.get(key))
+    return [_difference(key, before, now) for key in changed]
+
+
+def _difference(key: str, before: dict[str, Any], now: dict[str, Any]) -> str:
+    if key not in before:
+        return f"{key}: is {_shown(now[key])}, was not there"
+    if key not in now:
+        return f"{key}: was {_shown(before[key])}, is not there"
+    return f"{key}: was {_shown(before[key])}, is {_shown(now[key])}"
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,34 @@
+"""What a sweep can aim at, and which way is better."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from loratrack.config import RunConfig
+from loratrack.config.sweep import Sweep
+
+LESS_IS_BETTER = ("validation/loss", "trainable_parameters")
+
+
+def known_metrics(config: RunConfig) -> tuple[str, ...]:
+    return (*config.metric_names, *LESS_IS_BETTER)
+
+
+def directions(sweep: Sweep) -> tuple[Literal["maximize", "minimize"], ...]:
+    """One for each metric."""
+    if sweep.direction is None:
+        return tuple("minimize" if name in LESS_IS_BETTER else "maximize" for name in sweep.metrics)
+    return (sweep.direction,) if isinstance(sweep.direction, str) else sweep.direction
+
+
+def sign(sweep: Sweep) -> int:
+    """1 where more of the first metric is better, else -1."""
+    return 1 if directions(sweep)[0] == "maximize" else -1
+
+
+def pruner_name(sweep: Sweep) -> str:
+    if sweep.pruner == "auto":
+        return (
+            "hyperband" if len(sweep.metrics) == 1 and sweep.metrics[0] != "trainable_parameters" else "none"
+        )
+    return sweep.pruner

@@ -1,0 +1,325 @@
+"""The study of a sweep: which trial next, when to stop one, and which was best. Optuna keeps it on disk.
+
+Any number of processes may work on one study. What must not happen twice happens in turn, under a lock
+beside the runs; a process that dies is noticed by its heartbeat, and its trials are done again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.trial import FrozenTrial, TrialState
+
+from loratrack.config import RunConfig
+from loratrack.config.sweep import SweepConfig
+from loratrack.errors import ConfigError, StoreError, UserError
+from loratrack.sweep import choices, facts, goals, space
+
+SILENT_BEATS = 3
+"""A process that misses so many heartbeats is taken for dead."""
+RETRIES = 3
+"""A trial that kills its process each time is given up after so many retries."""
+SQLITE_WAIT_SECONDS = 60
+WORKER, RUN, PARENT, CONCLUDED = "worker", "run_id", "parent_run_id", "concluded"
+
+Notice = Callable[[str], None]
+
+
+@dataclass
+class Trial:
+    """One trial that this process trains."""
+
+    number: int
+    values: space.Values
+    config: RunConfig
+    handle: optuna.Trial
+    reported_epochs: int = 0
+    started: float = field(default_factory=time.monotonic)
+
+
+class Search:
+    """This process's part in a study."""
+
+    def __init__(self, config: SweepConfig, url: str, lock: Path, notice: Notice) -> None:
+        """Opens the study, or makes it; ConfigError where it was begun with other settings."""
+        self.config, self.sweep, self.notice = config, config.sweep, notice
+        self._lock, self._open = lock, dict[int, Trial]()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        with self.turn():
+            self._storage = storage(url, self.sweep.heartbeat_seconds)
+            self.study = _study(self._storage, self.sweep.name, goals.directions(self.sweep))
+            facts.keep_or_compare(self.study, config)
+            if self.sweep.sampler == "grid":
+                for point in space.combinations(config):
+                    self.study.enqueue_trial(point, skip_if_exists=True)
+        self.study.pruner = choices.pruner(config)
+        self._deadline = _deadline(self.sweep.max_hours)
+        self._heart = _Heart(self._storage, self.sweep.heartbeat_seconds)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """One process at a time. SQLite has no row locks, so Optuna's own steps need this too."""
+        self._lock.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock.open("a") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            yield
+
+    def next(self) -> Trial | None:
+        """The next trial, now ours; None when there is none to start now."""
+        while True:
+            with self.turn():
+                self._bury_the_dead()
+                if not self._may_start():
+                    return None
+                handle = self._ask()
+                values = space.sample(handle, self.config)
+            try:
+                config = space.trial_config(self.config, handle.number, values)
+            except ConfigError as error:
+                self._tell(handle, TrialState.FAIL, reason=str(error))
+                self.notice(f"trial {handle.number} failed: {error}")
+                continue
+            trial = self._open[handle.number] = Trial(handle.number, values, config, handle)
+            return trial
+
+    def report(self, trial: Trial, epoch: int, value: float) -> None:
+        """The first metric after an epoch; pruning looks at it."""
+        if epoch > trial.reported_epochs and len(self.sweep.metrics) == 1:
+            trial.handle.report(value, step=epoch)
+            trial.reported_epochs = epoch
+
+    def is_loser(self, trial: Trial) -> bool:
+        """Whether the trial should be stopped, by what is reported of it and of the others."""
+        if len(self.sweep.metrics) > 1 or trial.reported_epochs < self.sweep.min_epochs:
+            return False
+        return bool(trial.handle.should_prune())
+
+    def complete(self, trial: Trial, values: Sequence[float]) -> None:
+        self._close(trial, TrialState.COMPLETE, values)
+
+    def prune(self, trial: Trial) -> None:
+        self._close(trial, TrialState.PRUNED)
+
+    def fail(self, trial: Trial, reason: str) -> None:
+        self._close(trial, TrialState.FAIL, reason=reason)
+
+    def give_back(self, trial: Trial) -> None:
+        """The trial was interrupted: it counts as not done, and whoever goes on begins it again."""
+        with self.turn():
+            self._close(trial, TrialState.FAIL, reason="interrupted")
+            _queue_again(self.study, self._storage.get_trial(trial.handle._trial_id), None)
+
+    def give_all_back(self) -> None:
+        for trial in tuple(self._open.values()):
+            self.give_back(trial)
+
+    def note_run(self, trial: Trial, run_id: str) -> None:
+        trial.handle.set_user_attr(RUN, run_id)
+
+    def run_of(self, number: int) -> str | None:
+        found: str | None = self.trials()[number].user_attrs.get(RUN)
+        return found
+
+    def trials(self) -> list[FrozenTrial]:
+        found: list[FrozenTrial] = self.study.get_trials(deepcopy=False)
+        return found
+
+    def is_over(self, number: int) -> bool:
+        """Whether the trial with this number has come to its end."""
+        found = self.trials()
+        return number < len(found) and bool(found[number].state.is_finished())
+
+    def running_elsewhere(self) -> int:
+        return sum(t.state == TrialState.RUNNING and t.number not in self._open for t in self.trials())
+
+    def num_started(self) -> int:
+        """Trials that are done or in training; one that was interrupted or died is not."""
+        return len([t for t in _standing(self.trials()) if t.state != TrialState.WAITING])
+
+    def num_done(self) -> int:
+        return len([t for t in _standing(self.trials()) if t.state.is_finished()])
+
+    def num_wanted(self) -> int | None:
+        """How many trials the sweep has in all; None where only the time is limited."""
+        if self.sweep.sampler == "grid":
+            points = len(_standing(self.trials()))
+            return points if self.sweep.trials is None else min(points, self.sweep.trials)
+        return self.sweep.trials
+
+    def may_start(self) -> bool:
+        return self._may_start()
+
+    def best(self) -> FrozenTrial | None:
+        """The best trial; of several objectives, the one of the front that is best at the first."""
+        done = [t for t in self.trials() if t.state == TrialState.COMPLETE]
+        if not done:
+            return None
+        if len(self.sweep.metrics) == 1:
+            return self.study.best_trial
+        sign = goals.sign(self.sweep)
+        return max(self.study.best_trials, key=lambda trial: sign * trial.values[0])
+
+    def is_best(self, values: Sequence[float]) -> bool:
+        """Whether no trial so far is better at the first metric."""
+        best = self.best()
+        sign = goals.sign(self.sweep)
+        return best is None or bool(sign * values[0] >= sign * best.values[0])
+
+    def note(self, key: str, value: Any) -> None:
+        self.study.set_user_attr(key, value)
+
+    def noted(self, key: str) -> Any:
+        return self.study.user_attrs.get(key)
+
+    def close(self) -> None:
+        """No more heartbeats from here."""
+        self._heart.stop()
+
+    def _ask(self) -> optuna.Trial:
+        self.study.sampler = choices.sampler(self.config, len(self.trials()))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Heartbeat of storage is supposed", UserWarning)
+            handle = self.study.ask()
+        self._heart.add(handle._trial_id)
+        handle.set_user_attr(WORKER, f"{socket.gethostname()}:{os.getpid()}")
+        return handle
+
+    def _may_start(self) -> bool:
+        if self._deadline is not None and time.monotonic() > self._deadline:
+            return False
+        if self.sweep.sampler == "grid" and not self._queue():
+            return False
+        return self.sweep.trials is None or self.num_started() < self.sweep.trials
+
+    def _queue(self) -> list[FrozenTrial]:
+        return [trial for trial in self.trials() if trial.state == TrialState.WAITING]
+
+    def _bury_the_dead(self) -> None:
+        """Trials whose process is gone fail, and are queued again."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            optuna.storages.fail_stale_trials(self.study)
+        patience = timedelta(seconds=SILENT_BEATS * self.sweep.heartbeat_seconds)
+        for trial in self.trials():
+            # died between being drawn and its first heartbeat
+            is_unowned = trial.state == TrialState.RUNNING and WORKER not in trial.user_attrs
+            if is_unowned and trial.datetime_start and datetime.now() - trial.datetime_start > patience:
+                self._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
+                _queue_again(self.study, trial, RETRIES)
+
+    def _close(
+        self, trial: Trial, state: TrialState, values: Sequence[float] | None = None, reason: str = ""
+    ) -> None:
+        self._open.pop(trial.number, None)
+        self._tell(trial.handle, state, values, reason)
+
+    def _tell(
+        self, handle: optuna.Trial, state: TrialState, values: Sequence[float] | None = None, reason: str = ""
+    ) -> None:
+        if reason:
+            handle.set_user_attr("reason", reason)
+        told = self.study.tell(handle, values, state=state, skip_if_finished=True)
+        self._heart.drop(handle._trial_id)
+        if told.state != state:
+            self.notice(
+                f"trial {handle.number} was taken for dead and given to another process;"
+                " give sweep.heartbeat_seconds a larger value"
+            )
+
+
+def storage(url: str, heartbeat_seconds: int) -> RDBStorage:
+    """Optuna's tables at `url`, made where there are none; call it under the lock."""
+    is_sqlite = url.startswith("sqlite")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return RDBStorage(
+                url,
+                engine_kwargs={"connect_args": {"timeout": SQLITE_WAIT_SECONDS}} if is_sqlite else None,
+                heartbeat_interval=heartbeat_seconds,
+                grace_period=SILENT_BEATS * heartbeat_seconds,
+                heartbeat_stale_trial_callback=lambda study, trial: _queue_again(study, trial, RETRIES),
+            )
+    except (ImportError, ValueError) as error:
+        raise UserError(f"sweep.storage: must be a database that SQLAlchemy opens, got {error}") from None
+
+
+def existing(url: str, name: str) -> optuna.Study:
+    """The study of this name; UserError lists the ones there are."""
+    kept = storage(url, heartbeat_seconds=60)
+    names = optuna.get_all_study_names(kept)
+    if name not in names:
+        listed = f"there are {', '.join(sorted(names))}" if names else "there is none yet"
+        raise UserError(f"sweep show: no sweep named {name!r}; {listed}")
+    return optuna.load_study(study_name=name, storage=kept)
+
+
+def _study(kept: RDBStorage, name: str, directions: Sequence[str]) -> optuna.Study:
+    try:
+        return optuna.create_study(
+            storage=kept, study_name=name, directions=list(directions), load_if_exists=True
+        )
+    except optuna.exceptions.StorageInternalError as error:
+        raise StoreError(f"sweep.storage: the database must answer, got {error}") from error
+
+
+def _queue_again(study: optuna.Study, trial: FrozenTrial, retries: int | None) -> None:
+    """A new trial with the values of this one; what was noted about the old one stays with it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        trial.user_attrs = {}
+        RetryHeartbeatStaleTrialCallback(max_retry=retries)(study, trial)
+
+
+def _standing(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Without those that another trial stands for."""
+    replaced = {number for trial in trials for number in trial.system_attrs.get("retry_history", ())}
+    return [trial for trial in trials if trial.number not in replaced]
+
+
+def _deadline(max_hours: float | None) -> float | None:
+    return None if max_hours is None else time.monotonic() + 3600 * max_hours
+
+
+class _Heart(threading.Thread):
+    """Says for all open trials of this process that it lives."""
+
+    def __init__(self, kept: RDBStorage, seconds: int) -> None:
+        super().__init__(name="heartbeat", daemon=True)
+        self._storage, self._seconds = kept, seconds
+        self._trials: set[int] = set()
+        self._over = threading.Event()
+        self.start()
+
+    def add(self, trial_id: int) -> None:
+        self._storage.record_heartbeat(trial_id)
+        self._trials.add(trial_id)
+
+    def drop(self, trial_id: int) -> None:
+        self._trials.discard(trial_id)
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+
+    def run(self) -> None:
+        while not self._over.wait(self._seconds):
+            for trial_id in tuple(self._trials):
+                try:
+                    self._storage.record_heartbeat(trial_id)
+                except optuna.exceptions.StorageInternalError:  # busy or away: the next beat may come through
+                    continue
