@@ -46,8 +46,8 @@ format: $(READY)        ## put the source into its format
 	ruff format .
 	ruff check --fix .
 
-bench: $(READY)         ## measure; the figures are in docs/log.md
-	@for script in bench/*.py; do echo "python $$script"; python "$$script" || exit 1; done
+bench: $(READY)         ## measure training beside transformers.Trainer; writes docs/benchmarks.md
+	python -m bench.train
 
 lock: $(READY)          ## write the versions that are installed to requirements.txt
 	@{ head -1 requirements.txt; \

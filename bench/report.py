@@ -169,9 +169,10 @@ def _conditions(results: Results) -> str:
     }
     said = ", ".join(f"{precision} {rate}" for precision, rate in rates.items())
     machine = results.machine
+    versions = ", ".join(f"{name} {machine[name]}" for name in ("torch", "transformers", "peft"))
     return (
         f"{len(results.rounds)} round(s) on {machine['date']}, load {machine['load_at_start']} at the start,"
-        f" torch {machine['torch']}. Matrix products, GFLOP/s: {said}."
+        f" {versions}. Matrix products, GFLOP/s: {said}."
     )
 
 

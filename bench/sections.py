@@ -31,7 +31,7 @@ class Contender:
     together: bool = False
     at_once: bool = False
     """One process for each recipe, all at the same time."""
-    warm_up_steps: int = 3
+    warm_up_steps: int = 5
     workload: Workload | None = None
     """Where it is another than the section's."""
 
@@ -66,17 +66,23 @@ class Section:
     """About how long one round takes on 2 quiet cores."""
 
 
-def sections(folder: Path) -> dict[str, Section | None]:
-    """All of NAMES; None where the data is not at hand. Files made for them lie in `folder`."""
-    shopping = workloads.shopping()
-    return {
-        "short": short(),
-        "labels": labels(),
-        "uniform": uniform(folder),
-        "long": None if shopping is None else long(shopping),
-        "cohort": cohort(),
-        "metrics": metrics(),
-    }
+def section_named(name: str, folder: Path) -> Section | None:
+    """One of NAMES; None where its data is not at hand. Files made for it lie in `folder`."""
+    match name:
+        case "short":
+            return short()
+        case "labels":
+            return labels()
+        case "uniform":
+            return uniform(workloads.uniform(folder))
+        case "long":
+            shopping = workloads.shopping()
+            return None if shopping is None else long(shopping)
+        case "cohort":
+            return cohort()
+        case "metrics":
+            return metrics()
+    raise ValueError(f"no section {name!r}")
 
 
 def short() -> Section:
@@ -87,11 +93,11 @@ def short() -> Section:
         " within each 50 batches.",
         workloads.clinc(),
         {
-            "ours": Contender("ours", OURS, "auto", steps=60),
+            "ours": Contender("ours", OURS, "auto", steps=100),
             "padded": Contender("padded", TRAINER, "padded", steps=3, warm_up_steps=1),
-            "dynamic": Contender("dynamic", TRAINER, "dynamic", steps=20),
+            "dynamic": Contender("dynamic", TRAINER, "dynamic", steps=25),
             "grouped": Contender("grouped", TRAINER, "grouped", steps=50),
-            "cohort": Contender("ours, cohort of 8", OURS, "auto", 16, COHORT, together=True),
+            "cohort": Contender("ours, cohort of 8", OURS, "auto", 20, COHORT, together=True),
         },
         (
             *_against(("padded",), None),
@@ -122,13 +128,13 @@ def long(workload: Workload) -> Section:
     )
 
 
-def uniform(folder: Path) -> Section:
+def uniform(workload: Workload) -> Section:
     return Section(
         "uniform",
         "The trap: texts of one length",
         "The requests of CLINC150 with exactly 10 tokens. There is no padding to save, so nothing may be"
         " lost: *ours, plain batches* is our own engine told to batch as everybody does.",
-        workloads.uniform(folder),
+        workload,
         {
             "ours": Contender("ours", OURS, "auto", steps=50),
             "plain": Contender("ours, plain batches", OURS, "padded", steps=50),
@@ -151,7 +157,7 @@ def cohort() -> Section:
         " The aim for the cohort's share of the matrix rate is 70 %.",
         workloads.clinc(),
         {
-            "cohort": Contender("ours, cohort of 8", OURS, "auto", 16, COHORT, together=True),
+            "cohort": Contender("ours, cohort of 8", OURS, "auto", 20, COHORT, together=True),
             "ours": Contender(f"ours, {after}", OURS, "auto", 20, COHORT),
             "dynamic": Contender(f"dynamic, {after}", TRAINER, "dynamic", 8, COHORT, warm_up_steps=2),
             "at_once": Contender(
@@ -177,8 +183,8 @@ def labels() -> Section:
         "CLINC150, the same rows: domain and intent against intent alone.",
         workloads.clinc(),
         {
-            "dual": Contender("two labels", OURS, "packed", steps=60),
-            "single": Contender("one label", OURS, "packed", steps=60, workload=single),
+            "dual": Contender("two labels", OURS, "packed", steps=100),
+            "single": Contender("one label", OURS, "packed", steps=100, workload=single),
         },
         (
             Pair(of="dual", against="single", measure="time", aim=1.05),

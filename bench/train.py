@@ -30,7 +30,7 @@ from bench import machine, report, workloads
 from bench.assignment import Answer
 from bench.processes import ProcessFailed, run
 from bench.report import Figures, Results
-from bench.sections import NAMES, Section, sections
+from bench.sections import NAMES, Section, section_named
 from loratrack.tracking.environment import device_name
 
 ROOT = Path(__file__).parents[1]
@@ -47,21 +47,12 @@ def main() -> int:
     described = describe()
     if described["load_at_start"] > BUSY:
         print(f"the machine is busy (load {described['load_at_start']}): do not trust these figures")
-    done: list[Results] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["LORATRACK_CACHE"] = str(folder / "cache")
-        for section in _chosen(arguments, folder):
-            results = measure(section, described, arguments.rounds, timer, folder)
-            if results is None:
-                print(
-                    f"{section.name}: not measured, no time is left; --only {section.name} measures it alone"
-                )
-                continue
-            done.append(results)
-            print(f"\n{report.section_page(results)}\n", flush=True)
-            if not arguments.quick:
-                keep(results)
+        chosen = _chosen(arguments, folder)
+        found = [measure(section, described, arguments, timer, folder) for section in chosen]
+    done = [results for results in found if results is not None]
     if arguments.json is not None:
         arguments.json.write_text(json.dumps([each.model_dump() for each in done], indent=1), "utf-8")
     print(f"done in {timer}", flush=True)
@@ -87,29 +78,34 @@ class Timer:
 
 
 def measure(
-    section: Section, described: dict[str, Any], rounds: int, timer: Timer, folder: Path
+    section: Section, described: dict[str, Any], arguments: argparse.Namespace, timer: Timer, folder: Path
 ) -> Results | None:
-    """Rounds of all contenders in turn; None when there is no time for the first."""
+    """The section's rounds, printed and kept; None when there is no time for the first."""
     rates = [matrix_rates()]
-    done: list[dict[str, Figures]] = []
+    rounds: list[dict[str, Figures]] = []
     expected_seconds = section.round_seconds
-    while len(done) < rounds and timer.has_time_for(expected_seconds):
+    while len(rounds) < arguments.rounds and timer.has_time_for(expected_seconds):
         started = timer.seconds
-        print(f"{timer} {section.name}: round {len(done) + 1} of {rounds}", flush=True)
-        done.append(one_round(section, len(done), rates, folder))
+        print(f"{timer} {section.name}: round {len(rounds) + 1} of {arguments.rounds}", flush=True)
+        rounds.append(one_round(section, len(rounds), rates, folder))
         expected_seconds = timer.seconds - started
-    if not done:
+    if not rounds:
+        print(f"{timer} {section.name}: not measured, no time is left; try --only {section.name}", flush=True)
         return None
-    return Results(
+    results = Results(
         section=section.name,
         title=section.title,
         note=section.note,
         machine=described,
         contenders={key: contender.title for key, contender in section.contenders.items()},
         pairs=section.pairs,
-        rounds=tuple(done),
+        rounds=tuple(rounds),
         matrix_rates=tuple(rates),
     )
+    print(f"\n{report.section_page(results)}\n", flush=True)
+    if not arguments.quick:
+        keep(results)
+    return results
 
 
 def one_round(
@@ -148,7 +144,7 @@ def summed(answers: Sequence[Answer], rates: Sequence[dict[str, float]]) -> Figu
 
 
 def told(figures: Figures, answer: Answer) -> str:
-    layouts = [line for line in answer.notices if line.startswith("layout")]
+    layouts = [line for line in answer.notices if line.startswith("layout")][-1:]
     said = f"{figures.examples_per_second:.0f} examples/s, {figures.tokens_per_second:,.0f} tokens/s"
     return "; ".join([f"{said}, {100 * figures.share:.0f} % of the matrix rate", *layouts])
 
@@ -180,14 +176,12 @@ def describe() -> dict[str, Any]:
 
 
 def _chosen(arguments: argparse.Namespace, folder: Path) -> list[Section]:
-    found = sections(folder)
     names = ["short"] if arguments.quick else arguments.only or list(NAMES)
-    chosen = [section for name in names if (section := found[name]) is not None]
-    if len(chosen) < len(names):
-        print(
-            f"long: not measured, since {workloads.shared_folder()} has no {workloads.SHOPPING}; "
-            f"{workloads.SHARED} names the folder"
-        )
+    found = [section_named(name, folder) for name in names]
+    chosen = [section for section in found if section is not None]
+    if len(chosen) < len(found):
+        missing = f"{workloads.shared_folder()} has no {workloads.SHOPPING}"
+        print(f"long: not measured, since {missing}; {workloads.SHARED} names the folder")
     minutes = arguments.rounds * sum(section.round_seconds for section in chosen) / 60
     listed = ", ".join(section.name for section in chosen)
     print(
