@@ -31,6 +31,13 @@ class Done:
         return found[1]
 
     @property
+    def version(self) -> int:
+        """Of the registered model `tiny`."""
+        found = re.search(r"^model +models:/tiny/(\d+)$", self.output, re.MULTILINE)
+        assert found, self.output
+        return int(found[1])
+
+    @property
     def run(self) -> Any:
         """The run as MLflow has it."""
         from mlflow import MlflowClient

@@ -74,9 +74,9 @@ def full(loratrack_run: Any, written: Any) -> Any:
 @pytest.fixture(scope="module")
 def reloaded(dual: Any, single: Any, three: Any, full: Any, sample: Any, tmp_path_factory: Any) -> Any:
     """What a fresh process far away makes of the saved models, and of the champion for the test rows."""
-    MlflowClient().set_registered_model_alias("tiny", "champion", "1")
+    MlflowClient().set_registered_model_alias("tiny", "champion", str(dual.version))
     folders = [str(done.artifacts) for done in (dual, single, three, full)]
-    lines = "".join(json.dumps(row) + "\n" for row in test_rows(sample))
+    lines = "".join(json.dumps(row) + "\n" for row in rows_to_test(sample))
     done = subprocess.run(
         [sys.executable, "-c", RELOAD, "models:/tiny@champion", *folders],
         cwd=tmp_path_factory.mktemp("far"),
@@ -90,12 +90,9 @@ def reloaded(dual: Any, single: Any, three: Any, full: Any, sample: Any, tmp_pat
     return list(told.values()), answers
 
 
-def test_rows(sample: Any) -> list[dict[str, str]]:
+def rows_to_test(sample: Any) -> list[dict[str, str]]:
     with open(sample.folder / "test.csv", encoding="utf-8") as file:
         return list(csv.DictReader(file))
-
-
-test_rows.__test__ = False  # type: ignore[attr-defined]
 
 
 def test_a_run_ends_well_and_says_what_to_do_next(dual: Any) -> None:
@@ -108,9 +105,9 @@ def test_a_run_ends_well_and_says_what_to_do_next(dual: Any) -> None:
     assert tail[1:] == [
         f"run          {dual.run_id}",
         f"artefacts    {dual.artifacts}",
-        "model        models:/tiny/1",
+        f"model        models:/tiny/{dual.version}",
         "look at it   mlflow ui",
-        'predict      loratrack predict --model models:/tiny/1 --text "…"',
+        f'predict      loratrack predict --model models:/tiny/{dual.version} --text "…"',
     ]
 
 
@@ -209,7 +206,7 @@ def test_the_data_is_a_dataset_of_the_run(dual: Any) -> None:
 
 
 def test_a_version_tells_its_run_and_its_scores(dual: Any) -> None:
-    version = MlflowClient().get_model_version("tiny", "1")
+    version = MlflowClient().get_model_version("tiny", str(dual.version))
     assert version.run_id == dual.run_id
     assert version.tags["exp_id"] == "dual"
     assert float(version.tags["best_avg_f1"]) == pytest.approx(dual.scores["best_avg_f1"], abs=1e-5)
@@ -255,7 +252,7 @@ def test_a_fresh_process_gives_the_logits_of_the_end_of_the_training(reloaded: A
 
 def test_a_fresh_process_has_the_champions_test_scores(reloaded: Any, dual: Any, sample: Any) -> None:
     _, answers = reloaded
-    rows = test_rows(sample)
+    rows = rows_to_test(sample)
     for task in ("risk", "adopt"):
         right = sum(row[task] == label for row, label in zip(rows, answers[task], strict=True))
         assert right / len(rows) == dual.scores[f"test_{task}_accuracy"]
@@ -266,7 +263,7 @@ def test_plain_peft_loads_the_adapter_and_gives_the_same(dual: Any, sample: Any)
     base = AutoModel.from_pretrained(sample.base, add_pooling_layer=False)
     plain = PeftModel.from_pretrained(base, dual.artifacts / "lora_adapter").eval()
     tokenizer = AutoTokenizer.from_pretrained(sample.base)
-    texts = [row["text"] for row in test_rows(sample)]
+    texts = [row["text"] for row in rows_to_test(sample)]
     with torch.inference_mode():
         states = plain(**tokenizer(texts, padding=True, return_tensors="pt")).last_hidden_state[:, 0]
     heads = load_file(dual.artifacts / "heads.safetensors")
