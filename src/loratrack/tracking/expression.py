@@ -1,0 +1,205 @@
+"""The language of `--filter`: comparisons, joined by and, or, not and parentheses.
+
+parse("task_type=multi_cls and (model.lora.rank>=8 or not exp_id~v4)")
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from rich.cells import cell_len
+
+from loratrack.errors import UserError
+
+OPERATORS = ("=", "!=", "<", "<=", ">", ">=", "~", "!~")
+_JOINTS = ("and", "or", "not")
+_TOKEN = re.compile(
+    r"""(?P<space>\s+)
+      | (?P<parenthesis>[()])
+      | (?P<operator>[=!<>~]+)
+      | (?P<quoted>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
+      | (?P<open_quote>["'].*)
+      | (?P<word>[^\s()=!<>~"']+)""",
+    re.VERBOSE | re.DOTALL,
+)
+_MAX_DEPTH = 100
+"""Of parentheses and nots; a person needs a few."""
+
+
+class ExpressionError(UserError):
+    """What cannot be understood, with the text and a mark below the place."""
+
+    def __init__(self, fault: str, text: str, start: int, end: int) -> None:
+        shown = "".join(letter if letter.isprintable() else " " for letter in text)
+        marks = "^" * max(1, cell_len(shown[start:end]))
+        super().__init__(f"{fault}\n  {shown}\n  {' ' * cell_len(shown[:start])}{marks}")
+
+
+@dataclass(frozen=True)
+class Word:
+    """A name or a value, and where it stands."""
+
+    text: str
+    start: int
+    end: int
+    is_quoted: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison:
+    name: Word
+    operator: str
+    value: Word
+
+
+@dataclass(frozen=True)
+class Not:
+    part: Expression
+
+
+@dataclass(frozen=True)
+class And:
+    parts: tuple[Expression, ...]
+
+
+@dataclass(frozen=True)
+class Or:
+    parts: tuple[Expression, ...]
+
+
+Expression = Comparison | Not | And | Or
+
+
+def parse(text: str) -> Expression:
+    """The expression that `text` says; ExpressionError shows where it stops making sense."""
+    return _Parser(text).whole()
+
+
+def comparisons(expression: Expression) -> Iterator[Comparison]:
+    """From left to right."""
+    match expression:
+        case Comparison():
+            yield expression
+        case Not(part):
+            yield from comparisons(part)
+        case And(parts) | Or(parts):
+            for part in parts:
+                yield from comparisons(part)
+
+
+def holds(expression: Expression, is_true: Callable[[Comparison], bool]) -> bool:
+    """Whether the whole holds, where `is_true` answers for each comparison."""
+    match expression:
+        case Comparison():
+            return is_true(expression)
+        case Not(part):
+            return not holds(part, is_true)
+        case And(parts):
+            return all(holds(part, is_true) for part in parts)
+        case Or(parts):
+            return any(holds(part, is_true) for part in parts)
+
+
+@dataclass(frozen=True)
+class _Token:
+    kind: str
+    text: str
+    start: int
+    end: int
+
+    @property
+    def joint(self) -> str:
+        """`and`, `or` or `not`, in any case; else nothing."""
+        return self.text.lower() if self.kind == "word" and self.text.lower() in _JOINTS else ""
+
+
+class _Parser:
+    """One method for each rule: either := both (or both)*; both := single (and single)*."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.tokens = list(self._read())
+        self.depth = 0
+
+    def whole(self) -> Expression:
+        expression = self._either()
+        if self._next.kind != "end":
+            raise self._error("must be `and`, `or` or the end")
+        return expression
+
+    def _read(self) -> Iterator[_Token]:
+        for match in _TOKEN.finditer(self.text):
+            token = _Token(str(match.lastgroup), match[0], match.start(), match.end())
+            if token.kind == "open_quote":
+                raise ExpressionError("a quoted value must end with the same quote", self.text, *match.span())
+            if token.kind == "operator" and token.text not in (*OPERATORS, "=="):
+                raise ExpressionError(f"must be one of {'  '.join(OPERATORS)}", self.text, *match.span())
+            if token.kind != "space":
+                yield token
+        yield _Token("end", "", len(self.text.rstrip()), len(self.text.rstrip()) + 1)
+
+    @property
+    def _next(self) -> _Token:
+        return self.tokens[0]
+
+    def _take(self) -> _Token:
+        return self.tokens.pop(0)
+
+    def _error(self, fault: str) -> ExpressionError:
+        got = f"got {self._next.text!r}" if self._next.text else "got nothing"
+        return ExpressionError(f"{fault}, {got}", self.text, self._next.start, self._next.end)
+
+    def _either(self) -> Expression:
+        parts = [self._both()]
+        while self._next.joint == "or":
+            self._take()
+            parts.append(self._both())
+        return parts[0] if len(parts) == 1 else Or(tuple(parts))
+
+    def _both(self) -> Expression:
+        parts = [self._single()]
+        while self._next.joint == "and":
+            self._take()
+            parts.append(self._single())
+        return parts[0] if len(parts) == 1 else And(tuple(parts))
+
+    def _single(self) -> Expression:
+        if self._next.joint != "not" and self._next.text != "(":
+            return self._comparison()
+        if self.depth == _MAX_DEPTH:
+            raise self._error(f"must not be nested deeper than {_MAX_DEPTH}")
+        self.depth += 1
+        expression = self._negation() if self._take().joint else self._group()
+        self.depth -= 1
+        return expression
+
+    def _negation(self) -> Expression:
+        return Not(self._single())
+
+    def _group(self) -> Expression:
+        expression = self._either()
+        if self._next.text != ")":
+            raise self._error("must be `and`, `or` or `)`")
+        self._take()
+        return expression
+
+    def _comparison(self) -> Expression:
+        name = self._word("must be a name, such as avg_f1>0.9")
+        if self._next.kind != "operator":
+            raise self._error(f"after {name.text!r} must be one of {'  '.join(OPERATORS)}")
+        operator = self._take().text
+        value = self._word(f"after {operator} must be a value")
+        return Comparison(name, "=" if operator == "==" else operator, value)
+
+    def _word(self, fault: str) -> Word:
+        if self._next.kind not in ("word", "quoted"):
+            raise self._error(fault)
+        if self._next.joint:
+            raise self._error(f"{fault} (a value that is {self._next.text!r} is put in quotes)")
+        token = self._take()
+        if token.kind == "quoted":
+            text = re.sub(r"\\(.)", r"\1", token.text[1:-1], flags=re.DOTALL)
+            return Word(text, token.start, token.end, is_quoted=True)
+        return Word(token.text, token.start, token.end)

@@ -1,0 +1,139 @@
+"""MLflow's tables, read where they are: whatever the store, the same SQL answers.
+
+A SQLite file is read in place, a database through SQLAlchemy; a server is read into a copy of the same
+tables (`mirror`). Nothing here imports MLflow, which alone takes longer than most questions.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from loratrack.errors import StoreError
+from loratrack.tracking import secrets, store
+
+Row = tuple[Any, ...]
+
+DATABASES = ("postgresql", "mysql", "mssql")
+BUSY_TIMEOUT_SECONDS = 30
+AT_ONCE = 500
+"""Values in one IN; databases have limits."""
+
+
+class Tables:
+    """`runs`, `params`, `tags`, `latest_metrics`, `metrics`, `experiments`, and the registry's tables.
+
+    This one is of a store that nobody has used yet.
+    """
+
+    def rows(self, query: str, **values: object) -> list[Row]:
+        """Columns in `query` are named with their table (`p.key`): `key` alone is a word of some SQL."""
+        return []
+
+    def need_history(self, run_ids: Sequence[str], metrics: Sequence[str]) -> None:
+        """To be called before `metrics` is asked for these; the other tables are always whole."""
+
+    def renew(self, run_ids: Sequence[str]) -> bool:
+        """To be called before these runs are shown; whether anything that was read before is stale."""
+        return False
+
+    def close(self) -> None:
+        pass
+
+    def of_runs(self, query: str, run_ids: Sequence[str], **values: object) -> list[Row]:
+        """The rows for these runs; `query` says `IN (:runs)`."""
+        found: list[Row] = []
+        for start in range(0, len(run_ids), AT_ONCE):
+            part = {f"run{n}": run_id for n, run_id in enumerate(run_ids[start : start + AT_ONCE])}
+            names = ", ".join(f":{name}" for name in part)
+            found += self.rows(query.replace(":runs", names), **part, **values)
+        return found
+
+
+@contextmanager
+def opened(is_rebuild: bool = False) -> Iterator[Tables]:
+    """The tables of the tracking store; StoreError when it does not answer.
+
+    `is_rebuild` reads all of a server anew; other stores are read in place.
+    """
+    uri = store.tracking_uri()
+    with closing(_of(uri, is_rebuild)) as tables:
+        yield tables
+
+
+def store_name() -> str:
+    """The tracking URI without user and password."""
+    return str(secrets.scrub_text(store.tracking_uri()))
+
+
+def _of(uri: str, is_rebuild: bool) -> Tables:
+    file = store.database_file(uri)
+    if file is not None:
+        if not file.exists() or file.stat().st_size == 0:
+            return Tables()
+        store.initialise(uri)  # tells the paths of a project that was moved where it is now
+        return SqliteTables(file)
+    if uri.startswith(DATABASES):
+        return DatabaseTables(uri)
+    from loratrack.tracking import mirror
+
+    return mirror.opened(is_rebuild)
+
+
+class SqliteTables(Tables):
+    """A SQLite file, opened to read only."""
+
+    def __init__(self, file: Path, mode: str = "ro") -> None:
+        self.file = file
+        try:
+            self.database = sqlite3.connect(
+                f"{file.as_uri()}?mode={mode}", uri=True, timeout=BUSY_TIMEOUT_SECONDS
+            )
+        except sqlite3.Error as error:
+            raise unreadable(str(file), error) from error
+
+    def rows(self, query: str, **values: object) -> list[Row]:
+        try:
+            return self.database.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise unreadable(str(self.file), error) from error
+
+    def close(self) -> None:
+        self.database.close()
+
+
+class DatabaseTables(Tables):
+    """A database server that SQLAlchemy knows."""
+
+    def __init__(self, uri: str) -> None:
+        import sqlalchemy
+
+        try:
+            self.engine = sqlalchemy.create_engine(uri)
+            self.connection = self.engine.connect()
+        except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+            raise unreadable(store_name(), error) from error
+
+    def rows(self, query: str, **values: object) -> list[Row]:
+        import sqlalchemy
+
+        try:
+            return [tuple(row) for row in self.connection.execute(sqlalchemy.text(query), values)]
+        except sqlalchemy.exc.SQLAlchemyError as error:
+            raise unreadable(store_name(), error) from error
+
+    def close(self) -> None:
+        self.connection.close()
+        self.engine.dispose()
+
+
+def unreadable(place: str, error: Exception) -> StoreError:
+    fault = secrets.scrub_text(str(getattr(error, "orig", error)).strip().partition("\n")[0])
+    if "no such" in fault or "does not exist" in fault:
+        remedy = "bring it to the installed version with mlflow db upgrade"
+    else:
+        remedy = "see that it is up and MLFLOW_TRACKING_URI names it"
+    return StoreError(f"{place}: the tracking store must answer, got: {fault}; {remedy}")
