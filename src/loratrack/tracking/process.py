@@ -1,0 +1,70 @@
+"""Which process a run belongs to, and whether that process is gone."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+import psutil
+
+HOST, PID, STARTED, MACHINE = "loratrack.host", "loratrack.pid", "loratrack.started", "loratrack.machine"
+CLOCK_SECONDS = 2.0
+"""A process tells its start in ticks since boot, and clocks are set while machines run."""
+
+
+def own_tags() -> dict[str, str]:
+    """What a run says of the process that writes it."""
+    return {
+        HOST: socket.gethostname(),
+        PID: str(os.getpid()),
+        STARTED: f"{psutil.Process().create_time():.2f}",
+        MACHINE: f"{_machine()}/{_pid_namespace()}",
+    }
+
+
+def is_gone(tags: Mapping[str, str]) -> bool | None:
+    """Whether the process that left these tags is no more; None when this cannot be told from here."""
+    try:
+        host, pid, started, place = tags[HOST], int(tags[PID]), float(tags[STARTED]), tags[MACHINE]
+    except (KeyError, ValueError):
+        return None
+    machine, _, namespace = place.rpartition("/")
+    if host != socket.gethostname() or machine != _machine():
+        return None
+    if started < psutil.boot_time() - CLOCK_SECONDS:
+        return True
+    if namespace != _pid_namespace():
+        return None
+    return not _is_alive(pid, started)
+
+
+def is_own(tags: Mapping[str, str]) -> bool:
+    own = own_tags()
+    return all(tags.get(name) == own[name] for name in (HOST, PID, MACHINE)) and not is_gone(tags)
+
+
+def _is_alive(pid: int, started: float) -> bool:
+    try:
+        process = psutil.Process(pid)
+        is_same = abs(process.create_time() - started) < CLOCK_SECONDS
+        return is_same and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _machine() -> str:
+    """The machine's own id, where it has one: names of hosts repeat."""
+    try:
+        return Path("/etc/machine-id").read_text("ascii").strip()[:12]
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
+def _pid_namespace() -> str:
+    """Containers on one machine count their processes apart."""
+    try:
+        return str(os.stat("/proc/self/ns/pid").st_ino)
+    except OSError:
+        return ""
