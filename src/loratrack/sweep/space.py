@@ -47,6 +47,11 @@ def trial_config(config: SweepConfig, number: int, values: Mapping[str, Any]) ->
     return parse(settings, place=f"trial {number} of {config.sweep.name}")
 
 
+def replay(config: SweepConfig, params: Mapping[str, Any]) -> Values:
+    """The settings of a trial of which Optuna kept `params`."""
+    return sample(_Recorder(params), config)
+
+
 def in_order(space: Mapping[str, Space]) -> list[str]:
     """The keys, each behind those that it depends on; graphlib.CycleError when there is no such order."""
     return list(

@@ -25,7 +25,7 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from loratrack.config import RunConfig
-from loratrack.config.sweep import SweepConfig
+from loratrack.config.sweep import Sweep, SweepConfig
 from loratrack.errors import ConfigError, StoreError, UserError
 from loratrack.sweep import choices, facts, goals, space
 
@@ -61,7 +61,7 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with self.turn():
             self._storage = storage(url, self.sweep.heartbeat_seconds)
-            self.study = _study(self._storage, self.sweep.name, goals.directions(self.sweep))
+            self.study = _study(self._storage, self.sweep)
             facts.keep_or_compare(self.study, config)
             if self.sweep.sampler == "grid":
                 for point in space.combinations(config):
@@ -77,6 +77,17 @@ class Search:
         with self._lock.open("a") as held:
             fcntl.flock(held, fcntl.LOCK_EX)
             yield
+
+    @contextmanager
+    def alone(self) -> Iterator[bool]:
+        """Whether this process is the one that concludes the sweep; held until the block ends."""
+        with self._lock.with_name(f"{self._lock.name}.{self.sweep.name}").open("a") as held:
+            try:
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            yield True
 
     def next(self) -> Trial | None:
         """The next trial, now ours; None when there is none to start now."""
@@ -268,13 +279,19 @@ def existing(url: str, name: str) -> optuna.Study:
     return optuna.load_study(study_name=name, storage=kept)
 
 
-def _study(kept: RDBStorage, name: str, directions: Sequence[str]) -> optuna.Study:
+def _study(kept: RDBStorage, sweep: Sweep) -> optuna.Study:
+    directions = list(goals.directions(sweep))
     try:
-        return optuna.create_study(
-            storage=kept, study_name=name, directions=list(directions), load_if_exists=True
+        study = optuna.create_study(
+            storage=kept, study_name=sweep.name, directions=directions, load_if_exists=True
         )
+        if study.metric_names is None:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                study.set_metric_names(list(sweep.metrics))
     except optuna.exceptions.StorageInternalError as error:
         raise StoreError(f"sweep.storage: the database must answer, got {error}") from error
+    return study
 
 
 def _queue_again(study: optuna.Study, trial: FrozenTrial, retries: int | None) -> None:

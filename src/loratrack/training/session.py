@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,8 @@ class Bench:
     cohort: Cohort
     files_sha256: dict[str, str]
     """The data files, by the setting that names them."""
+    entered: set[str] = field(default_factory=set)
+    """The names of all members that ever were."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +79,10 @@ def enter(bench: Bench, config: RunConfig, log: RunLog, folder: Path, name: str 
     """A new member of the cohort, with an adapter and heads drawn from its own seed."""
     network = bench.network
     classes = {task.name: len(task.labels) for task in bench.dataset.label_map.tasks}
-    first = not network.heads
     network.add(name, config.model.lora, classes, config.train.seed)
-    if first:
+    if not bench.entered:
         _settle_network(bench, config, log, name)
+    bench.entered.add(name)
     if name in network.coverage:
         log.notice(f"LoRA on {network.coverage[name].describe()}")
     trainable, total = network.parameter_counts(name)
