@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -87,6 +88,7 @@ def enter(bench: Bench, config: RunConfig, log: RunLog, folder: Path, name: str 
         log.notice(f"LoRA on {network.coverage[name].describe()}")
     trainable, total = network.parameter_counts(name)
     log.notice(f"trainable parameters: {trainable:,} of {total:,} ({100 * trainable / total:.2f} %)")
+    torch.manual_seed(config.train.seed)  # a base that is trained whole drops by torch's own numbers
     member = Member(name, config, network, len(bench.dataset.train), log, folder / "best")
     bench.cohort.join(member)
     return member
