@@ -7,10 +7,10 @@ import sys
 from collections.abc import Callable, Sequence
 
 from loratrack import __version__
-from loratrack.cli import cache, compare, predict, run, sweep, sync
+from loratrack.cli import cache, compare, predict, run, show, sweep, sync
 from loratrack.errors import RefusedError, UserError
 
-COMMANDS = (run, sweep, predict, compare, sync, cache)
+COMMANDS = (run, sweep, predict, compare, show, sync, cache)
 REFUSED, USER_ERROR = 1, 2
 
 

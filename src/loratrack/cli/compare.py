@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from loratrack.tracking.columns import Column
@@ -38,7 +39,8 @@ moments    started, ended: 2026-11-01, 2026-11-01T14:30, or so long ago: 90s 30m
            started>7d is later than 7 days ago, started<7d is before that
 duration   90s 30m 2h: duration>2h took more than two hours
 
-Runs are those that LoRATrack made and nobody deleted, the newest first without --sort-by.
+Runs are the trainings that LoRATrack made and nobody deleted, without the sweeps and chains around them;
+the newest first without --sort-by.
 exit codes: 0 found, 1 nothing found, 2 wrong use
 """
 
@@ -105,23 +107,28 @@ def _show(arguments: argparse.Namespace, found: Answer, console: Console) -> Non
     side_by_side = columns.columns(
         found.runs, wanted=arguments.columns, sort_by=arguments.sort_by, is_diff=arguments.diff
     )
-    left_out: list[Column] = []
-    if console.is_terminal:
-        side_by_side, left_out = columns.fitting(side_by_side, console.width, CELL_GAP)
-    else:
-        console.width = max(console.width, sum(column.width + CELL_GAP for column in side_by_side) + 1)
-    console.print(_table(side_by_side))
+    table, left_out = fitted(side_by_side, console)
+    console.print(table)
     for line in _notes(arguments, found, left_out):
         _tell(console, line)
 
 
-def _table(side_by_side: Sequence[Column]) -> Table:
+def fitted(side_by_side: Sequence[Column], console: Console) -> tuple[Table, list[Column]]:
+    """The columns that a terminal has room for, and the others; a file or a pipe has room for all."""
+    from loratrack.tracking import columns
+
+    shown: list[Column] = list(side_by_side)
+    left_out: list[Column] = []
+    if console.is_terminal:
+        shown, left_out = columns.fitting(side_by_side, console.width, CELL_GAP)
+    else:
+        console.width = max(console.width, sum(column.width + CELL_GAP for column in shown) + 1)
     table = Table()
-    for column in side_by_side:
+    for column in shown:
         table.add_column(column.heading, justify="right" if column.is_number else "left", no_wrap=True)
-    for cells in zip(*(column.cells for column in side_by_side), strict=True):
-        table.add_row(*cells)
-    return table
+    for cells in zip(*(column.cells for column in shown), strict=True):
+        table.add_row(*(Text(cell) for cell in cells))
+    return table, left_out
 
 
 def _notes(arguments: argparse.Namespace, found: Answer, left_out: Sequence[Column]) -> list[str]:

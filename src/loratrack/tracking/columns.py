@@ -22,6 +22,9 @@ NOT_SETTINGS = (
     "total_parameters",
 )
 """Params that name a run or follow from its settings."""
+SWEEP = "sweep."
+"""What a sweep is made of is no setting of its trainings."""
+LONG_NUMBER = 8
 SHORT_RUN_ID = 8
 MAX_CELL_WIDTH = 28
 NONE = "–"
@@ -73,10 +76,13 @@ def columns(
 
 def differing_settings(runs: Sequence[Record]) -> list[str]:
     """The settings that are not the same in all runs, in the order of a config."""
-    names = dict.fromkeys(name for run in runs for name in run.params if name not in NOT_SETTINGS)
-    return sorted(
-        (name for name in names if len({run.params.get(name) for run in runs}) > 1), key=_place_in_config
-    )
+    names = dict.fromkeys(name for run in runs for name in run.params if is_setting(name))
+    differing = [name for name in names if len({run.params.get(name, "None") for run in runs}) > 1]
+    return sorted(differing, key=_place_in_config)
+
+
+def is_setting(param: str) -> bool:
+    return param not in NOT_SETTINGS and not param.startswith(SWEEP)
 
 
 def fitting(all_columns: Sequence[Column], width: int, gap: int) -> tuple[list[Column], list[Column]]:
@@ -94,7 +100,7 @@ def shown(name: str, value: Value) -> str:
     if name in LENGTHS:
         return duration(float(value))
     if isinstance(value, str):
-        return printable(value)
+        return NONE if value == "None" else _short_number(value) or printable(value)
     if SCORE.fullmatch(name):
         return f"{value:.4f}"
     return f"{value:.5g}"
@@ -115,7 +121,19 @@ def printable(text: str) -> str:
 
 
 def shortened(text: str, width: int = MAX_CELL_WIDTH) -> str:
-    return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
+    """Of a path the end is kept, of other texts the beginning."""
+    if cell_len(text) <= width:
+        return text
+    if "/" in text:
+        return "…" + set_cell_size(text[::-1], width - 1)[::-1].lstrip()
+    return set_cell_size(text, width - 1).rstrip() + "…"
+
+
+def _short_number(text: str) -> str | None:
+    """Numbers that a sweep has drawn have more digits than anybody reads."""
+    found = number(text)
+    is_long = found is not None and len(text) > LONG_NUMBER and not text.isdecimal()
+    return f"{found:.4g}" if is_long else None
 
 
 def _column(runs: Sequence[Record], name: str, names: Sequence[str], rank: int = 0) -> Column:

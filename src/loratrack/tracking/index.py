@@ -30,6 +30,7 @@ from loratrack.tracking.terms import Test, Value, meaning, number
 
 EVENTS_EXPERIMENT = "registry-events"
 """Its runs are moves in the registry, no trainings."""
+PARENT_TAG = "mlflow.parentRunId"
 ALWAYS_KNOWN = re.compile(r"(best_|test_)?(avg_)?(accuracy|f1)|(train|validation)/loss|best_epoch")
 """Metrics that are no mistake in a store where no run has one yet."""
 MANY_SHARE = 0.1
@@ -81,7 +82,10 @@ def search(
 
 
 class Heads:
-    """Our runs that are not deleted, and one column of them after the other."""
+    """Our runs that are not deleted, and one column of them after the other.
+
+    Sweeps and chains, the runs around other runs, are in `parents`.
+    """
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
@@ -97,6 +101,8 @@ class Heads:
             run_id: Head(run_id, name or "", exp_id, status, str(experiment_id), *rest)
             for run_id, name, exp_id, status, experiment_id, *rest in rows
         }
+        parents = tables.rows("SELECT DISTINCT t.value FROM tags t WHERE t.key = :key", key=PARENT_TAG)
+        self.parents = {run_id: self.by_id.pop(run_id) for (run_id,) in parents if run_id in self.by_id}
 
     def column(self, name: str) -> Column | None:
         """The values under `name`; None when nothing in the store is called so."""

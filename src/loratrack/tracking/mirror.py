@@ -23,11 +23,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from mlflow.exceptions import MlflowException
-
 from loratrack.tracking import store
 from loratrack.tracking.shipper import use_short_requests
-from loratrack.tracking.tables import Row, SqliteTables, store_name, unreadable
+from loratrack.tracking.tables import Dataset, Row, SqliteTables, answering, dataset, store_name, unreadable
 
 log = logging.getLogger(__name__)
 
@@ -126,6 +124,9 @@ class Mirror(SqliteTables):
         with self._writing():
             self.database.executemany("INSERT INTO metrics VALUES (?,?,?,?,?,?)", rows)
 
+    def datasets(self, run_id: str) -> list[Dataset]:
+        return self.server.datasets(run_id)
+
     def save_all(self, runs: Iterable[Any]) -> None:
         with self._writing():
             self._save(runs, gone=())
@@ -219,13 +220,20 @@ class _Server:
         )
         return [(each.name, alias, int(number)) for each in models for alias, number in each.aliases.items()]
 
+    def datasets(self, run_id: str) -> list[Dataset]:
+        with answering():
+            inputs = self.client.get_run(run_id).inputs.dataset_inputs
+        told = [(each.dataset, {tag.key: tag.value for tag in each.tags}) for each in inputs]
+        found = [dataset(each.name, each.digest, each.profile, tags) for each, tags in told]
+        return sorted(found, key=lambda each: each.name)
+
     def history(self, pairs: Sequence[Row]) -> list[Row]:
         def of(pair: Row) -> list[Row]:
             run_id, key = pair
             values = self.client.get_metric_history(run_id, key)
             return [(key, run_id, *_number(each.value), each.timestamp, each.step) for each in values]
 
-        with _answering(), ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
+        with answering(), ThreadPoolExecutor(REQUESTS_AT_ONCE) as pool:
             return [row for rows in pool.map(of, pairs) for row in rows]
 
 
@@ -267,20 +275,12 @@ def _pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:
     """What `ask` finds, page after page."""
     token = None
     while True:
-        with _answering():
+        with answering():
             page = ask(token)
         yield from page
         token = page.token
         if not token:
             return
-
-
-@contextmanager
-def _answering() -> Iterator[None]:
-    try:
-        yield
-    except MlflowException as error:
-        raise unreadable(store_name(), error) from error
 
 
 def _parts(values: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -6,9 +6,11 @@ tables (`mirror`). Nothing here imports MLflow, which alone takes longer than mo
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,21 @@ DATABASES = ("postgresql", "mysql", "mssql")
 BUSY_TIMEOUT_SECONDS = 30
 AT_ONCE = 500
 """Values in one IN; databases have limits."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A file that a run has read."""
+
+    name: str
+    context: str
+    """What for: training, validation or test."""
+    num_rows: int | None
+    sha256: str
+
+    def __str__(self) -> str:
+        rows = "" if self.num_rows is None else f", {self.num_rows:,} rows"
+        return f"{self.name} ({self.context or 'unknown use'}{rows}, sha256 {self.sha256[:12]})"
 
 
 class Tables:
@@ -39,6 +56,20 @@ class Tables:
     def renew(self, run_ids: Sequence[str]) -> bool:
         """To be called before these runs are shown; whether anything that was read before is stale."""
         return False
+
+    def datasets(self, run_id: str) -> list[Dataset]:
+        rows = self.rows(
+            "SELECT i.input_uuid, d.name, d.digest, d.dataset_profile, t.name, t.value FROM inputs i"
+            " JOIN datasets d ON d.dataset_uuid = i.source_id"
+            " LEFT JOIN input_tags t ON t.input_uuid = i.input_uuid"
+            " WHERE i.source_type = 'DATASET' AND i.destination_type = 'RUN' AND i.destination_id = :run"
+            " ORDER BY d.name",
+            run=run_id,
+        )
+        tags: dict[Row, dict[str, str]] = {}
+        for *told, key, value in rows:
+            tags.setdefault(tuple(told), {})[key] = value
+        return [dataset(name, digest, profile, of_it) for (_, name, digest, profile), of_it in tags.items()]
 
     def close(self) -> None:
         pass
@@ -128,6 +159,26 @@ class DatabaseTables(Tables):
     def close(self) -> None:
         self.connection.close()
         self.engine.dispose()
+
+
+def dataset(name: str, digest: str, profile: str | None, tags: Mapping[str, str]) -> Dataset:
+    """MLflow's record of a dataset; its digest is short, and ours stands in a tag."""
+    try:
+        num_rows = json.loads(profile or "{}").get("num_rows")
+    except (ValueError, AttributeError):  # whoever made the run writes what they like
+        num_rows = None
+    return Dataset(name, tags.get("mlflow.data.context", ""), num_rows, tags.get("sha256", digest))
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Faults of MLflow's client as StoreError."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        raise unreadable(store_name(), error) from error
 
 
 def unreadable(place: str, error: Exception) -> StoreError:
