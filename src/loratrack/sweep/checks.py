@@ -8,7 +8,7 @@ from typing import Any
 
 from loratrack.config import RunConfig
 from loratrack.config.faults import closest_setting, setting_names
-from loratrack.config.sweep import Choice, Int, Log, Space, SweepConfig, Times, Uniform
+from loratrack.config.sweep import Choice, Int, Log, Simplex, Space, SweepConfig, Times, Uniform
 from loratrack.errors import ConfigError, faults_message
 from loratrack.sweep import goals
 from loratrack.sweep.space import applies, in_order, needs, trial_config
@@ -73,8 +73,10 @@ def _sampler_faults(config: SweepConfig) -> Iterator[str]:
         isinstance(one, Log | Uniform | Int) for one in space.values()
     ):
         yield "sweep.sampler: cmaes needs at least one log, uniform or int setting; take tpe or random"
+    if config.sweep.sampler == "cmaes" and len(config.sweep.metrics) > 1:
+        yield "sweep.sampler: cmaes has one objective; take tpe, nsga2 or random, or name one metric"
     for key, one in space.items():
-        if type(one).__name__ == "Simplex" and (key != "train.loss_weight" or len(config.tasks) < 2):
+        if isinstance(one, Simplex) and (key != "train.loss_weight" or len(config.tasks) < 2):
             tasks = ", ".join(config.tasks)
             yield (
                 f"sweep.space.{key}: simplex is for train.loss_weight of two tasks or more;"

@@ -55,7 +55,8 @@ def facts_of(config: SweepConfig) -> dict[str, Any]:
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    changed = sorted(key for key in before | now if before.get(key) != now.get(key))
+    kept = {key for key in before.keys() & now.keys() if before[key] == now[key]}
+    changed = sorted((before.keys() | now.keys()) - kept)
     return [_difference(key, before, now) for key in changed]
 
 

@@ -71,6 +71,8 @@ def draw(study: optuna.Study, found: Report, folder: Path) -> list[Path]:
             axes = plot()
             figure = axes.flat[0].figure if hasattr(axes, "flat") else axes.figure
             file = folder / f"{name}.png"
+            if name == "parallel_coordinates":  # Optuna leaves no room for the numbers of many axes
+                figure.set_size_inches(2.2 * len(found.params) + 4, 5)
             figure.savefig(file, dpi=DOTS_PER_INCH, bbox_inches="tight")
         plt.close("all")
         files.append(file)

@@ -197,8 +197,9 @@ class Search:
         return self.study.user_attrs.get(key)
 
     def close(self) -> None:
-        """No more heartbeats from here."""
+        """No more heartbeats from here, and the database is let go."""
         self._heart.stop()
+        self._storage.engine.dispose()
 
     def _ask(self) -> optuna.Trial:
         self.study.sampler = choices.sampler(self.config, len(self.trials()))

@@ -1,0 +1,291 @@
+"""`loratrack sweep` on a tiny base: its runs in MLflow, its continuation, its failures, its dead."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+
+from loratrack.cli import main
+
+SPACE: dict[str, Any] = {
+    "model.lora.rank": {"choice": [2, 4, 8]},
+    "model.lora.target_modules": {"choice": [["query", "value"], "all-linear"]},
+    "train.lr": {"log": [1e-3, 5e-2]},
+    "train.loss_weight": "simplex",
+    "model.lora.dropout": {"uniform": [0.0, 0.2]},
+}
+
+
+@dataclass(frozen=True)
+class Store:
+    """A store of its own, and what is in it."""
+
+    folder: Path
+    sample: Any
+
+    @property
+    def uri(self) -> str:
+        return f"sqlite:///{self.folder}/mlflow.db"
+
+    @property
+    def studies(self) -> str:
+        return f"sqlite:///{self.folder}/optuna.db"
+
+    def write(self, name: str, **sweep: Any) -> Path:
+        """A sweep's config beside the sample's own."""
+        whole = {"trials": 4, "pruner": "none", "space": SPACE, **sweep, "name": name}
+        run = whole.pop("run", {})
+        file = Path(self.sample.folder / f"{name}.yaml")
+        content = {"base_config": "dual.yaml", "register": "swept", **run, "sweep": whole}
+        file.write_text(json.dumps(content, ensure_ascii=False), "utf-8")
+        return file
+
+    def trials(self, name: str) -> list[Any]:
+        storage = optuna.storages.RDBStorage(self.studies)
+        try:
+            return list(optuna.load_study(study_name=name, storage=storage).get_trials())
+        finally:
+            storage.engine.dispose()
+
+    def parent(self, name: str) -> Any:
+        (found,) = [run for run in self.runs() if run.info.run_name == name]
+        return found
+
+    def children(self, name: str) -> dict[str, Any]:
+        parent = self.parent(name).info.run_id
+        return {
+            run.info.run_name: run for run in self.runs() if run.data.tags.get("mlflow.parentRunId") == parent
+        }
+
+    def runs(self) -> list[Any]:
+        return list(MlflowClient(self.uri).search_runs(["1"], max_results=1000))
+
+
+@pytest.fixture(scope="module")
+def store(sample: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+    made = Store(tmp_path_factory.mktemp("sweeps") / "mlruns", sample)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", made.uri)
+        yield made
+
+
+def call(*words: str) -> tuple[int, str]:
+    out = io.StringIO()
+    with redirect_stdout(out), redirect_stderr(out):
+        code = main(words)
+    return code, out.getvalue()
+
+
+@dataclass(frozen=True)
+class Done:
+    code: int
+    output: str
+    parent: Any
+    children: dict[str, Any]
+    trials: list[Any]
+
+
+@pytest.fixture(scope="module")
+def done(store: Store) -> Done:
+    """Six trials for two bases, three at once, the losers pruned, the best trained again."""
+    varied = {**SPACE, "data.max_len": {"choice": [16, 32]}}
+    run = {"train": {"epochs": 3}}
+    sweep = {"trials": 6, "pruner": "asha", "parallel": 3, "retrain_best": 2, "space": varied, "run": run}
+    code, output = call("sweep", str(store.write("found", **sweep)))
+    return Done(code, output, store.parent("found"), store.children("found"), store.trials("found"))
+
+
+def artifacts(run: Any) -> set[str]:
+    folder = Path(run.info.artifact_uri)
+    return {path.name for path in folder.iterdir()}
+
+
+def test_every_trial_ends_in_the_study_and_in_mlflow(done: Done) -> None:
+    assert done.code == 0, done.output
+    names = {f"found-{number}" for number in range(6)}
+    assert set(done.children) == names | {"found-best-seed-43", "found-best-seed-44"}
+    statuses = {"COMPLETE": "FINISHED", "PRUNED": "KILLED"}
+    for trial in done.trials:
+        run = done.children[f"found-{trial.number}"]
+        assert run.info.status == statuses[trial.state.name]
+        assert run.info.run_id == trial.user_attrs["run_id"]
+        assert run.data.params["train.lr"] == str(trial.params["train.lr"])
+    assert {trial.state.name for trial in done.trials} == {"COMPLETE", "PRUNED"}
+
+
+def test_the_parent_tells_the_best_trial(done: Done, store: Store) -> None:
+    best = max((t for t in done.trials if t.state.name == "COMPLETE"), key=lambda t: t.value)
+    tags, metrics = done.parent.data.tags, done.parent.data.metrics
+    assert (tags["best_trial"], tags["best_run_id"]) == (str(best.number), best.user_attrs["run_id"])
+    assert tags["best.train.lr"] == str(best.params["train.lr"])
+    assert metrics["best_avg_f1"] == pytest.approx(best.value)
+    (version,) = MlflowClient(store.uri).search_model_versions("name='swept'")
+    assert tags["best_version"] == f"models:/swept/{version.version}"
+    assert version.run_id == best.user_attrs["run_id"]
+    assert done.parent.info.status == "FINISHED"
+    assert artifacts(done.parent) == {"sweep.html", "plots", "best_config.yaml", "sweep_copy.yaml"}
+
+
+def test_the_best_trial_is_trained_again_with_other_seeds(done: Done) -> None:
+    again = [done.children[f"found-best-seed-{seed}"] for seed in (43, 44)]
+    values = [run.data.metrics["best_avg_f1"] for run in again]
+    metrics = done.parent.data.metrics
+    assert metrics["retrained_avg_f1_mean"] == pytest.approx(sum(values) / 2)
+    assert metrics["retrained_avg_f1_sd"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    assert f"avg_f1 {sum(values) / 2:.4f} ±" in done.output
+
+
+@pytest.fixture(scope="module")
+def alone(done: Done, store: Store) -> tuple[Any, Any]:
+    """A trial's run, and the run that its frozen config alone gives."""
+    trial = next(trial for trial in reversed(done.trials) if trial.state.name == "COMPLETE")
+    name = f"found-{trial.number}"
+    before = done.children[name]
+    code, output = call("run", str(Path(before.info.artifact_uri) / "config_copy.yaml"))
+    assert code == 0, output
+    again = [
+        run for run in store.runs() if run.info.run_name == name and run.info.run_id != before.info.run_id
+    ]
+    return before, again[0]
+
+
+def test_a_trial_alone_gives_its_metrics_again(alone: tuple[Any, Any]) -> None:
+    before, again = (
+        {k: v for k, v in run.data.metrics.items() if "/" not in k or "loss" in k} for run in alone
+    )
+    assert len(before) > 20
+    assert again == pytest.approx(before, abs=1e-4)
+
+
+def test_a_trial_leaves_what_a_run_leaves(done: Done, alone: tuple[Any, Any]) -> None:
+    as_trial, as_run = map(artifacts, alone)
+    assert as_trial == as_run
+    without_weights = {"config_copy.yaml", "metrics.json", "data_report.json", "env_info.json", "notices.txt"}
+    for trial in done.trials:
+        if trial.state.name == "PRUNED":
+            assert artifacts(done.children[f"found-{trial.number}"]) == {*without_weights, "plots"}
+
+
+def test_the_sweep_is_shown(done: Done, store: Store, tmp_path: Path) -> None:
+    code, output = call("sweep", "show", "found", "--plot", str(tmp_path / "plots"))
+    assert code == 0
+    assert "found: " in output
+    finished = sum(trial.state.name == "COMPLETE" for trial in done.trials)
+    if finished < 4:
+        assert f"importance   {finished} finished trials are too few to say what matters" in output
+    page = (tmp_path / "plots" / "sweep.html").read_text("utf-8")
+    assert "http" not in page.replace("http-equiv", "")
+    assert page.count("data:image/png;base64,") >= 3
+
+
+def test_a_finished_sweep_goes_on_when_it_is_given_more_trials(store: Store) -> None:
+    file = store.write("more", trials=1, register=False, run={"train": {"epochs": 1}})
+    assert call("sweep", str(file))[0] == 0
+    code, output = call("sweep", str(file), "--set", "sweep.trials=2")
+    assert code == 0
+    assert [trial.state.name for trial in store.trials("more")] == ["COMPLETE"] * 2
+    assert store.parent("more").info.status == "FINISHED"
+    assert "2 of 2 done" in output
+
+
+def test_one_trial_that_fails_is_its_own_failure(store: Store) -> None:
+    space = {"train.lr": {"choice": [1e30, 1e-2]}, "train.max_grad_norm": {"choice": [None]}}
+    run = {"train": {"epochs": 2, "log_steps": 1}}
+    code, output = call(
+        "sweep", str(store.write("burst", sampler="grid", trials=2, space=space, run=run, parallel=2))
+    )
+    assert code == 0
+    by_rate = {trial.params["train.lr"]: trial for trial in store.trials("burst")}
+    assert by_rate[1e-2].state.name == "COMPLETE"
+    failed = by_rate[1e30]
+    assert failed.state.name == "FAIL"
+    assert failed.user_attrs["reason"].startswith("the loss was nan at step")
+    assert f"trial {failed.number}  failed: the loss was nan at step" in output
+    assert store.children("burst")[f"burst-{failed.number}"].info.status == "FAILED"
+
+
+class Worker:
+    """A process that works on a sweep, as a second terminal or machine would."""
+
+    def __init__(self, file: Path, *settings: str) -> None:
+        words = [word for setting in settings for word in ("--set", setting)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "loratrack.cli", "sweep", str(file), *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )
+
+    def ended(self) -> tuple[int, str]:
+        output, _ = self.process.communicate(timeout=300)
+        return self.process.returncode, output
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 200
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def num_ended(store: Store, name: str) -> int:
+    try:
+        return sum(trial.state.is_finished() for trial in store.trials(name))
+    except (KeyError, optuna.exceptions.StorageInternalError):  # not yet there
+        return 0
+
+
+def test_interrupted_trials_are_begun_again(store: Store) -> None:
+    file = store.write("broken-off", trials=3, parallel=1, register=False, run={"train": {"epochs": 3}})
+    worker = Worker(file)
+    wait_for(lambda: num_ended(store, "broken-off") >= 1)
+    worker.process.send_signal(signal.SIGINT)
+    code, output = worker.ended()
+    assert code == 128 + signal.SIGINT, output
+    assert "ended by SIGINT; " in output
+    assert not {run.info.status for run in store.children("broken-off").values()} & {"RUNNING"}
+    assert store.parent("broken-off").info.status == "KILLED"
+    assert call("sweep", str(file))[0] == 0
+    states = [trial.state.name for trial in store.trials("broken-off")]
+    assert states.count("COMPLETE") == 3
+    assert "RUNNING" not in states
+    assert store.parent("broken-off").info.status == "FINISHED"
+
+
+def test_nothing_is_lost_when_one_of_four_processes_is_killed(store: Store) -> None:
+    name = "shared"
+    sweep = {"trials": 40, "parallel": 2, "heartbeat_seconds": 2, "register": False}
+    file = store.write(name, **sweep, run={"train": {"epochs": 1}})
+    workers = [Worker(file) for _ in range(4)]
+    wait_for(lambda: num_ended(store, name) >= random.randint(4, 12))
+    victim = random.choice(workers)
+    victim.process.kill()
+    endings = [worker.ended() for worker in workers if worker is not victim]
+    assert [code for code, _ in endings] == [0] * 3, "\n".join(output for _, output in endings)
+    victim.process.communicate()
+    trials = store.trials(name)
+    assert [trial.number for trial in trials] == list(range(len(trials)))
+    replaced = {number for trial in trials for number in trial.system_attrs.get("retry_history", ())}
+    standing = [trial for trial in trials if trial.number not in replaced]
+    assert [trial.state.name for trial in standing] == ["COMPLETE"] * 40
+    assert {trials[number].state.name for number in replaced} <= {"FAIL"}
+    runs = store.children(name)
+    assert "RUNNING" not in {run.info.status for run in runs.values()}
+    assert {runs[f"{name}-{trial.number}"].info.status for trial in standing} == {"FINISHED"}
+    assert store.parent(name).info.status == "FINISHED"

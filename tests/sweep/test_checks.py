@@ -1,0 +1,188 @@
+"""What a person is told about a sweep that cannot be: word for word, all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from loratrack.config.sweep import SweepConfig, load_sweep
+from loratrack.errors import ConfigError
+from loratrack.sweep.checks import check
+
+SHAPES = (
+    "must be one of {choice: [a, b]}, {log: [low, high]}, {uniform: [low, high]}, {int: [low, high]},"
+    " {of: another.setting, times: [1, 2]} or simplex"
+)
+METRICS = (
+    "risk_accuracy, risk_f1, taken_accuracy, taken_f1, avg_accuracy, avg_f1, validation/loss,"
+    " trainable_parameters"
+)
+
+
+@pytest.fixture
+def faults(tmp_path: Path) -> Callable[..., list[str]]:
+    """All that is told about a sweep, by the loader or by the check."""
+
+    def told(space: Any, run: dict[str, Any] | None = None, **sweep: Any) -> list[str]:
+        labels = {"risk": ["low", "mid", "high"], "taken": ["yes", "no"]}
+        content = {
+            "exp_id": "tiny",
+            "task_type": "double_cls",
+            "data": {"raw_data_path": "rows.csv", "label_subset": labels},
+            **(run or {}),
+            "sweep": {"name": "s", "trials": 4, "space": space, **sweep},
+        }
+        file = tmp_path / "sweep.yaml"
+        file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+        with pytest.raises(ConfigError) as caught:
+            check(load_sweep(file), str(file))
+        first, *lines = str(caught.value).splitlines()
+        assert first == f"{file}: {len(lines)} setting(s) to mend"
+        return [line.removeprefix("  ") for line in lines]
+
+    return told
+
+
+@pytest.mark.parametrize(
+    ("space", "fault"),
+    [
+        ({"train.lr": {"choice": []}}, "train.lr.choice: must list at least one value, got []"),
+        ({"train.lr": {"choice": [1, 1]}}, "train.lr.choice: listed more than once: 1"),
+        (
+            {"train.lr": {"uniform": [0.2, 0.1]}},
+            "train.lr.uniform: the low end must be below the high end, got [0.2, 0.1]",
+        ),
+        ({"train.lr": {"log": [0, 1]}}, "train.lr.log: a log scale has no 0; the low end must be above 0"),
+        (
+            {"train.epochs": {"int": [1.5, 3]}},
+            "train.epochs.int: both ends must be whole numbers, got [1.5, 3]",
+        ),
+        ({"train.lr": "often"}, f"train.lr: {SHAPES}, got 'often'"),
+        (
+            {"train.lerning_rate": {"log": [0.1, 1]}},
+            "train.lerning_rate: no such setting",
+        ),
+        (
+            {"model.lora.rnk": {"choice": [1, 2]}},
+            "model.lora.rnk: no such setting; did you mean model.lora.rank?",
+        ),
+        (
+            {"lr": {"log": [0.1, 1]}},
+            "lr: no such setting; did you mean train.lr?",
+        ),
+        (
+            {"model.lora.alpha": {"of": "model.lora.rang", "times": 2}},
+            "model.lora.rang: no such setting; did you mean model.lora.rank? (in model.lora.alpha)",
+        ),
+        (
+            {"exp_id": {"choice": ["a", "b"]}},
+            "exp_id: must be a setting that changes the training, got 'exp_id'",
+        ),
+        (
+            {"train.lr": "simplex"},
+            "train.lr: simplex is for train.loss_weight of two tasks or more; the tasks are risk, taken",
+        ),
+        (
+            {"model.lora.rank": {"choice": [4, 0]}},
+            "model.lora.rank: with '0': model.lora.rank: input should be greater than 0, got '0'",
+        ),
+        (
+            {"model.lora.dropout": {"uniform": [0.5, 1.5]}},
+            "model.lora.dropout: with 1.5: model.lora.dropout: input should be less than 1, got 1.5",
+        ),
+    ],
+)
+def test_a_space_that_cannot_be(faults: Callable[..., list[str]], space: Any, fault: str) -> None:
+    assert faults(space) == [f"sweep.space.{fault}"]
+
+
+SPACE = {"train.lr": {"log": [0.001, 0.1]}}
+
+
+@pytest.mark.parametrize(
+    ("sweep", "fault"),
+    [
+        ({"metric": "avg_f2"}, f"sweep.metric: must be one of {METRICS}, got 'avg_f2'"),
+        (
+            {"metric": ["risk_f1", "taken_f1"], "pruner": "hyperband"},
+            "sweep.pruner: Optuna cannot prune by 2 objectives (risk_f1, taken_f1), got 'hyperband';"
+            " write pruner: none, or name one metric",
+        ),
+        (
+            {"metric": ["risk_f1", "taken_f1"], "direction": "maximize"},
+            "sweep.direction: needs one for each of 2 metric(s), got 1: maximize",
+        ),
+        (
+            {"sampler": "grid"},
+            "sweep.sampler: a grid needs choice, int or times for every setting, got none for train.lr",
+        ),
+        (
+            {"min_epochs": 3},
+            "sweep.min_epochs (3) must be below train.epochs (3), or nothing is ever pruned; lower it,"
+            " or write pruner: none",
+        ),
+        ({"trials": None}, "sweep: must end: give trials, max_hours or both"),
+        ({"trails": 3}, "sweep.trails: no such setting; did you mean sweep.trials?"),
+        (
+            {"name": "a.b"},
+            "sweep.name: must be at most 180 letters, digits, `_` and `-`, the first no `-`, got 'a.b'",
+        ),
+    ],
+)
+def test_a_sweep_that_cannot_be(faults: Callable[..., list[str]], sweep: Any, fault: str) -> None:
+    assert faults(SPACE, **sweep) == [fault]
+
+
+def test_settings_that_depend_on_each_other_in_a_circle(faults: Callable[..., list[str]]) -> None:
+    circle = {
+        "model.lora.alpha": {"of": "model.lora.rank", "times": 2},
+        "model.lora.rank": {"choice": [2, 4], "when": {"model.lora.alpha": 4}},
+    }
+    (fault,) = faults(circle)
+    assert fault.startswith("sweep.space: settings must not depend on each other in a circle: model.lora.")
+
+
+def test_all_faults_are_told_at_once(faults: Callable[..., list[str]]) -> None:
+    told = faults({"train.lr": {"log": [0, 1]}, "train.epochs": {"int": [3, 1]}}, run={"typ": 1}, metrik="f1")
+    assert [line.split(":")[0] for line in told] == [
+        "sweep.space.train.lr.log",
+        "sweep.space.train.epochs.int",
+        "sweep.metrik",
+        "typ",
+    ]
+
+
+def test_a_run_is_no_sweep(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("exp_id: one\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_sweep(file)
+    assert str(caught.value) == (
+        f"{file}: must have a `sweep` section with name, trials, metric and space;"
+        " to train it once: loratrack run"
+    )
+
+
+def test_paths_among_the_choices_start_at_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    content = {
+        "data": {"raw_data_path": "a.csv"},
+        "sweep": {"name": "s", "trials": 1, "space": {"data.raw_data_path": {"choice": ["a.csv", "b.csv"]}}},
+    }
+    file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    config: SweepConfig = load_sweep(file)
+    choices = config.sweep.space["data.raw_data_path"]
+    assert choices.choice == (f"{tmp_path}/a.csv", f"{tmp_path}/b.csv")
+    assert config.exp_id == "s"
+
+
+def test_the_frozen_copy_of_a_sweep_is_the_same_sweep(tmp_path: Path, sweep_config: Any) -> None:
+    from loratrack.config import files
+
+    config = sweep_config()
+    files.save(config, tmp_path / "copy.yaml")
+    assert load_sweep(tmp_path / "copy.yaml") == config
