@@ -7,10 +7,22 @@ import sys
 from collections.abc import Callable, Sequence
 
 from loratrack import __version__
-from loratrack.cli import cache, compare, predict, run, show, sweep, sync
+from loratrack.cli import (
+    cache,
+    compare,
+    history,
+    predict,
+    promote,
+    registry,
+    rollback,
+    run,
+    show,
+    sweep,
+    sync,
+)
 from loratrack.errors import RefusedError, UserError
 
-COMMANDS = (run, sweep, predict, compare, show, sync, cache)
+COMMANDS = (run, sweep, predict, compare, show, promote, rollback, history, registry, sync, cache)
 REFUSED, USER_ERROR = 1, 2
 
 

@@ -92,6 +92,12 @@ def previous_champion(model: str) -> int:
         raise RefusedError(f"{model}: no earlier champion is there to go back to{_champion_text(now)}")
 
 
+def was_champion(model: str, version: int) -> bool:
+    """Whether the history knows it as champion."""
+    with _registry() as client:
+        return any(event.alias == CHAMPION and event.after == version for event in events.made(client, model))
+
+
 def delete(model: str, version: int, *, why: str = "") -> Move:
     """Delete a version for good; the champion is refused."""
     wanted = Event(model, None, "delete", before=version, after=None, why=why)

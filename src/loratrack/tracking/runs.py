@@ -15,7 +15,7 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from loratrack.errors import StoreError
-from loratrack.tracking import sampler, secrets, store
+from loratrack.tracking import process, sampler, secrets, store
 from loratrack.tracking.outbox import Outbox
 from loratrack.tracking.shipper import REFUSALS, Shipper, adopt, use_short_requests
 
@@ -59,7 +59,7 @@ class Run:
         use_short_requests()
         client = store.client()
         parent = {MLFLOW_PARENT_RUN_ID: parent_run_id} if parent_run_id else {}
-        named = {**tags, **parent, MLFLOW_RUN_NAME: name}
+        named = {**tags, **parent, **process.own_tags(), MLFLOW_RUN_NAME: name}
         run_id = os.environ.pop("MLFLOW_RUN_ID", None)
         if run_id is None:
             run_id, experiment_id = _create(client, name, parent)
