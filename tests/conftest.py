@@ -15,6 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.stores import (  # noqa: F401
+    any_store_of_runs,
+    empty_database,
+    filled_postgresql,
+    filled_server,
+    filled_sqlite,
+    postgresql,
+    server,
+    store_of_runs,
+)
 
 ROOT = Path(__file__).parents[1]
 LEFT_OUT = (

@@ -9,13 +9,6 @@ from mlflow import MlflowClient
 from loratrack.tracking import store
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    store.initialise(f"sqlite:///{file}")
-    return file
-
-
 @pytest.fixture
 def client(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
     """A client of an empty store in `tmp_path/mlruns`, which is the default store."""

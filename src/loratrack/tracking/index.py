@@ -16,6 +16,7 @@ from loratrack.errors import UserError
 from loratrack.tracking.expression import Comparison, Expression, ExpressionError, comparisons, holds, parse
 from loratrack.tracking.records import (
     ATTRIBUTES,
+    KINDS,
     ONLY_LATEST,
     REGISTERED,
     Head,
@@ -135,7 +136,9 @@ class Heads:
         ]
         known = {key.rsplit(".", 1)[-1]: key for key in keys} | {key: key for key in keys}
         known |= {key: key for key in (*ATTRIBUTES, *REGISTERED)}
-        close = [name] if name in known else difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+        kind, _, key = name.partition(".")
+        meant = key if kind in KINDS else name
+        close = [meant] if meant in known else difflib.get_close_matches(meant, known, n=1, cutoff=0.7)
         return f"no run has {name!r}" + (f"; did you mean {known[close[0]]!r}?" if close else "")
 
     def _nothing(self, name: str) -> Column | None:
