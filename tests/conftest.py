@@ -1,4 +1,4 @@
-"""What all tests share: no network, two threads, a store and a cache of their own, a copy of the project."""
+"""What all tests share: no network, one thread, a store and a cache of their own, a copy of the project."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ os.environ |= {
     "MLFLOW_TRACKING_URI": f"sqlite:///{SESSION.name}/mlruns/mlflow.db",
     "LORATRACK_CACHE": f"{SESSION.name}/cache",
     "MPLBACKEND": "agg",
-    "OMP_NUM_THREADS": "2",
-    "MKL_NUM_THREADS": "2",
+    "OMP_NUM_THREADS": "1",  # two test processes run side by side, and threads that wait spin
+    "MKL_NUM_THREADS": "1",
 }
 
 
