@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from typing import Any
@@ -15,6 +16,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoTokenizer
 
+from loratrack.config import load
 from loratrack.data import encode_texts
 from loratrack.serving.classifier import Classifier
 
@@ -55,7 +57,7 @@ def again(loratrack_run: Any, dual: Any, tmp_path_factory: pytest.TempPathFactor
 def single(loratrack_run: Any, written: Any) -> Any:
     data = {"label_subset": ["shop", "007", "web"], "label_columns": {"label": "channel"}, "test_path": None}
     config = written("single", task_type="single_cls", data=data)
-    return loratrack_run(config, "train.precision=bf16", "train.epochs=1", "model.pooling=mean")
+    return loratrack_run(config, "train.precision=bf16", "train.epochs=1", "train.layout=auto")
 
 
 @pytest.fixture(scope="module")
@@ -219,6 +221,12 @@ def test_a_single_task_has_short_names_and_no_test(single: Any) -> None:
     assert not {name for name in names if name.startswith(("avg_", "test_"))}
     labels = json.loads((single.artifacts / "label_map.json").read_text("utf-8"))["label"]
     assert list(labels) == ["shop", "007", "web"]
+
+
+def test_a_frozen_copy_holds_what_was_measured_in_place_of_auto(single: Any) -> None:
+    told = re.search(r"^layout: (\w+) \(", single.output, re.MULTILINE)
+    assert told, single.output
+    assert load(single.artifacts / "config_copy.yaml").train.layout == told[1]
 
 
 def test_a_third_label_is_a_key_more(three: Any) -> None:

@@ -45,25 +45,22 @@ def run(config: RunConfig, console: Console) -> int:
     """Train, log, check and register; the exit code is 0, or 128 + the signal that ended it early."""
     from loratrack.training.interrupt import interruptible
 
-    record = recording.start(config)
-    console.print(f"{config.exp_id}: run {record.run_id}", highlight=False)
-    log = RecordedLog(record, lambda text: console.print(text, highlight=False, markup=False))
-    with (
-        recording.failing(record),
-        interruptible() as interruption,
-        recording.work_folder(record.run_id) as work,
-    ):
-        bench, member, outcome = _train(config, log, work, console, interruption)
-        values = recording.keep(bench, member, outcome, log, work)
-        if member.status == "failed":
-            raise UserError(f"{config.exp_id}: {member.reason}")
-        if interruption.signal is not None:
-            record.finish("KILLED")
-            kept = f"epoch {member.best.epoch} is kept" if member.best else "nothing was learned yet"
-            console.print(f"ended by {interruption.signal.name}; {kept}", highlight=False)
-            return 128 + interruption.signal
-        version = _register(config, record, values, console)
-        sent = record.finish("FINISHED")
+    with interruptible() as interruption:
+        record = recording.start(config)
+        console.print(f"{config.exp_id}: run {record.run_id}", highlight=False)
+        log = RecordedLog(record, lambda text: console.print(text, highlight=False, markup=False))
+        with recording.failing(record), recording.work_folder(record.run_id) as work:
+            bench, member, outcome = _train(config, log, work, console, interruption)
+            values = recording.keep(bench, member, outcome, log, work)
+            if member.status == "failed":
+                raise UserError(f"{config.exp_id}: {member.reason}")
+            if interruption.signal is not None:
+                record.finish("KILLED")
+                kept = f"epoch {member.best.epoch} is kept" if member.best else "nothing was learned yet"
+                console.print(f"ended by {interruption.signal.name}; {kept}", highlight=False)
+                return 128 + interruption.signal
+            version = _register(config, record, values, console)
+            sent = record.finish("FINISHED")
     _tell(console, record, member, values, version, sent)
     return 0
 

@@ -21,6 +21,8 @@ from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
 from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 
+from loratrack.errors import StoreError
+
 PREFIX = "system/"
 INTERVAL_SECONDS = 10.0
 
@@ -43,7 +45,10 @@ class Sampler(threading.Thread):
                 for monitor in self._monitors:
                     monitor.collect_metrics()
                 self._stopped.wait(self._interval_seconds)
-            self._tell(self._averages(), self._step)
+            try:
+                self._tell(self._averages(), self._step)
+            except StoreError:  # no place to tell it; the training meets the same and says so
+                return
             self._step += 1
 
     def stop(self) -> None:

@@ -28,6 +28,7 @@ from loratrack.model import bundle
 from loratrack.model.answers import predict
 from loratrack.model.base import Base
 from loratrack.model.network import Network
+from loratrack.model.precision import precision_name
 from loratrack.model.probe import probe_of
 from loratrack.training.cohort import Cohort
 from loratrack.training.evaluation import evaluate
@@ -83,6 +84,7 @@ def enter(bench: Bench, config: RunConfig, log: RunLog, folder: Path, name: str 
     network.add(name, config.model.lora, classes, config.train.seed)
     if not bench.entered:
         _settle_network(bench, config, log, name)
+    config = _settled(config, network)
     bench.entered.add(name)
     if name in network.coverage:
         log.notice(f"LoRA on {network.coverage[name].describe()}")
@@ -164,6 +166,12 @@ def _settle_network(bench: Bench, config: RunConfig, log: RunLog, name: str) -> 
         network.layout = choose_layout(network, bench.dataset.train, name, size, log.notice)
     else:
         network.layout = train.layout
+
+
+def _settled(config: RunConfig, network: Network) -> RunConfig:
+    """What was measured or found here in the place of `auto`: its frozen copy gives the same run again."""
+    found = {"layout": network.layout, "precision": precision_name(network.dtype)}
+    return config.model_copy(update={"train": config.train.model_copy(update=found)})
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
