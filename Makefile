@@ -35,7 +35,7 @@ demo: $(READY)          ## train two labels on CLINC150, as a user would
 	$(DEMO)
 
 test: $(READY)          ## all tests, without network or GPU, with their coverage
-	pytest --cov --cov-report=term:skip-covered
+	pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
 
 lint: $(READY)          ## format, style and types
 	ruff format --check .
