@@ -109,8 +109,22 @@ class Floor:
         if self._seat(first, bench):
             self._fill()
         while bench.cohort.training and not self.stop():
-            train(bench.cohort, self, stop=self.stop, after_epoch=self.after_epoch)
+            try:
+                train(bench.cohort, self, stop=self.stop, after_epoch=self.after_epoch)
+            except (UserError, RuntimeError, MemoryError) as error:
+                self._blame(bench, error)
         self.bench = None
+
+    def _blame(self, bench: Bench, error: Exception) -> None:
+        """Out of memory outside a step, as in an evaluation: the largest trial has failed."""
+        if not is_out_of_memory(error):
+            raise error
+        largest = max(
+            bench.cohort.training, key=lambda member: bench.network.parameter_counts(member.name)[0]
+        )
+        largest.end("failed", str(error))
+        self._settle(self._seated[largest.name])
+        self._fill()
 
     def _set_up(self, trial: Trial) -> Bench | None:
         """None: the trial's own values cannot be trained, and it has failed."""

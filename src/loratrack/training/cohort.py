@@ -42,8 +42,8 @@ class Cohort:
         self.members: list[Member] = []
         self.passes = 1
         """How many passes the members of a step are spread over; more once memory ran out."""
-        self.micro_batch_limit: int | None = None
-        """No micro-batch is larger than this, once memory ran out."""
+        self.micro_batch_limits: dict[str, int] = {}
+        """Members whose micro-batches are no larger than this, since memory ran out for them."""
         self._labels = torch.from_numpy(np.array(dataset.train.labels)).to(network.device)
 
     def join(self, member: Member) -> None:
@@ -78,18 +78,23 @@ class Cohort:
         """Gradients of every member's whole batch, then one step of each optimizer.
 
         When memory runs out the step is begun again: first the members are spread over several passes,
-        which changes no result, then the micro-batches are halved.
+        which changes no result, then the micro-batches of the one that is too large are halved. One that
+        is too large even so has failed, unless it is alone.
         """
-        while True:
+        while batches:
+            losses: list[Tensor] = []
+            share: list[tuple[Member, Rows]] = []
             try:
-                losses = [loss for share in _spread(batches, self.passes) for loss in self._accumulate(share)]
+                for share in _spread(batches, self.passes):
+                    losses += self._accumulate(share)
                 break
             except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error):
                     raise
             for member, _ in batches:
                 member.forget_gradients()
-            self._use_less_memory(batches)
+            self._use_less_memory(batches, share)
+            batches = [(member, rows) for member, rows in batches if member.is_training]
         for (member, rows), task_sums in zip(batches, losses, strict=True):
             member.learn(task_sums, len(rows))
 
@@ -121,7 +126,7 @@ class Cohort:
         return {name: part.sum(dim=0) for name, part in zip(names, parts, strict=True)}
 
     def _micro_batch_size(self, member: Member) -> int | None:
-        sizes = (member.config.train.micro_batch_size, self.micro_batch_limit)
+        sizes = (member.config.train.micro_batch_size, self.micro_batch_limits.get(member.name))
         return min((size for size in sizes if size is not None), default=None)
 
     def _row_weights(self, present: list[tuple[Member, Rows, int]]) -> Tensor:
@@ -132,22 +137,27 @@ class Cohort:
             torch.tensor(weights).repeat_interleave(counts, dim=0).to(self.network.device, non_blocking=True)
         )
 
-    def _use_less_memory(self, batches: list[tuple[Member, Rows]]) -> None:
-        size = max(min(len(rows), self._micro_batch_size(member) or len(rows)) for member, rows in batches)
+    def _use_less_memory(self, batches: list[tuple[Member, Rows]], share: list[tuple[Member, Rows]]) -> None:
+        """`share` is the pass that was too large; it has one member once each has a pass of its own."""
+        member, rows = share[0]
+        size = min(len(rows), self._micro_batch_size(member) or len(rows))
+        too_much = (
+            "out of memory with a micro-batch of 1 example; lower data.max_len, set"
+            " train.gradient_checkpointing=true, or take a smaller base"
+        )
         if self.passes < len(batches):
             self.passes = min(len(batches), self.passes * 2)
             self.notice(f"out of memory: {len(batches)} members now train in {self.passes} passes a step")
         elif size > 1:
-            self.micro_batch_limit = size // 2
+            self.micro_batch_limits[member.name] = size // 2
             self.notice(
-                f"out of memory: micro-batch halved from {size} to {self.micro_batch_limit} examples;"
+                f"out of memory: micro-batch halved from {size} to {size // 2} examples;"
                 " the step is repeated and the batch stays; results are no longer exact to the last bit"
             )
+        elif len(self.training) > 1:
+            member.end("failed", too_much)
         else:
-            raise UserError(
-                "out of memory with a micro-batch of 1 example; lower data.max_len, set"
-                " train.gradient_checkpointing=true, or take a smaller base"
-            )
+            raise UserError(too_much)
         if self.network.device.type == "cuda":
             torch.cuda.empty_cache()
 
