@@ -12,6 +12,7 @@ import argparse
 import io
 import os
 import random
+import signal
 import sqlite3
 import statistics
 import subprocess
@@ -162,7 +163,6 @@ def fill(file: Path, num_runs: int) -> None:
         database.execute(
             "INSERT INTO registered_model_aliases(alias, version, name) VALUES ('champion', 8, 'clinc')"
         )
-        database.execute("ANALYZE")
 
 
 def head(number: int, folder: Path, experiment: int) -> tuple[object, ...]:
@@ -241,7 +241,11 @@ def serving(uri: str, folder: Path) -> Iterator[str]:
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (folder / "server.log").open("wb") as log:
         server = subprocess.Popen(
-            [*command, "--backend-store-uri", uri], stdout=log, stderr=log, env=environment
+            [*command, "--backend-store-uri", uri],
+            stdout=log,
+            stderr=log,
+            env=environment,
+            start_new_session=True,
         )
     address = f"http://127.0.0.1:{port}"
     try:
@@ -253,7 +257,7 @@ def serving(uri: str, folder: Path) -> Iterator[str]:
                 time.sleep(0.2)
         yield address
     finally:
-        server.terminate()
+        os.killpg(server.pid, signal.SIGTERM)  # the server and the worker that it has started
         server.wait()
 
 

@@ -113,12 +113,12 @@ def _span(comparison: Comparison, text: str, now: datetime) -> tuple[float, floa
         return moment, moment
     try:
         begin = datetime.fromisoformat(wanted)
-    except ValueError:
+        length_of_it = timedelta(days=1) if _DAY.fullmatch(wanted) else timedelta(minutes=1)
+        return begin.timestamp(), (begin + length_of_it).timestamp()
+    except (ValueError, OverflowError):
         raise _error(
             comparison, text, "must be a date, such as 2026-11-01, or a time ago, such as 7d"
         ) from None
-    end = begin + timedelta(days=1) if _DAY.fullmatch(wanted) else begin + timedelta(minutes=1)
-    return begin.timestamp(), end.timestamp()
 
 
 def _length(comparison: Comparison, text: str) -> float:

@@ -1,0 +1,138 @@
+"""`loratrack show`: everything of one run on one screen."""
+
+from __future__ import annotations
+
+import json
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from rich.cells import cell_len
+from rich.console import Console
+from tests.stores import use
+
+from loratrack.cli import main, parser, show
+from loratrack.tracking.runs import Run
+
+SHA256 = "0123456789abcdef" * 4
+
+
+def test_a_run_on_one_screen(any_store_of_runs: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "exp_v4"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "exp_v4  FINISHED  double_cls  clinc  cpu"
+    assert lines[1] == "风险等级 [bold]与[/bold] $x$"
+    text = "\n".join(lines)
+    assert ", took 1 min 0 s" in text
+    ui = any_store_of_runs if any_store_of_runs.startswith("http") else "http://127.0.0.1:5000"
+    assert f"MLflow       {ui}/#/experiments/" in text
+    assert "?workflowType=machine_learning" in text
+    assert "F1, epoch 2" in text
+    assert "│ average │" in text
+    assert "0.6500" in text
+    assert "│ *2    │ 0.6500 │        0.5 │" in text
+    assert any("lora.rank" in line and line.split()[1] == "32" for line in lines)
+    assert len(lines) < 45
+
+
+def test_a_registered_run_and_one_without_a_best_epoch(
+    store_of_runs: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", "--filter", "alias=champion", "--json"]) == 0
+    [champion] = json.loads(capsys.readouterr().out)["runs"]
+    assert main(["show", champion["run_id"][:10]]) == 0
+    assert "registered   risk v2 @champion\n" in capsys.readouterr().out
+    assert main(["show", "exp_v2"]) == 0
+    output = capsys.readouterr().out
+    assert "F1, best" in output
+    assert "0.7000" in output
+
+
+@pytest.fixture
+def full_run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """A run with all that training leaves."""
+    files = tmp_path / "files"
+    (files / "lora_adapter").mkdir(parents=True)
+    (files / "lora_adapter" / "adapter_config.json").write_text("{}")
+    (files / "notices.txt").write_text("LoRA on query, value\n布局: padded\n", "utf-8")
+    facts = {
+        "python": "3.11.7 (main)",
+        "os": "Linux",
+        "cpu": {"model": "EPYC"},
+        "packages": {"torch": "2.13.0", "peft": "0.21.2", "zipp": "4"},
+        "git": {"commit": "0123456789abcdef", "dirty": True},
+        "gpu": {"devices": [{"name": "H200"}]},
+    }
+    (files / "env_info.json").write_text(json.dumps(facts))
+    run = Run.start(name="exp_full", params={"train.lr": 2e-5}, tags={"exp_id": "exp_full"})
+    for epoch in range(1, 31):
+        run.metrics({"f1": epoch / 100 if epoch != 7 else 0.9, "train/loss": 1 / epoch}, step=epoch)
+    run.metrics({"best_f1": 0.9, "best_epoch": 7, "test_f1": 0.8}, step=30)
+    run.dataset("train.csv", "data/train.csv", SHA256, "training", 12345)
+    run.artifacts(files)
+    assert run.finish("FINISHED")
+    return run.run_id
+
+
+EXPECTED = (
+    "dataset      train.csv (training, 12,345 rows, sha256 0123456789ab)",
+    "             env_info.json  lora_adapter/  notices.txt",
+    "environment  Python 3.11.7, torch 2.13.0, peft 0.21.2, H200, Linux, commit 0123456789 with changes",
+    "notice       LoRA on query, value",
+    "notice       布局: padded",
+    "with --json also 19 more epochs",
+)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "server"])
+def test_files_datasets_environment_and_notices(
+    kind: str,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    if kind == "sqlite":
+        empty: Path = request.getfixturevalue("empty_database")
+        (tmp_path / "mlflow.db").write_bytes(empty.read_bytes())
+    else:
+        uri = request.getfixturevalue(kind)
+    use(uri, monkeypatch, tmp_path)
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "60")
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", f"show-{kind}")
+    run_id = request.getfixturevalue("full_run")
+    try:
+        assert main(["show", run_id]) == 0
+        output = capsys.readouterr().out
+        for line in EXPECTED:
+            assert f"{line}\n" in output
+        assert " *7 " in output
+        assert main(["show", run_id, "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)
+    finally:
+        MlflowClient(uri).delete_run(run_id)
+    assert len(told["epochs"]) == 30
+    assert told["epochs"]["7"] == {"f1": 0.9, "train/loss": 1 / 7}
+    assert told["best_epoch"] == 7
+    assert told["datasets"] == [{"name": "train.csv", "context": "training", "rows": 12345, "sha256": SHA256}]
+    assert told["environment"]["packages"]["zipp"] == "4"
+    assert told["notices"] == ["LoRA on query, value", "布局: padded"]
+
+
+@pytest.mark.parametrize("width", [60, 100, 160])
+def test_every_width_of_terminal(store_of_runs: str, width: int) -> None:
+    console = Console(file=StringIO(), width=width, force_terminal=True, color_system=None)
+    assert show.answer(parser().parse_args(["show", "exp_v4"]), console) == 0
+    output = console.file.getvalue()  # type: ignore[attr-defined]
+    table = [line for line in output.splitlines() if line[:1] in "┃┡│└┏"]
+    assert len(table) > 8
+    assert all(cell_len(line) <= width for line in table)
+
+
+def test_no_such_run_is_1(store_of_runs: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "exp_v9"]) == 1
+    assert capsys.readouterr().err == (
+        f"loratrack: exp_v9: no such run or exp_id among 7 runs in {store_of_runs}; did you mean 'exp_v5'?\n"
+    )
