@@ -62,3 +62,12 @@ def test_the_cache_is_listed_and_cleared(
     assert not entry.exists()
     assert main(["cache", "clear"]) == 0
     assert capsys.readouterr().out == "0 entries, 0.00 MiB deleted\n"
+
+
+def test_sync_says_what_it_sent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    uri = f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert main(["sync"]) == 0
+    assert capsys.readouterr().out == f"{uri}: 0 sent, 0 waiting\n"

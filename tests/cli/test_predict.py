@@ -32,7 +32,8 @@ def rows_of(file: str) -> list[list[str]]:
 
 def test_texts_are_answered_on_the_screen(words: Words, capsys: pytest.CaptureFixture[str]) -> None:
     assert words("--text", "loud [b]take[/b] :smile:", "--text", CHINESE) == 0
-    printed = capsys.readouterr().out
+    printed, errors = capsys.readouterr()
+    assert errors == ""
     assert printed.startswith("loud [b]take[/b] :smile:\n  risk: ")
     assert CHINESE.replace("\r", "") in printed.replace("\r", "")
     assert printed.count("  adopt: ") == 2

@@ -12,9 +12,11 @@ import pytest
 
 FOLLOW = """
 import json, mlflow, pandas
+from loratrack.cli import main
 mlflow.MlflowClient().set_registered_model_alias("tiny", "champion", "1")
 model = mlflow.pyfunc.load_model("models:/tiny@champion")
 print(json.dumps(model.predict(pandas.DataFrame({"text": ["calm take"]})).to_dict("records")))
+main(["predict", "--model", "models:/tiny@champion", "--text", "calm take"])
 """
 
 
@@ -65,12 +67,11 @@ def test_a_fault_of_the_data_is_told_once_without_a_traceback_of_ours(two: Two) 
 
 
 def test_a_moved_project_serves_its_models(two: Two) -> None:
-    """Both ways to the model: our own command, and MLflow alone, from a folder below."""
-    project = two.project
-    shown = project.call(
-        "loratrack", "predict", "--model", "models:/tiny/1", "--text", "calm take", below="src"
-    )
-    assert f"{project.store} was in " in shown
-    assert "\n  risk: " in shown
-    answers = json.loads(project.call("python", "-c", FOLLOW, below="projects").splitlines()[-1])
-    assert f"risk: {answers[0]['risk']} ({answers[0]['risk_probability']:.3f})" in shown
+    """Both ways to the model, in a folder below: MLflow's own, and our command."""
+    shown = two.project.call("python", "-c", FOLLOW, below="projects")
+    assert f"{two.project.store} was in " in shown
+    *_, answers, text, told = shown.splitlines()
+    (answer,) = json.loads(answers)
+    assert text == "calm take"
+    expected = [f"{task}: {answer[task]} ({answer[f'{task}_probability']:.3f})" for task in ("risk", "adopt")]
+    assert told == f"  {'  '.join(expected)}"

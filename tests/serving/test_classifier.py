@@ -132,6 +132,20 @@ def test_another_base_or_tokenizer_is_refused(
         Classifier(copy)
 
 
+def test_a_base_that_moved_along_with_the_project_is_found(
+    copy: Path, sample: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = tmp_path / "new"
+    shutil.copytree(sample.base, project / "bases" / "tiny")
+    (project / "MLproject").write_text("name: loratrack\n")
+    base = json.loads((copy / "bundle.json").read_text("utf-8"))["base"]
+    _change(copy, base={**base, "name": str(tmp_path / "old" / "bases" / "tiny")})
+    with pytest.raises(UserError, match="no such folder"):
+        Classifier(copy)
+    monkeypatch.chdir(project / "bases")
+    assert len(Classifier(copy).answer({"text": ["calm"]})) == 1
+
+
 def _change(folder: Path, **values: Any) -> None:
     file = folder / "bundle.json"
     file.write_text(json.dumps(json.loads(file.read_text("utf-8")) | values), "utf-8")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from loratrack.cli.screen import console
 
 if TYPE_CHECKING:
     from loratrack.data.cache import Entry
@@ -32,12 +32,11 @@ def show(_: argparse.Namespace) -> int:
     from loratrack.data import cache
 
     entries = cache.entries()
-    console = Console(soft_wrap=True)
     for entry in entries:
         used = datetime.fromtimestamp(entry.used_at).strftime("%Y-%m-%d %H:%M")
         size = entry.num_bytes / MEBIBYTE
-        console.print(f"{entry.key[:12]}  {size:9.2f} MiB  used {used}", highlight=False)
-    _tell(console, entries, f"in {cache.folder()}")
+        console().print(f"{entry.key[:12]}  {size:9.2f} MiB  used {used}")
+    _tell(entries, f"in {cache.folder()}")
     return 0
 
 
@@ -47,18 +46,18 @@ def delete_old(arguments: argparse.Namespace) -> int:
     if arguments.days is None and arguments.mib is None:
         arguments.days = 30.0
     max_bytes = None if arguments.mib is None else int(arguments.mib * MEBIBYTE)
-    _tell(Console(soft_wrap=True), cache.prune(arguments.days, max_bytes), "deleted")
+    _tell(cache.prune(arguments.days, max_bytes), "deleted")
     return 0
 
 
 def delete_all(_: argparse.Namespace) -> int:
     from loratrack.data import cache
 
-    _tell(Console(soft_wrap=True), cache.clear(), "deleted")
+    _tell(cache.clear(), "deleted")
     return 0
 
 
-def _tell(console: Console, entries: Sequence[Entry], what: str) -> None:
+def _tell(entries: Sequence[Entry], what: str) -> None:
     size = sum(entry.num_bytes for entry in entries) / MEBIBYTE
     noun = "entry" if len(entries) == 1 else "entries"
-    console.print(f"{len(entries)} {noun}, {size:.2f} MiB {what}", highlight=False, markup=False)
+    console().print(f"{len(entries)} {noun}, {size:.2f} MiB {what}")

@@ -7,13 +7,11 @@ import csv
 import json
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from rich.console import Console
-
+from loratrack.cli.screen import console
 from loratrack.errors import DataError, UserError
 
 if TYPE_CHECKING:
@@ -118,13 +116,13 @@ def _names(classifier: Classifier) -> list[str]:
 
 
 def _show(rows: Iterable[Row], classifier: Classifier) -> None:
-    console = Console(soft_wrap=True, markup=False, emoji=False, highlight=False)
+    screen = console()
     for row in rows:
-        console.print(" | ".join(str(row[name]) for name in classifier.config.text_columns))
+        screen.print(" | ".join(str(row[name]) for name in classifier.config.text_columns))
         shown = (
             f"{task}: {row[task]} ({row[f'{task}_probability']:.3f})" for task in classifier.config.tasks
         )
-        console.print(f"  {'  '.join(shown)}")
+        screen.print(f"  {'  '.join(shown)}")
 
 
 def _write(rows: Iterable[Row], file: Path, names: list[str]) -> None:
@@ -171,6 +169,4 @@ WRITERS: dict[str, Callable[[IO[str], list[str]], RowWriter]] = {
 
 
 def _tell(text: str) -> None:
-    """Beside the answers, so that these can be piped."""
-    console = Console(file=sys.stderr, soft_wrap=True, markup=False, emoji=False, highlight=False)
-    console.print(text)
+    console(beside_the_answers=True).print(text)

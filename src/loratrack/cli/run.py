@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from loratrack.cli import recording
+from loratrack.cli import recording, screen
 from loratrack.cli.recording import RecordedLog
 from loratrack.config import RunConfig, load
 from loratrack.errors import UserError
@@ -36,7 +36,7 @@ def add_to(commands: Any) -> None:
 
 
 def command(arguments: argparse.Namespace) -> int:
-    console = Console(soft_wrap=True)
+    console = screen.console()
     config = recording.with_project(load(arguments.config, arguments.set), Path(arguments.config))
     return run(config, console)
 
@@ -47,8 +47,8 @@ def run(config: RunConfig, console: Console) -> int:
 
     with interruptible() as interruption:
         record = recording.start(config)
-        console.print(f"{config.exp_id}: run {record.run_id}", highlight=False)
-        log = RecordedLog(record, lambda text: console.print(text, highlight=False, markup=False))
+        console.print(f"{config.exp_id}: run {record.run_id}")
+        log = RecordedLog(record, lambda text: console.print(text))
         with recording.failing(record), recording.work_folder(record.run_id) as work:
             bench, member, outcome = _train(config, log, work, console, interruption)
             values = recording.keep(bench, member, outcome, log, work)
@@ -57,7 +57,7 @@ def run(config: RunConfig, console: Console) -> int:
             if interruption.signal is not None:
                 record.finish("KILLED")
                 kept = f"epoch {member.best.epoch} is kept" if member.best else "nothing was learned yet"
-                console.print(f"ended by {interruption.signal.name}; {kept}", highlight=False)
+                console.print(f"ended by {interruption.signal.name}; {kept}")
                 return 128 + interruption.signal
             version = _register(config, record, values, console)
             sent = record.finish("FINISHED")
@@ -121,7 +121,7 @@ def _tell(
     if not sent:
         lines.append("the tracking store does not answer: send the rest with loratrack sync")
     for line in lines:
-        console.print(line, highlight=False, markup=False)
+        console.print(line)
 
 
 def _scores(member: Member, values: Mapping[str, float]) -> Table:

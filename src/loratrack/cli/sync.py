@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from loratrack.cli.screen import console
 
 if TYPE_CHECKING:
     from loratrack.tracking.shipper import SyncReport
@@ -24,9 +24,8 @@ def command(_: argparse.Namespace) -> int:
     from loratrack.tracking import runs, shipper, store
 
     report = shipper.sync(store.folder(), runs.store_name(), store.client())
-    console = Console(soft_wrap=True)
     for line in lines(report, runs.store_name()):
-        console.print(line, highlight=False, markup=False)
+        console().print(line)
     return UNSENT if report.waiting or report.refused else 0
 
 

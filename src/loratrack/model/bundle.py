@@ -30,6 +30,7 @@ from loratrack.model.base import Base
 from loratrack.model.network import Network
 from loratrack.model.precision import best_device, compute_dtype, precision_name
 from loratrack.model.probe import PROBE, Probe
+from loratrack.places import our_project
 
 FORMAT = 1
 BUNDLE = "bundle.json"
@@ -89,7 +90,7 @@ def load(folder: Path, notice: Callable[[str], None]) -> tuple[Network, Base, Ru
     """The network of a bundle with its weights in place, its base, settings and label map."""
     content = _checked(folder)
     config = files.load(folder / CONFIG)
-    base = bases.resolve(content["base"]["name"], trust_remote_code=config.model.trust_remote_code)
+    base = bases.resolve(_base_name(content["base"]), trust_remote_code=config.model.trust_remote_code)
     _refuse_other_base(folder, base, content["base"])
     if config.model.trust_remote_code:
         notice(f"running code that comes with the base {base.name} (model.trust_remote_code is on)")
@@ -117,6 +118,15 @@ def _checked(folder: Path) -> dict[str, Any]:
         if _sha256(path) != expected:
             raise UserError(f"{path}: changed since the model was saved; restore the run's artifacts")
     return content
+
+
+def _base_name(recorded: Mapping[str, str]) -> str:
+    """As recorded; a folder that is gone may have moved along with our project, and is looked for there."""
+    folder, project = Path(recorded["name"]), our_project()
+    if recorded["origin"] != "local" or folder.is_dir() or project is None:
+        return recorded["name"]
+    below = [project.joinpath(*folder.parts[start:]) for start in range(1, len(folder.parts))]
+    return str(next((place for place in below if place.is_dir()), folder))
 
 
 def _refuse_other_base(folder: Path, base: Base, expected: Mapping[str, str]) -> None:
