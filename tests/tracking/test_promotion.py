@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from mlflow import MlflowClient
+from tests.stores import use
 
 from loratrack.errors import RefusedError, UserError
 from loratrack.tracking import events, process, promotion, store
@@ -42,7 +43,7 @@ def set_stage(client: MlflowClient, version: int, stage: str, model: str = MODEL
 def add_versions(client: MlflowClient, count: int, model: str = MODEL) -> None:
     client.create_registered_model(model)
     for _ in range(count):
-        client.create_model_version(model, "/nowhere")
+        client.create_model_version(model, "s3://nowhere/model")
 
 
 @pytest.fixture
@@ -230,24 +231,39 @@ import sys
 from contextlib import nullcontext
 from loratrack.errors import RefusedError
 from loratrack.tracking import events, promotion
-if sys.argv[2] == "apart":
+model, where, version = sys.argv[1:]
+if where == "apart":
     events.store.locked = lambda file: nullcontext()  # as machines that share a server and no disk
-promotion.aliases("clinc")
+promotion.aliases(model)
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    promotion.promote("clinc", int(sys.argv[1]), expected=1)
+    promotion.promote(model, int(version), expected=1)
 except RefusedError as error:
     sys.exit(str(error))
 """
 
 
+@pytest.fixture(params=["sqlite", "postgresql", "server"])
+def team_store(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> MlflowClient:
+    """Each kind of store in turn."""
+    name = "empty_database" if request.param == "sqlite" else request.param
+    uri = request.getfixturevalue(name)
+    if request.param == "sqlite":
+        uri = f"sqlite:///{shutil.copy(uri, tmp_path)}"
+    return MlflowClient(use(uri, monkeypatch, tmp_path))
+
+
 @pytest.mark.parametrize("where", ["together", "apart"])
-def test_promotions_at_the_same_instant_leave_one_winner(registry: MlflowClient, where: str) -> None:
-    promotion.promote(MODEL, 1, expected=None)
-    command = [sys.executable, "-W", "ignore", "-c", PROMOTE_AT_ONCE]
+def test_promotions_at_the_same_instant_leave_one_winner(team_store: MlflowClient, where: str) -> None:
+    model = f"at-once-{where}"
+    add_versions(team_store, 3, model)
+    promotion.promote(model, 1, expected=None)
+    command = [sys.executable, "-W", "ignore", "-c", PROMOTE_AT_ONCE, model, where]
     started = [
-        subprocess.Popen([*command, str(version), where], stdin=-1, stdout=-1, stderr=-1, text=True)
+        subprocess.Popen([*command, str(version)], stdin=-1, stdout=-1, stderr=-1, text=True)
         for version in (2, 3)
     ]
     for one in started:
@@ -261,9 +277,9 @@ def test_promotions_at_the_same_instant_leave_one_winner(registry: MlflowClient,
     codes = [one.returncode for one in started]
     assert sorted(codes) == [0, 1], faults
     winner = codes.index(0) + 2
-    assert moves() == [("promote", None, 1), ("promote", 1, winner)]
-    assert promotion.aliases(MODEL) == {CHAMPION: winner, "previous-champion": 1}
-    assert promotion.drift(MODEL) == []
+    assert moves(model) == [("promote", None, 1), ("promote", 1, winner)]
+    assert promotion.aliases(model) == {CHAMPION: winner, "previous-champion": 1}
+    assert promotion.drift(model) == []
     assert f"must still be version 1, got version {winner}" in "".join(faults)
 
 

@@ -300,8 +300,16 @@ def _misplaced(client: Any, model: str, now: Aliases) -> Iterator[tuple[int, str
 
 
 def _to_stage(client: Any, model: str, version: int | None, stage: str) -> None:
+    """The version into the stage, and who was there into the archive.
+
+    MLflow's own `archive_existing_versions` compares a number with text, which PostgreSQL refuses.
+    """
+    there = client.get_registered_model(model).latest_versions
     with _without_warning():
-        client.transition_model_version_stage(model, str(version), stage, archive_existing_versions=True)
+        client.transition_model_version_stage(model, str(version), stage)
+        for other in there:
+            if other.current_stage == stage and int(other.version) != version:
+                client.transition_model_version_stage(model, str(other.version), ARCHIVED)
 
 
 @contextmanager

@@ -100,7 +100,6 @@ def initialise(uri: str) -> None:
     file = database_file(uri)
     if file is None or (_is_there(file) and moved.is_in_place(file)):
         return
-    file.parent.mkdir(parents=True, exist_ok=True)
     with locked(file.with_name(f".{file.name}.lock")):
         if not _is_there(file):
             _build(file)
@@ -128,6 +127,7 @@ def _is_there(file: Path) -> bool:
 @contextmanager
 def locked(file: Path) -> Iterator[None]:
     """One process of this machine at a time."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         yield
