@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlparse
 
 from loratrack.errors import RefusedError, UserError
 from loratrack.tracking import store
-from loratrack.tracking.index import Heads
+from loratrack.tracking.index import heads, parents
 from loratrack.tracking.records import ONLY_LATEST, SCORE, Head, Record, in_full
 from loratrack.tracking.tables import Dataset, Tables, answering, store_name
 
@@ -48,23 +48,25 @@ def find(tables: Tables, wanted: str) -> Head:
 
     RefusedError when there is none, UserError when a beginning is that of several.
     """
-    known = Heads(tables)
-    heads = known.by_id | known.parents
-    if wanted in heads:
-        return heads[wanted]
-    newest_first = sorted(heads.values(), key=lambda head: head.started_ms, reverse=True)
-    named = [head for head in newest_first if wanted in (head.exp_id, head.name)]
+    named = heads(
+        tables, "AND (r.run_uuid = :wanted OR r.name = :wanted OR x.value = :wanted)", wanted=wanted
+    )
     if named:
-        return next((head for head in named if head.run_id in known.by_id), named[0])
-    begun = [head for head in newest_first if head.run_id.startswith(wanted)]
-    if RUN_ID_PREFIX.fullmatch(wanted) and len(begun) == 1:
-        return begun[0]
-    if RUN_ID_PREFIX.fullmatch(wanted) and begun:
-        listed = ", ".join(f"{head.run_id} ({head.exp_id})" for head in begun[:MAX_LISTED])
-        raise UserError(f"{wanted}: must be the beginning of one run's id, got {len(begun)}: {listed}")
-    close = difflib.get_close_matches(wanted, {head.exp_id for head in newest_first}, n=1)
+        frames = parents(tables) - {wanted}
+        return next((head for head in named if head.run_id not in frames), named[0])
+    if RUN_ID_PREFIX.fullmatch(wanted):
+        begun = heads(
+            tables, "AND r.run_uuid > :wanted AND r.run_uuid < :end", wanted=wanted, end=f"{wanted}g"
+        )
+        if len(begun) > 1:
+            listed = ", ".join(f"{head.run_id} ({head.exp_id})" for head in begun[:MAX_LISTED])
+            raise UserError(f"{wanted}: must be the beginning of one run's id, got {len(begun)}: {listed}")
+        if begun:
+            return begun[0]
+    every = heads(tables)
+    close = difflib.get_close_matches(wanted, {head.exp_id for head in every}, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "; loratrack compare lists all"
-    raise RefusedError(f"{wanted}: no such run or exp_id among {len(heads):,} runs in {store_name()}{hint}")
+    raise RefusedError(f"{wanted}: no such run or exp_id among {len(every):,} runs in {store_name()}{hint}")
 
 
 def detail(tables: Tables, wanted: str) -> Detail:

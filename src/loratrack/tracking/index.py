@@ -65,45 +65,59 @@ def search(
     tests = None if filter_text is None else _meanings(filter_text, now or datetime.now())
 
     def ordered() -> tuple[Heads, list[Head]]:
-        heads = Heads(tables)
-        found = sorted(heads.by_id.values(), key=lambda head: head.started_ms, reverse=True)
+        known = Heads(tables)
+        found = list(known.by_id.values())
         if filter_text is not None and tests is not None:
-            is_in = _filter(heads, *tests, filter_text)
+            is_in = _filter(known, *tests, filter_text)
             found = [head for head in found if is_in(head.run_id)]
-        return heads, found if sort_by is None else _sorted(found, heads, sort_by)
+        return known, found if sort_by is None else _sorted(found, known, sort_by)
 
-    heads, found = ordered()
+    known, found = ordered()
     if tables.renew([head.run_id for head in found[:limit]]):
-        heads, found = ordered()
+        known, found = ordered()
     runs = in_full(tables, found[:limit], [*columns, *([sort_by] if sort_by else [])])
     for name in columns:
-        if not any(run.values(name) for run in runs) and heads.column(name) is None:
-            raise UserError(f"--columns: {heads.unknown(name)}")
-    return Answer(runs, len(found), len(heads.by_id))
+        if not any(run.values(name) for run in runs) and known.column(name) is None:
+            raise UserError(f"--columns: {known.unknown(name)}")
+    return Answer(runs, len(found), len(known.by_id))
+
+
+def heads(tables: Tables, clause: str = "", **values: object) -> list[Head]:
+    """Our runs that are not deleted and for which `clause` holds, the newest first.
+
+    `clause` knows the run as `r` and its exp_id as `x`.
+    """
+    rows = tables.rows(
+        "SELECT r.run_uuid, r.name, x.value, r.status, r.experiment_id, e.name, r.start_time, r.end_time"
+        " FROM runs r JOIN tags x ON x.run_uuid = r.run_uuid AND x.key = 'exp_id'"
+        " JOIN experiments e ON e.experiment_id = r.experiment_id"
+        f" WHERE r.lifecycle_stage = 'active' AND e.name <> :events {clause}",
+        events=EVENTS_EXPERIMENT,
+        **values,
+    )
+    found = [
+        Head(run_id, name or "", exp_id, status, str(experiment_id), *rest)
+        for run_id, name, exp_id, status, experiment_id, *rest in rows
+    ]
+    return sorted(found, key=lambda head: head.started_ms, reverse=True)
+
+
+def parents(tables: Tables) -> set[str]:
+    """Runs around other runs: sweeps and chains."""
+    return {
+        run_id
+        for (run_id,) in tables.rows("SELECT DISTINCT t.value FROM tags t WHERE t.key = :key", key=PARENT_TAG)
+    }
 
 
 class Heads:
-    """Our runs that are not deleted, and one column of them after the other.
-
-    Sweeps and chains, the runs around other runs, are in `parents`.
-    """
+    """Our trainings, the newest first, and one column of them after the other."""
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
         self._columns: dict[str, Column | None] = {}
-        rows = tables.rows(
-            "SELECT r.run_uuid, r.name, t.value, r.status, r.experiment_id, e.name, r.start_time, r.end_time"
-            " FROM runs r JOIN tags t ON t.run_uuid = r.run_uuid AND t.key = 'exp_id'"
-            " JOIN experiments e ON e.experiment_id = r.experiment_id"
-            " WHERE r.lifecycle_stage = 'active' AND e.name <> :events",
-            events=EVENTS_EXPERIMENT,
-        )
-        self.by_id = {
-            run_id: Head(run_id, name or "", exp_id, status, str(experiment_id), *rest)
-            for run_id, name, exp_id, status, experiment_id, *rest in rows
-        }
-        parents = tables.rows("SELECT DISTINCT t.value FROM tags t WHERE t.key = :key", key=PARENT_TAG)
-        self.parents = {run_id: self.by_id.pop(run_id) for (run_id,) in parents if run_id in self.by_id}
+        frames = parents(tables)
+        self.by_id = {head.run_id: head for head in heads(tables) if head.run_id not in frames}
 
     def column(self, name: str) -> Column | None:
         """The values under `name`; None when nothing in the store is called so."""
@@ -199,13 +213,13 @@ def _meanings(text: str, now: datetime) -> tuple[Expression, dict[Comparison, Te
 
 
 def _filter(
-    heads: Heads, expression: Expression, tests: Mapping[Comparison, Test], text: str
+    known: Heads, expression: Expression, tests: Mapping[Comparison, Test], text: str
 ) -> Callable[[str], bool]:
     columns: dict[str, Column] = {}
     for name in (each.name for each in tests):
-        column = heads.column(name.text)
+        column = known.column(name.text)
         if column is None:
-            raise ExpressionError(heads.unknown(name.text), text, name.start, name.end)
+            raise ExpressionError(known.unknown(name.text), text, name.start, name.end)
         columns[name.text] = column
 
     def is_in(run_id: str) -> bool:
@@ -214,11 +228,11 @@ def _filter(
     return is_in
 
 
-def _sorted(ordered: Sequence[Head], heads: Heads, name: str) -> list[Head]:
+def _sorted(ordered: Sequence[Head], known: Heads, name: str) -> list[Head]:
     """Runs with none of it come last, equal ones stay in their order."""
-    column = heads.column(name)
+    column = known.column(name)
     if column is None:
-        raise UserError(f"--sort-by: {heads.unknown(name)}")
+        raise UserError(f"--sort-by: {known.unknown(name)}")
     having = [head for head in ordered if column.get(head.run_id)]
     rest = [head for head in ordered if not column.get(head.run_id)]
     values = {head.run_id: sort_value(column[head.run_id][0]) for head in having}
