@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import signal
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -62,6 +67,29 @@ def test_the_cache_is_listed_and_cleared(
     assert not entry.exists()
     assert main(["cache", "clear"]) == 0
     assert capsys.readouterr().out == "0 entries, 0.00 MiB deleted\n"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the question's own socket
+def test_ctrl_c_ends_without_a_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pressed while a tracking server takes the question and does not answer."""
+
+    def press(server: socket.socket) -> None:
+        held.append(server.accept()[0])
+        os.kill(os.getpid(), signal.SIGINT)
+
+    held: list[socket.socket] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.getsockname()[1]}")
+        presser = threading.Thread(target=press, args=(server,))
+        presser.start()
+        exit_code = main(["predict", "--model", "models:/x/1", "--text", "calm"])
+        presser.join()
+    held[0].close()
+    gc.collect()
+    assert exit_code == 130
+    assert capsys.readouterr().err == "loratrack: interrupted\n"
 
 
 def test_sync_says_what_it_sent(

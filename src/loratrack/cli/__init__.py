@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -14,6 +15,8 @@ from loratrack.cli import (
     predict,
     promote,
     registry,
+    reproduce,
+    restore,
     rollback,
     run,
     show,
@@ -22,8 +25,23 @@ from loratrack.cli import (
 )
 from loratrack.errors import RefusedError, UserError
 
-COMMANDS = (run, sweep, predict, compare, show, promote, rollback, history, registry, sync, cache)
+COMMANDS = (
+    run,
+    sweep,
+    predict,
+    compare,
+    show,
+    promote,
+    rollback,
+    history,
+    registry,
+    reproduce,
+    restore,
+    sync,
+    cache,
+)
 REFUSED, USER_ERROR = 1, 2
+INTERRUPTED = 128 + signal.SIGINT
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -34,6 +52,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"loratrack: {error}", file=sys.stderr)  # noqa: T201  the one place where faults are shown
         return REFUSED if isinstance(error, RefusedError) else USER_ERROR
+    except KeyboardInterrupt:
+        print("loratrack: interrupted", file=sys.stderr)  # noqa: T201
+        return INTERRUPTED
 
 
 def parser() -> argparse.ArgumentParser:
