@@ -64,6 +64,7 @@ class Finding:
 
 def main() -> int:
     arguments = _arguments()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     rows, trials = (1200, 6) if arguments.quick else (arguments.rows, arguments.trials)
     print(f"load at the start: {os.getloadavg()[0]:.2f}; {rows or 'all'} rows, {trials} trials, 3 epochs")
     with tempfile.TemporaryDirectory() as name:

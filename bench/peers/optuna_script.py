@@ -80,12 +80,13 @@ def scores(answers: Any) -> dict[str, float]:
 def main() -> None:
     search = Search.model_validate_json(sys.argv[1])
     workload = search.workload
-    rows = pd.read_csv(workload.train, dtype=str, keep_default_na=False)
+    files = (workload.train, workload.validation)
+    rows = pd.concat([pd.read_csv(file, dtype=str, keep_default_na=False) for file in files])
     labels = {task: sorted(set(rows[column])) for task, column in workload.columns.items()}
     plain = Assignment(
         workload=workload, recipes=search.recipes, variant="dynamic", warm_up_steps=0, steps=None
     )
-    texts = [peer.Texts(file, plain, labels) for file in (workload.train, workload.validation)]
+    texts = [peer.Texts(file, plain, labels) for file in files]
     asha = optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=3)
     study = optuna.create_study(
         storage=search.storage,

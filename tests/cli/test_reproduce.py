@@ -1,0 +1,72 @@
+"""`loratrack reproduce` and `restore`: a run once more, and its files brought back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from loratrack.tracking import store
+
+
+def test_a_run_is_repeated_to_the_bit(ask: Any, trained: Any) -> None:
+    client = store.client()
+    first = client.get_model_version("tiny", "1").run_id
+    code, out, err = ask("reproduce", "first", "--check", "--json")
+    assert code == 0, err
+    told = json.loads(out)
+    assert told["reproduces"] == first
+    assert told["check"] == {"equal": True, "exact": True, "tolerance": 0.0, "epochs": 2, "unequal": []}
+    again = client.get_run(told["run_id"])
+    assert again.data.tags["reproduces"] == first
+    assert again.data.tags["project"] == "tiny"
+    assert (again.info.status, again.info.run_name) == ("FINISHED", "first")
+    assert again.data.params["train.layout"] == "padded"
+    assert len(client.search_model_versions("name='tiny'")) == 3
+
+
+def test_other_data_is_told_and_gives_other_metrics(ask: Any, trained: Any) -> None:
+    data = trained.config.parent / "train.csv"
+    lines = data.read_text("utf-8").splitlines()
+    data.write_text("\n".join(lines[:60]) + "\n", "utf-8")
+    code, out, _ = ask("reproduce", "first", "--check")
+    assert code == 1
+    assert "data.raw_data_path (" in out
+    assert "check of 2 epochs, within 0.02, since what counts is different:\n  epoch 1 " in out
+
+
+def test_a_run_without_files_cannot_be_repeated(ask: Any) -> None:
+    client = store.client()
+    run_id = client.create_run("0").info.run_id
+    code, _, err = ask("reproduce", run_id)
+    assert code == 1
+    assert "has not kept config_copy.yaml, env_info.json, metrics.json, so it cannot be repeated" in err
+    assert "has kept no files" in ask("restore", run_id, "--out", "files")[2]
+    assert not Path("files").exists()
+    assert ask("reproduce", "nobody")[0] == 1
+
+
+def test_all_files_come_back(ask: Any) -> None:
+    client = store.client()
+    first = client.get_model_version("tiny", "1").run_id
+    kept = Path(client.get_run(first).info.artifact_uri)
+    code, out, _ = ask("restore", "first", "--out", "some/files", "--json")
+    assert code == 0
+    names = sorted(path.relative_to(kept).as_posix() for path in kept.rglob("*") if path.is_file())
+    assert sorted(json.loads(out)["files"]) == names
+    for name in names:
+        assert (Path("some/files") / name).read_bytes() == (kept / name).read_bytes()
+    assert sorted(path.name for path in Path("some").iterdir()) == ["files"]
+    code, _, err = ask("restore", "first", "--out", "some/files")
+    assert code == 2
+    assert "--out: must be a folder that is empty or not there yet, got 'some/files'" in err
+
+
+def test_files_that_changed_are_named(ask: Any) -> None:
+    client = store.client()
+    first = client.get_model_version("tiny", "1").run_id
+    file = Path(client.get_run(first).info.artifact_uri) / "heads.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    code, _, err = ask("restore", first, "--out", "files")
+    assert code == 1
+    assert "not as they were saved: heads.safetensors; do not use this model" in err
