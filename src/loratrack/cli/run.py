@@ -50,7 +50,7 @@ def run(config: RunConfig, console: Console) -> int:
         console.print(f"{config.exp_id}: run {record.run_id}")
         log = RecordedLog(record, lambda text: console.print(text))
         with recording.failing(record), recording.work_folder(record.run_id) as work:
-            bench, member, outcome = _train(config, log, work, console, interruption)
+            bench, member, outcome = train_one(config, log, work, console, interruption)
             values = recording.keep(bench, member, outcome, log, work)
             if member.status == "failed":
                 raise UserError(f"{config.exp_id}: {member.reason}")
@@ -65,7 +65,7 @@ def run(config: RunConfig, console: Console) -> int:
     return 0
 
 
-def _train(
+def train_one(
     config: RunConfig, log: RecordedLog, work: Path, console: Console, interruption: Interruption
 ) -> tuple[Bench, Member, Outcome | None]:
     import torch

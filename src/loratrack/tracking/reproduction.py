@@ -1,0 +1,112 @@
+"""A run beside the run that repeats it: what is different around them, and whether the metrics are equal."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+REPRODUCES = "reproduces"
+"""The tag of the second run; its value is the id of the first."""
+PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "pandas", "scikit-learn")
+"""Those that a training's numbers come from."""
+MEASURED = ("time/",)
+"""Metrics that differ whenever a step is done again."""
+TOLERANCE = 0.02
+"""Largest difference of a metric where the numbers cannot be the same to the bit."""
+
+Epochs = Mapping[int, Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class Difference:
+    what: str
+    then: str
+    now: str
+    counts: bool = True
+    """Whether the numbers of a training may follow from it."""
+
+    def __str__(self) -> str:
+        return f"{self.what}: then {self.then}, now {self.now}"
+
+
+def environment_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
+    """Of two `env_info.json`."""
+    pairs = [
+        ("python", _python(then), _python(now), False),
+        *((name, _package(then, name), _package(now, name), True) for name in PACKAGES),
+        ("loratrack", _package(then, "loratrack"), _package(now, "loratrack"), False),
+        ("git commit", _commit(then), _commit(now), False),
+        ("processor", _cpu(then), _cpu(now), True),
+        ("GPU", _gpus(then), _gpus(now), True),
+        ("threads", _threads(then), _threads(now), True),
+    ]
+    return [Difference(what, old, new, counts) for what, old, new, counts in pairs if old != new]
+
+
+def is_exact(differences: Sequence[Difference], environment: Mapping[str, Any]) -> bool:
+    """Whether the metrics must be equal to the bit: nothing that counts is different, and no GPU computes."""
+    return not any(each.counts for each in differences) and _gpus(environment) == "none"
+
+
+def epochs_of(metrics: Mapping[str, Any]) -> dict[int, dict[str, float]]:
+    """The epochs in a `metrics.json`."""
+    return {
+        int(name.removeprefix("epoch_")): values
+        for name, values in metrics.items()
+        if name.startswith("epoch_")
+    }
+
+
+def metric_differences(then: Epochs, now: Epochs, *, exact: bool, is_whole: bool) -> list[Difference]:
+    """Every metric of every epoch that is not equal, or not within `TOLERANCE`.
+
+    `is_whole`: the first run came to its end, so the second must not have more epochs.
+    """
+    found = []
+    for epoch, values in sorted(then.items()):
+        for name, old in values.items():
+            new = now.get(epoch, {}).get(name)
+            if not name.startswith(MEASURED) and not _is_same(old, new, exact):
+                told = "none" if new is None else repr(new)
+                found.append(Difference(f"epoch {epoch} {name}", repr(old), told))
+    if is_whole and len(then) != len(now):
+        found.append(Difference("epochs", str(len(then)), str(len(now))))
+    return found
+
+
+def _is_same(old: float, new: float | None, exact: bool) -> bool:
+    if new is None:
+        return False
+    if old == new or (old != old and new != new):
+        return True
+    return not exact and abs(old - new) <= TOLERANCE
+
+
+def _python(environment: Mapping[str, Any]) -> str:
+    return str(environment.get("python", platform.python_version())).split()[0]
+
+
+def _package(environment: Mapping[str, Any], name: str) -> str:
+    return str(environment.get("packages", {}).get(name, "none"))
+
+
+def _commit(environment: Mapping[str, Any]) -> str:
+    git = environment.get("git")
+    if not git:
+        return "none"
+    return str(git["commit"])[:12] + (" with changes" if git.get("dirty") else "")
+
+
+def _cpu(environment: Mapping[str, Any]) -> str:
+    return str(environment.get("cpu", {}).get("model", "unknown"))
+
+
+def _gpus(environment: Mapping[str, Any]) -> str:
+    devices = environment.get("gpu", {}).get("devices") or []
+    return ", ".join(str(device["name"]) for device in devices) or "none"
+
+
+def _threads(environment: Mapping[str, Any]) -> str:
+    return str(environment.get("torch", {}).get("threads", "unknown"))
