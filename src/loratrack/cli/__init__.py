@@ -11,6 +11,7 @@ from loratrack import __version__
 from loratrack.cli import (
     cache,
     compare,
+    doctor,
     history,
     predict,
     promote,
@@ -38,6 +39,7 @@ COMMANDS = (
     reproduce,
     restore,
     sync,
+    doctor,
     cache,
 )
 REFUSED, USER_ERROR = 1, 2

@@ -32,7 +32,7 @@ def environment() -> dict[str, Any]:
         "cpu": {"model": cpu_model(), "cores": psutil.cpu_count(logical=False), "threads": os.cpu_count()},
         "memory_bytes": psutil.virtual_memory().total,
         "torch": _torch(),
-        "gpu": _gpu(),
+        "gpu": gpu(),
         "git": git(),
         "packages": packages(),
     }
@@ -45,7 +45,7 @@ def device_name() -> str:
     if torch is not None:
         usable = torch.cuda.is_available()
         return str(torch.cuda.get_device_name()) if usable else cpu_model()
-    devices = _gpu()["devices"]
+    devices = gpu()["devices"]
     return str(devices[0]["name"]) if devices else cpu_model()
 
 
@@ -103,7 +103,7 @@ def _torch() -> dict[str, Any]:
     }
 
 
-def _gpu() -> dict[str, Any]:
+def gpu() -> dict[str, Any]:
     """Driver and devices as NVML tells them; nothing on a machine without."""
     try:
         import pynvml

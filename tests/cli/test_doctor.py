@@ -1,0 +1,186 @@
+"""`loratrack doctor`: each thing that can be wrong, and what it says to do."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from loratrack.cli import doctor, main
+from loratrack.tracking import process, store
+from loratrack.tracking.outbox import Outbox
+from loratrack.tracking.runs import store_name
+
+Findings = dict[str, list[dict[str, str]]]
+
+
+@pytest.fixture
+def findings(
+    empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Any:
+    """`loratrack doctor --json` beside an empty store: exit code, and what was found by area."""
+    folder = tmp_path / "mlruns"
+    folder.mkdir()
+    (folder / "mlflow.db").write_bytes(empty_database.read_bytes())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    monkeypatch.chdir(tmp_path)
+
+    def look(*words: str) -> tuple[int, Findings]:
+        capsys.readouterr()
+        code = main(["doctor", "--json", *words])
+        found: Findings = {}
+        for finding in json.loads(capsys.readouterr().out):
+            found.setdefault(finding["area"], []).append(finding)
+        return code, found
+
+    return look
+
+
+def open_run(tags: dict[str, str]) -> str:
+    client = store.client()
+    run_id = client.create_run(store.ensure_experiment("loratrack"), run_name="exp", tags=tags).info.run_id
+    return str(run_id)
+
+
+def a_dead_process() -> dict[str, str]:
+    program = "import json; from loratrack.tracking import process; print(json.dumps(process.own_tags()))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    return dict(json.loads(done.stdout))
+
+
+def test_where_all_is_well_nothing_is_to_be_done(findings: Any) -> None:
+    code, found = findings()
+    assert code == 0, found
+    assert found["runs"][0]["text"] == "0 RUNNING, each with its process"
+    assert found["hub"][0]["text"].startswith("HF_HUB_OFFLINE is set; bases come from this machine")
+    assert {"environment", "plug-in", "store", "registry", "outbox", "disk", "gpu"} <= set(found)
+
+
+def test_dead_runs_are_told_and_ended(findings: Any) -> None:
+    dead, living = open_run(a_dead_process()), open_run(process.own_tags())
+    far = open_run({**a_dead_process(), process.HOST: "far-away"})
+    silent = open_run({})
+    code, found = findings()
+    assert code == 1
+    told = {finding["text"]: (finding["state"], finding["remedy"]) for finding in found["runs"]}
+    assert told == {
+        f"exp ({dead}) is RUNNING, and its process is gone": ("fault", "loratrack doctor --fix"),
+        f"exp ({far}) is RUNNING on far-away": ("note", "loratrack doctor --fix on far-away"),
+        f"exp ({silent}) is RUNNING and does not say where": (
+            "note",
+            f"if it is dead: mlflow runs delete --run-id {silent}",
+        ),
+    }
+    code, found = findings("--fix")
+    assert code == 0
+    assert found["runs"][0]["text"] == f"exp ({dead}) is marked FAILED"
+    status = {run_id: store.client().get_run(run_id).info.status for run_id in (dead, living, far, silent)}
+    assert status == {dead: "FAILED", living: "RUNNING", far: "RUNNING", silent: "RUNNING"}
+
+
+def test_a_run_whose_last_words_wait_is_not_ended(findings: Any) -> None:
+    dead = open_run(a_dead_process())
+    outbox = Outbox(store.folder(), store_name())
+    outbox.add(dead, "status", "FINISHED")
+    outbox.close()
+    code, found = findings("--fix")
+    assert code == 1
+    assert found["runs"][0]["remedy"] == "loratrack sync"
+    assert found["outbox"][0]["text"] == "1 rows wait for the store"
+    assert store.client().get_run(dead).info.status == "RUNNING"
+
+
+def test_drift_is_told(findings: Any) -> None:
+    client = store.client()
+    client.create_registered_model("clinc")
+    client.create_model_version("clinc", "s3://nowhere/model")
+    client.set_registered_model_alias("clinc", "champion", "1")
+    code, found = findings()
+    assert code == 1
+    assert [finding["text"] for finding in found["registry"]] == [
+        "clinc: the move of champion from no version to version 1 was done outside loratrack",
+        "clinc: version 1 is in stage None, its aliases say Production",
+    ]
+    assert found["registry"][0]["remedy"] == "loratrack registry reconcile clinc"
+
+
+def test_a_store_that_is_away_is_one_fault_among_others(
+    findings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    code, found = findings()
+    assert code == 1
+    assert found["store"][0]["state"] == "fault"
+    assert "runs" not in found
+    assert "disk" in found
+
+
+def test_other_versions_than_the_locked_ones_are_named(
+    findings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "MLproject").write_text("name: loratrack\n")
+    (tmp_path / "requirements.txt").write_text("# all\npeft==0.0.1\npyyaml==0.0.2\nnot-here==1\n")
+    found = findings()[1]["lock"][0]
+    assert found["state"] == "note"
+    assert found["text"].startswith("2 versions are not those of requirements.txt: peft ")
+
+
+def test_unmet_needs_are_named() -> None:
+    unmet = list(doctor._unmet({"mlflow": "1.0"}))
+    assert "mlflow==3.17.2 (got 1.0)" in unmet
+    assert any(text.startswith("peft") and text.endswith("(got none)") for text in unmet)
+    assert not any("pytest" in text for text in unmet)
+
+
+class Answers(BaseHTTPRequestHandler):
+    def do_HEAD(self) -> None:
+        self.send_response(404)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), Answers)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_hub_is_asked(hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in doctor.OFFLINE:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", hub)
+    assert doctor._hub().text == f"{hub} answers"
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert "cannot be reached" in doctor._hub().text
+
+
+def test_looking_makes_nothing_and_needs_no_torch(tmp_path: Path) -> None:
+    program = (
+        "import sys; from loratrack.cli import main; main(['doctor']);"
+        "print([name for name in ('torch', 'transformers') if name in sys.modules])"
+    )
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": "http://127.0.0.1:9", "XDG_DATA_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+        cwd=tmp_path,
+    )
+    assert done.stdout.endswith("[]\n")
+    assert list(tmp_path.iterdir()) == []
