@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from loratrack.config import load
 from loratrack.config.sweep import SweepConfig, load_sweep
 from loratrack.errors import ConfigError
 from loratrack.sweep.checks import check
@@ -165,6 +166,23 @@ def test_a_run_is_no_sweep(tmp_path: Path) -> None:
         f"{file}: must have a `sweep` section with name, trials, metric and space;"
         " to train it once: loratrack run"
     )
+
+
+def test_a_sweep_is_no_run(tmp_path: Path) -> None:
+    file = tmp_path / "sweep.yaml"
+    file.write_text("exp_id: one\ndata: {raw_data_path: a.csv}\nsweep: {name: s}\n", encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load(file)
+    assert str(caught.value) == (
+        f"{file}: 1 setting(s) to mend\n  sweep: is not for a single training; start it with loratrack sweep"
+    )
+
+
+def test_the_shipped_sweep_can_be() -> None:
+    file = Path(__file__).parents[2] / "projects/clinc/sweep.yaml"
+    config = load_sweep(file)
+    check(config, str(file))
+    assert list(config.sweep.space)[:2] == ["model.lora.rank", "model.lora.alpha"]
 
 
 def test_paths_among_the_choices_start_at_the_file(tmp_path: Path) -> None:

@@ -85,6 +85,8 @@ def _fault(path: KeyPath, detail: ErrorDetails, names: Sequence[str]) -> str:
     match detail["type"]:
         case "missing":
             return "must be given"
+        case "extra_forbidden" if path == ("sweep",):
+            return "is not for a single training; start it with loratrack sweep"
         case "extra_forbidden":
             close = _closest(path, names)
             return f"no such setting; did you mean {close}?" if close else "no such setting"
