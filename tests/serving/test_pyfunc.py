@@ -126,7 +126,7 @@ def server(saved: Path) -> Iterator[str]:
         seen = []
         for line in process.stdout:
             seen.append(line)
-            if "Application startup complete" in line:
+            if "Uvicorn running on" in line:  # only now the port is open
                 break
         else:
             pytest.fail("".join(seen))
