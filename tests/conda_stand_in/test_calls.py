@@ -86,12 +86,16 @@ def test_an_environment_is_built_once_where_ours_does_not_satisfy(
     create = ("env", "create", "-n", "mlflow-1", "--file", str(file))
     first = conda(environment, *create)
     assert first.returncode == 0, first.stderr
-    assert f"{sys.prefix} does not satisfy conda.yaml (tiny-thing: not installed); using" in first.stdout
+    told = (
+        f"{sys.prefix} does not satisfy conda.yaml (tiny-thing: not installed): run make setup to mend that"
+    )
+    assert f"{told}; until then building {tmp_path / 'cache'}" in first.stdout
     home = Path(shell(environment, "python -c 'import sys; print(sys.prefix)'"))
     assert home.parent == tmp_path / "cache" / "environments"
     assert shell(environment, "python -c 'import tiny_thing; print(tiny_thing.SIZE)'") == "tiny"
     (home / "mark").touch()
-    assert conda(environment, *create).returncode == 0
+    second = conda(environment, *create)
+    assert f"{told}; until then using {home}\n" in second.stdout
     assert (home / "mark").exists()
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from loratrack.conda_stand_in.build import build
+from loratrack.conda_stand_in.build import build, is_whole
 from loratrack.conda_stand_in.requirements import read
 from loratrack.errors import UserError
 from loratrack.places import cache_folder
@@ -53,9 +53,10 @@ def _create(name: str, file: Path) -> str:
         return f"loratrack: no conda here; {sys.prefix} satisfies {file.name} and is used"
     home = _environments() / f"built-{wanted.digest()}"
     tool = "uv" if shutil.which("uv") else "venv and pip"
+    how = f"using {home}" if is_whole(home) else f"building {home} with {tool}, which takes minutes"
     more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
     told = f"loratrack: no conda here; {sys.prefix} does not satisfy {file.name} ({faults[0]}{more})"
-    print(f"{told}; using {home}, built by {tool}", flush=True)  # noqa: T201
+    print(f"{told}: run make setup to mend that; until then {how}", flush=True)  # noqa: T201
     build(home, wanted)
     _point(_link(name), home)
     return f"loratrack: {home} is ready"

@@ -21,10 +21,14 @@ def build(home: Path, wanted: Wanted) -> None:
     home.parent.mkdir(parents=True, exist_ok=True)
     with home.with_name(f".{home.name}.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        if not (home / WHOLE).exists():
+        if not is_whole(home):
             shutil.rmtree(home, ignore_errors=True)
             _install(home, wanted)
             (home / WHOLE).touch()
+
+
+def is_whole(home: Path) -> bool:
+    return (home / WHOLE).exists()
 
 
 def _install(home: Path, wanted: Wanted) -> None:
