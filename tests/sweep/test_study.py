@@ -65,7 +65,10 @@ def test_what_was_interrupted_is_begun_again(sweep_config: Configs, new_search: 
 
 
 def test_a_changed_sweep_is_told_with_its_differences(sweep_config: Configs, new_search: Opens) -> None:
-    new_search(sweep_config())
+    begun = new_search(sweep_config())
+    trial = begun.next()
+    assert trial is not None
+    begun.complete(trial, [0.5])
     varied = {"train.lr": {"log": ["1e-4", "1e-1"]}, "train.batch_size": {"choice": ["8"]}}
     with pytest.raises(ConfigError) as caught:
         new_search(sweep_config(varied, run={"train": {"epochs": 4}}, metric="risk_f1", trials=99))
@@ -86,6 +89,14 @@ def test_a_changed_sweep_is_told_with_its_differences(sweep_config: Configs, new
         "  train.epochs: was 3, is 4",
         "  train.loss_weight: is null, was not there",
     ]
+
+
+def test_a_sweep_that_came_to_nothing_may_be_changed(sweep_config: Configs, new_search: Opens) -> None:
+    begun = new_search(sweep_config())
+    begun.next()
+    begun.give_all_back()
+    mended = new_search(sweep_config(run={"train": {"epochs": 4}}))
+    assert mended.trials() == []
 
 
 def test_the_same_sweep_may_have_more_trials(sweep_config: Configs, new_search: Opens) -> None:

@@ -18,24 +18,22 @@ FREE = ("exp_id", "description", "base_config", "register", "resources.")
 """Settings that change no result."""
 
 
-def keep_or_compare(study: optuna.Study, config: SweepConfig) -> None:
-    """Note the settings of a new study; ConfigError shows what differs from those of an old one."""
-    now = facts_of(config)
+def keep(study: optuna.Study, config: SweepConfig) -> None:
+    study.set_user_attr(BEGUN_WITH, json.dumps(facts_of(config), ensure_ascii=False, sort_keys=True))
+
+
+def changes(study: optuna.Study, config: SweepConfig) -> list[str]:
+    """What differs from the settings that the study was begun with; nothing for a new one."""
     before = study.user_attrs.get(BEGUN_WITH)
-    if before is None:
-        study.set_user_attr(BEGUN_WITH, json.dumps(now, ensure_ascii=False, sort_keys=True))
-        return
-    different = differences(json.loads(before), now)
-    if different:
-        raise ConfigError(
-            "\n".join(
-                [
-                    f"sweep {config.sweep.name!r} was begun with other settings, and its trials cannot be"
-                    " compared with new ones; put these back, or give it another sweep.name:",
-                    *(f"  {line}" for line in different),
-                ]
-            )
-        )
+    return [] if before is None else differences(json.loads(before), facts_of(config))
+
+
+def refusal(config: SweepConfig, changed: list[str]) -> ConfigError:
+    first = (
+        f"sweep {config.sweep.name!r} was begun with other settings, and its trials cannot be"
+        " compared with new ones; put these back, or give it another sweep.name:"
+    )
+    return ConfigError("\n".join([first, *(f"  {line}" for line in changed)]))
 
 
 def facts_of(config: SweepConfig) -> dict[str, Any]:

@@ -36,6 +36,9 @@ RETRIES = 3
 SQLITE_WAIT_SECONDS = 60
 WORKER, RUN, PARENT, CONCLUDED = "worker", "run_id", "parent_run_id", "concluded"
 
+RESULTS = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+"""States of trials that have come to something, or still may."""
+
 Notice = Callable[[str], None]
 
 
@@ -61,8 +64,7 @@ class Search:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with self.turn():
             self._storage = storage(url, self.sweep.heartbeat_seconds)
-            self.study = _study(self._storage, self.sweep)
-            facts.keep_or_compare(self.study, config)
+            self.study = _study(self._storage, config)
             if self.sweep.sampler == "grid":
                 for point in space.combinations(config):
                     self.study.enqueue_trial(point, skip_if_exists=True)
@@ -280,18 +282,31 @@ def existing(url: str, name: str) -> optuna.Study:
     return optuna.load_study(study_name=name, storage=kept)
 
 
-def _study(kept: RDBStorage, sweep: Sweep) -> optuna.Study:
-    directions = list(goals.directions(sweep))
+def _study(kept: RDBStorage, config: SweepConfig) -> optuna.Study:
+    """The study with these settings; one that came to nothing so far makes way for other settings."""
     try:
-        study = optuna.create_study(
-            storage=kept, study_name=sweep.name, directions=directions, load_if_exists=True
-        )
-        if study.metric_names is None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ExperimentalWarning)
-                study.set_metric_names(list(sweep.metrics))
+        study = _opened(kept, config.sweep)
+        changed = facts.changes(study, config)
+        if changed and any(trial.state in RESULTS for trial in study.get_trials(deepcopy=False)):
+            raise facts.refusal(config, changed)
+        if changed:
+            optuna.delete_study(study_name=config.sweep.name, storage=kept)
+            study = _opened(kept, config.sweep)
+        facts.keep(study, config)
     except optuna.exceptions.StorageInternalError as error:
         raise StoreError(f"sweep.storage: the database must answer, got {error}") from error
+    return study
+
+
+def _opened(kept: RDBStorage, sweep: Sweep) -> optuna.Study:
+    directions = list(goals.directions(sweep))
+    study = optuna.create_study(
+        storage=kept, study_name=sweep.name, directions=directions, load_if_exists=True
+    )
+    if study.metric_names is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            study.set_metric_names(list(sweep.metrics))
     return study
 
 
