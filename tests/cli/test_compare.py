@@ -251,6 +251,11 @@ def test_many_runs_are_drawn_as_parallel_coordinates(many_runs: None, tmp_path: 
     assert (tmp_path / "many.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_runs_without_a_score_and_with_the_same_settings_are_drawn_too(many_runs: None) -> None:
+    assert main(["compare", "--filter", "exp_id=exp_5", "--plot", "one.png"]) == 0
+    assert Path("one.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_the_page_opens_in_a_browser(many_runs: None, tmp_path: Path) -> None:
     chromium = shutil.which("chromium")
     if chromium is None:

@@ -26,6 +26,8 @@ from loratrack.tracking.terms import number
 
 MAX_BARS = 12
 """Runs; more are drawn as parallel coordinates, where their settings differ."""
+MAX_ROWS = 60
+"""Runs drawn as bars where no setting differs."""
 MAX_METRICS = 4
 MAX_AXES = 8
 MAX_NUMBERS, MAX_TEXTS = 6, 20
@@ -39,7 +41,7 @@ COLOURS = ("#3b6fb6", "#e08e3c", "#5aa469", "#a6669e")
 GREY = "#bbbbbb"
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem }
-svg { width: 100%; height: auto }
+svg { max-width: 100%; height: auto }
 g[id^=run-]:hover path { stroke: #d62728 !important; stroke-width: 4 !important }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; white-space: nowrap }
@@ -57,7 +59,7 @@ def draw(file: Path, runs: Sequence[Record], sort_by: str | None) -> None:
         matplotlib.rcParams |= {"font.family": fonts(), "axes.unicode_minus": False, "svg.fonttype": "none"}
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         if len(runs) <= MAX_BARS or not settings:
-            figure = _bars(runs, metrics, write)
+            figure = _bars(runs[:MAX_ROWS], metrics, write)
         else:
             figure = _parallel(runs, settings[: MAX_AXES - 1], metrics[0] if metrics else None, write)
         content = _page(figure, runs, sort_by).encode() if is_page else _rendered(figure, "png")
@@ -84,12 +86,9 @@ def _bars(runs: Sequence[Record], metrics: Sequence[str], write: Callable[[str],
             where = row - 0.4 + height * (place + 0.5)
             [bar] = axes.barh(where, value or 0, height, color=COLOURS[place], label=metric)
             bar.set_gid(f"run-{row}-{place}")
-            axes.text(
-                value or 0,
-                where,
-                f" {columns.NONE if value is None else f'{value:.4g}'}",
-                va="center",
-                fontsize=8,
+            text = columns.NONE if value is None else f"{value:.4g}"
+            axes.annotate(
+                text, (value or 0, where), (4, 0), textcoords="offset points", va="center", fontsize=8
             )
     axes.set_yticks(range(len(runs)), [write(_name(run)) for run in runs], parse_math=False)
     axes.invert_yaxis()
@@ -185,8 +184,9 @@ def _colours(runs: Sequence[Record], metric: str | None) -> list[Any]:
 
 
 def _text(run: Record, name: str) -> str:
-    values = run.values(name)
-    return ", ".join(str(value) for value in values) or columns.NONE
+    """In full, for numbers are placed by it."""
+    values = [str(value) for value in run.values(name) if value != "None"]
+    return ", ".join(values) or columns.NONE
 
 
 def _name(run: Record) -> str:
@@ -213,7 +213,7 @@ def _page(figure: Figure, runs: Sequence[Record], sort_by: str | None) -> str:
             svg = svg.replace(group, f"{group}<title>{told}</title>")
     return (
         '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>loratrack compare</title>\n'
-        f'<style>{STYLE}</style>\n<h1>Runs compared</h1>\n<div class="wide">{svg}</div>\n'
+        f'<style>{STYLE}</style>\n<div class="wide">{svg}</div>\n'
         f'<div class="wide">{_table(runs, sort_by)}</div>\n</html>\n'
     )
 
