@@ -18,6 +18,13 @@ def test_the_first_signal_is_noted_and_the_second_ends_it(number: signal.Signals
             os.kill(os.getpid(), number)
 
 
+def test_sigterm_after_ctrl_c_is_the_same_wish() -> None:
+    with interruptible() as interruption:
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interruption.signal is signal.SIGINT
+
+
 def test_the_handlers_of_before_are_put_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with interruptible():

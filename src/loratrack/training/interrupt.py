@@ -19,14 +19,17 @@ class Interruption:
         return self.signal is not None
 
     def request(self, number: int, _: FrameType | None = None) -> None:
-        if self.signal is not None:
+        if self.signal == number:
             raise KeyboardInterrupt
-        self.signal = signal.Signals(number)
+        self.signal = self.signal or signal.Signals(number)
 
 
 @contextmanager
 def interruptible() -> Iterator[Interruption]:
-    """The first signal is noted for the loop to see; a second one ends the process at once."""
+    """The first signal is noted for the loop to see; the same one again ends the process at once.
+
+    Ctrl-C on `mlflow run` gives us SIGINT from the terminal and SIGTERM from MLflow: that is one wish.
+    """
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
         yield interruption
