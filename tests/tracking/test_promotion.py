@@ -176,8 +176,10 @@ def test_moves_by_hand_are_noticed_and_mended(registry: MlflowClient) -> None:
 KILLED_BEFORE = """
 import os, signal, sys
 from mlflow import MlflowClient
+from mlflow.tracking._model_registry.client import ModelRegistryClient
 from loratrack.tracking import promotion
-setattr(MlflowClient, sys.argv[1], lambda *arguments, **named: os.kill(os.getpid(), signal.SIGKILL))
+for client in (MlflowClient, ModelRegistryClient):
+    setattr(client, sys.argv[1], lambda *arguments, **named: os.kill(os.getpid(), signal.SIGKILL))
 promotion.promote("clinc", 2, expected=1)
 """
 

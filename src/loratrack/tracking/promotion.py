@@ -7,7 +7,6 @@ is finished. Wherever that breaks off, the alias says what to do with the rest.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,12 +14,11 @@ from datetime import datetime
 from itertools import chain
 from typing import Any, Literal
 
-from mlflow.exceptions import MlflowException
-
 from loratrack.errors import RefusedError, UserError
-from loratrack.tracking import events, store
+from loratrack.tracking import events, registered, store
 from loratrack.tracking.events import Claim, Event
-from loratrack.tracking.models import MISSING, answering, did_you_mean, quoted
+from loratrack.tracking.models import answering
+from loratrack.tracking.registered import Model, if_there
 from loratrack.tracking.shipper import use_short_requests
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous-champion"
@@ -87,7 +85,7 @@ def previous_champion(model: str) -> int:
         moves = (event for event in events.made(client, model) if event.alias == CHAMPION)
         known = (version for event in moves for version in (event.after, event.before))
         for version in chain(known, [now.get(PREVIOUS)]):
-            if version is not None and version != now.get(CHAMPION) and _exists(client, model, version):
+            if version is not None and version != now.get(CHAMPION) and Model(client, model).has(version):
                 return version
         raise RefusedError(f"{model}: no earlier champion is there to go back to{_champion_text(now)}")
 
@@ -106,7 +104,7 @@ def delete(model: str, version: int, *, why: str = "") -> Move:
         with events.exclusive(client, wanted) as claim:
             mended, now = _settle(client, claim)
             _refuse_unfit(client, wanted, now)
-            client.delete_model_version(model, str(version))
+            Model(client, model).delete(version)
         return Move(claim.event, mended)
 
 
@@ -124,7 +122,7 @@ def drift(model: str) -> list[Drift]:
 def drifts() -> dict[str, list[Drift]]:
     """The same of each registered model, where there is any."""
     with _registry() as client:
-        names = [model.name for model in _all_models(client)]
+        names = registered.names(client)
     found = {name: drift(name) for name in names}
     return {name: drifted for name, drifted in found.items() if drifted}
 
@@ -160,12 +158,17 @@ def replay(made: Iterable[Event]) -> dict[str, int]:
 
 
 def _move(client: Any, wanted: Event) -> Move:
-    assert wanted.alias is not None
+    model, alias, version = Model(client, wanted.model), wanted.alias, wanted.after
+    assert alias is not None
+    assert version is not None
     with events.exclusive(client, wanted) as claim:
         mended, now = _settle(client, claim)
         _refuse_unfit(client, wanted, now)
-        _to_stage(client, wanted.model, wanted.after, STAGES[wanted.alias])
-        client.set_registered_model_alias(wanted.model, wanted.alias, str(wanted.after))
+        model.set_stage(version, STAGES[alias])
+        if wanted.before is not None:
+            with if_there():
+                model.set_stage(wanted.before, ARCHIVED)
+        model.set_alias(alias, version)
         _complete(client, wanted, now)
     return Move(claim.event, mended)
 
@@ -174,20 +177,21 @@ def _complete(client: Any, event: Event, before: Aliases) -> None:
     """What follows from a champion that has moved."""
     if event.alias != CHAMPION or event.kind not in ("promote", "rollback"):
         return
+    model = Model(client, event.model)
     if event.before is not None:
-        with _if_there():
-            client.set_registered_model_alias(event.model, PREVIOUS, str(event.before))
+        with if_there():
+            model.set_alias(PREVIOUS, event.before)
     if before.get(CHALLENGER) == event.after:  # it challenges nobody any more
-        client.delete_registered_model_alias(event.model, CHALLENGER)
+        model.drop_alias(CHALLENGER)
 
 
 def _refuse_unfit(client: Any, wanted: Event, now: Aliases) -> None:
     """Everything that speaks against a move, as the registry is now."""
     version = wanted.before if wanted.kind == "delete" else wanted.after
     assert version is not None
-    if not _exists(client, wanted.model, version):
+    if not Model(client, wanted.model).has(version):
         raise RefusedError(
-            f"{wanted.model}/{version}: no such version; it has {_numbers(client, wanted.model)}"
+            f"{wanted.model}/{version}: no such version; it has {Model(client, wanted.model).numbers()}"
         )
     if wanted.alias is None:
         if now.get(CHAMPION) == version:
@@ -241,7 +245,7 @@ def _settle_one(client: Any, event: Event, now: Aliases) -> str:
 
 def _is_done(client: Any, event: Event, now: Aliases) -> bool:
     if event.kind == "delete":
-        return event.before is not None and not _exists(client, event.model, event.before)
+        return event.before is not None and not Model(client, event.model).has(event.before)
     return event.alias is not None and now.get(event.alias) == event.after
 
 
@@ -283,41 +287,20 @@ def _mirror(client: Any, model: str) -> list[str]:
     """Each stage as the aliases say."""
     done = []
     for number, stage, wanted in _misplaced(client, model, _aliases(client, model)):
-        with _without_warning():
-            client.transition_model_version_stage(model, str(number), wanted)
+        Model(client, model).set_stage(number, wanted)
         done.append(f"version {number} was in stage {stage} and is in {wanted} again")
     return done
 
 
-def _misplaced(client: Any, model: str, now: Aliases) -> Iterator[tuple[int, str, str]]:
+def _misplaced(client: Any, model: str, now: Aliases) -> list[tuple[int, str, str]]:
     """Version, the stage it is in, and the one it must be in."""
     should = {now[alias]: STAGES[alias] for alias in (CHALLENGER, CHAMPION) if alias in now}
-    for version in _all_versions(client, model):
-        number, stage = int(version.version), version.current_stage
-        wanted = should.get(number, ARCHIVED if stage in STAGES.values() else stage)
-        if stage != wanted:
-            yield number, stage, wanted
-
-
-def _to_stage(client: Any, model: str, version: int | None, stage: str) -> None:
-    """The version into the stage, and who was there into the archive.
-
-    MLflow's own `archive_existing_versions` compares a number with text, which PostgreSQL refuses.
-    """
-    there = client.get_registered_model(model).latest_versions
-    with _without_warning():
-        client.transition_model_version_stage(model, str(version), stage)
-        for other in there:
-            if other.current_stage == stage and int(other.version) != version:
-                client.transition_model_version_stage(model, str(other.version), ARCHIVED)
-
-
-@contextmanager
-def _without_warning() -> Iterator[None]:
-    """Stages are deprecated, and asked for."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
+    found = Model(client, model).in_stages(STAGES.values(), also=should)
+    return [
+        (number, stage, should.get(number, ARCHIVED))
+        for number, stage in found.items()
+        if stage != should.get(number, ARCHIVED)
+    ]
 
 
 @contextmanager
@@ -328,63 +311,7 @@ def _registry() -> Iterator[Any]:
 
 
 def _aliases(client: Any, model: str) -> dict[str, int]:
-    try:
-        found = client.get_registered_model(model).aliases
-    except MlflowException as error:
-        if error.error_code not in MISSING:
-            raise
-        names = [each.name for each in _all_models(client)]
-        has = f"; the registry has {', '.join(names)}" if names else "; the registry is empty"
-        close = did_you_mean(model, names)
-        raise RefusedError(f"{model!r}: no such registered model{close or has}") from None
-    return {alias: int(version) for alias, version in found.items()}
-
-
-def _exists(client: Any, model: str, version: int) -> bool:
-    with _if_there():
-        client.get_model_version(model, str(version))
-        return True
-    return False
-
-
-@contextmanager
-def _if_there() -> Iterator[None]:
-    """A version that was deleted is passed over."""
-    try:
-        yield
-    except MlflowException as error:
-        if error.error_code not in MISSING:
-            raise
-
-
-def _numbers(client: Any, model: str) -> str:
-    return (
-        ", ".join(str(each.version) for each in sorted(_all_versions(client, model), key=_number)) or "none"
-    )
-
-
-def _number(version: Any) -> int:
-    return int(version.version)
-
-
-def _all_versions(client: Any, model: str) -> Iterator[Any]:
-    token = None
-    while True:
-        page = client.search_model_versions(f"name = {quoted(model)}", page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
-def _all_models(client: Any) -> Iterator[Any]:
-    token = None
-    while True:
-        page = client.search_registered_models(page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
+    return Model(client, model).aliases((CHAMPION, CHALLENGER, PREVIOUS))
 
 
 def _told(event: Event) -> str:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mlflow.exceptions import MlflowException
 
 from loratrack.errors import RefusedError, UserError
-from loratrack.tracking import events, store
+from loratrack.tracking import events, registered, store
 from loratrack.tracking.models import MISSING, MODELS, answering, did_you_mean, quoted
 from loratrack.tracking.runs import store_name
 from loratrack.tracking.shipper import use_short_requests
@@ -82,11 +82,9 @@ def _numbered(client: Any, model: str, version: int) -> Candidate:
     except MlflowException as error:
         if error.error_code not in MISSING:
             raise
-    numbers = sorted(each.version for each in _versions(client, _filter(model)))
-    if not numbers:
-        names = [each.name for each in client.search_registered_models()]
-        raise RefusedError(f"{model!r}: no such registered model{did_you_mean(model, names)}")
-    raise RefusedError(f"{model}/{version}: no such version; it has {', '.join(map(str, numbers))}")
+    known = registered.Model(client, model)
+    known.aliases(())  # refused where there is no such model
+    raise RefusedError(f"{model}/{version}: no such version; it has {known.numbers()}")
 
 
 def _at_alias(client: Any, model: str, alias: str) -> int:
@@ -101,9 +99,9 @@ def _at_alias(client: Any, model: str, alias: str) -> int:
 def _only_model(client: Any, model: str | None, text: str) -> str:
     if model is not None:
         return model
-    names = [each.name for each in client.search_registered_models()]
+    names = registered.names(client)
     if len(names) == 1:
-        return str(names[0])
+        return names[0]
     raise UserError(
         f"{text}: a number alone needs --model NAME; the registry has {', '.join(names) or 'none'}"
     )
@@ -146,7 +144,9 @@ def _run_id(client: Any, text: str) -> str | None:
 def _search_runs(client: Any, condition: str, limit: int) -> list[Any]:
     """The newest first; moves in the registry are no runs that anybody means."""
     experiments = [
-        each.experiment_id for each in _pages(client.search_experiments) if each.name != events.EXPERIMENT
+        each.experiment_id
+        for each in registered.pages(client.search_experiments)
+        if each.name != events.EXPERIMENT
     ]
     order = ["attributes.start_time DESC"]
     return list(client.search_runs(experiments, condition, max_results=limit, order_by=order))
@@ -172,20 +172,7 @@ def _filter(model: str | None, condition: str = "") -> str:
 
 
 def _versions(client: Any, condition: str) -> Iterator[Candidate]:
-    def ask(page_token: str | None) -> Any:
-        return client.search_model_versions(condition, page_token=page_token)
-
-    return map(_candidate, _pages(ask))
-
-
-def _pages(ask: Callable[..., Any]) -> Iterator[Any]:
-    token = None
-    while True:
-        page = ask(page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
+    return map(_candidate, registered.pages(client.search_model_versions, condition))
 
 
 def _candidate(version: Any) -> Candidate:
@@ -198,7 +185,7 @@ def has_files(candidate: Candidate) -> bool:
     from mlflow.artifacts import list_artifacts
 
     with answering():
-        uri = store.client().get_model_version_download_uri(candidate.model, str(candidate.version))
+        uri = registered.Model(store.client(), candidate.model).source(candidate.version)
         return bool(list_artifacts(artifact_uri=uri, tracking_uri=store.tracking_uri()))
 
 
@@ -206,13 +193,12 @@ def model_with_champion() -> str:
     """The only registered model that has a champion; UserError when there are several."""
     use_short_requests()
     with answering():
-        models = [each for each in _pages(store.client().search_registered_models) if each.aliases]
-    names = [each.name for each in models if "champion" in each.aliases]
+        names = registered.with_alias(store.client(), "champion")
     if not names:
         raise RefusedError("no registered model has a champion; loratrack promote makes one")
     if len(names) > 1:
         raise UserError(f"--model: must say which of {', '.join(names)}")
-    return str(names[0])
+    return names[0]
 
 
 def metrics_of(candidate: Candidate) -> dict[str, float]:
