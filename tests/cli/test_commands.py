@@ -79,6 +79,7 @@ def test_ctrl_c_ends_without_a_traceback(
         held.append(server.accept()[0])
         os.kill(os.getpid(), signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a test worker ignores Ctrl-C
     held: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.getsockname()[1]}")
@@ -86,6 +87,7 @@ def test_ctrl_c_ends_without_a_traceback(
         presser.start()
         exit_code = main(["predict", "--model", "models:/x/1", "--text", "calm"])
         presser.join()
+    signal.signal(signal.SIGINT, before)
     held[0].close()
     gc.collect()
     assert exit_code == 130

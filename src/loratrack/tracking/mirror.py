@@ -64,7 +64,7 @@ def opened(is_rebuild: bool) -> Mirror:
     file = store.folder() / "index" / f"{hashlib.sha256(store_name().encode()).hexdigest()[:16]}.db"
     server = _Server(store.client())
     if is_rebuild or _needs_whole_reading(file):
-        _build(file, server)
+        _build(file, server, is_rebuild)
     mirror = Mirror(file, server)
     mirror.look()
     return mirror
@@ -250,11 +250,13 @@ def _needs_whole_reading(file: Path) -> bool:
     return bool(found != FORMAT or not 0 <= time.time() - whole < WHOLE_READING_SECONDS)
 
 
-def _build(file: Path, server: _Server) -> None:
+def _build(file: Path, server: _Server, is_rebuild: bool) -> None:
     """Read all there is into a new file and rename it into place; one process does it at a time."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        if not is_rebuild and not _needs_whole_reading(file):
+            return  # another process has built it meanwhile, and has it open
         draft = file.with_suffix(".draft")
         draft.unlink(missing_ok=True)
         now = time.time()
