@@ -26,6 +26,7 @@ from tests.test_architecture import FLOORS, SOURCE
 
 from loratrack import cli, places
 from loratrack.config import RunConfig, load
+from loratrack.config.sweep import SweepConfig, load_sweep
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -276,7 +277,7 @@ def rows(page: str, heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def settings(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def settings(model: type[BaseModel] = SweepConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Each setting with its default; `...` where it has none."""
     for name, field in model.model_fields.items():
         key = prefix + (field.alias or name)
@@ -287,6 +288,7 @@ def settings(model: type[BaseModel] = RunConfig, prefix: str = "") -> Iterator[t
 
 
 DEFAULTS = dict(settings())
+assert set(RunConfig.model_fields) < set(SweepConfig.model_fields)
 
 
 def is_shown_as(cell: str, default: Any) -> bool:
@@ -316,14 +318,24 @@ def test_the_reference_has_every_setting_once_in_the_order_of_the_schema() -> No
 def test_the_reference_shows_type_and_default(row: list[str]) -> None:
     key, kind, default, meaning = row
     assert is_shown_as(default, DEFAULTS[key.strip("`")])
-    assert kind == in_words(schema_of(key.strip("`")))
+    assert kind == ("mapping of settings to spaces" if key == "`sweep.space`" else in_words(schema_of(key)))
     assert meaning
 
 
+def test_the_spaces_shown_are_spaces(here: Any) -> None:
+    settings = ["lr", "warmup_share", "weight_decay", "epochs", "max_grad_norm", "loss_weight"]
+    shown = [cell.strip("`") for cell, _ in rows(CONFIGURATION, "space")]
+    for setting, text in zip(settings, shown, strict=True):
+        file = Path("projects/clinc/shown.yaml")
+        content = {"name": "shown", "trials": 1, "space": {f"train.{setting}": yaml.safe_load(text)}}
+        file.write_text(yaml.safe_dump({"base_config": "dual.yaml", "sweep": content}))
+        assert load_sweep(file).sweep.space
+
+
 def schema_of(key: str) -> dict[str, Any]:
-    whole = RunConfig.model_json_schema()
+    whole = SweepConfig.model_json_schema()
     found = whole
-    for name in key.split("."):
+    for name in key.strip("`").split("."):
         found = found["properties"][name]
         if "$ref" in found:
             found = whole["$defs"][found["$ref"].rsplit("/", 1)[1]]
