@@ -35,7 +35,7 @@ def choose(network: Network, dataset: Dataset, notices: list[str]) -> str:
 def test_the_faster_layout_is_taken_and_told(
     network: Network, dataset: Dataset, monkeypatch: pytest.MonkeyPatch, slow: str, expected: str
 ) -> None:
-    monkeypatch.setattr(layout, "_seconds", lambda *words: 0.009 if words[3] == slow else 0.001)
+    monkeypatch.setattr(layout, "step_seconds", lambda *words: 0.009 if words[3] == slow else 0.001)
     notices: list[str] = []
     assert choose(network, dataset, notices) == expected
     assert notices[0].startswith(f"layout: {expected} (a step of 8 examples: packed ")

@@ -36,7 +36,7 @@ def choose_layout(
     seconds: dict[Layout, list[float]] = {"packed": [], "padded": []}
     for rows in [batches[0], *batches]:
         for layout in network.layouts:
-            seconds[layout].append(_seconds(network, split, member, layout, rows))
+            seconds[layout].append(step_seconds(network, split, member, layout, rows))
     fastest = {layout: min(times[1:]) for layout, times in seconds.items()}
     best: Layout = "padded" if fastest["padded"] < CLEARLY * fastest["packed"] else "packed"
     told = ", ".join(f"{layout} {1000 * value:.0f} ms" for layout, value in fastest.items())
@@ -44,7 +44,10 @@ def choose_layout(
     return best
 
 
-def _seconds(network: Network, split: Encoded, member: str, layout: Layout, rows: NDArray[np.int64]) -> float:
+def step_seconds(
+    network: Network, split: Encoded, member: str, layout: Layout, rows: NDArray[np.int64]
+) -> float:
+    """Forward and backward of one batch; no gradient is left."""
     started = time.perf_counter()
     logits = _logits(network, split, member, layout, rows, training=True)
     logits.sum().backward()  # type: ignore[no-untyped-call]

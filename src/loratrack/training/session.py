@@ -32,10 +32,11 @@ from loratrack.model.precision import precision_name
 from loratrack.model.probe import probe_of
 from loratrack.training.cohort import Cohort
 from loratrack.training.evaluation import evaluate
-from loratrack.training.layout import choose_layout
+from loratrack.training.layout import choose_layout, step_seconds
 from loratrack.training.log import RunLog
 from loratrack.training.member import Member
 from loratrack.training.metrics import confusions, scores
+from loratrack.training.threads import choose_threads
 
 PROBE_ROWS = 32
 """Rows whose logits must come out the same when the saved model is loaded again."""
@@ -157,12 +158,16 @@ def first_rows(split: Encoded, count: int) -> Encoded:
 
 
 def _settle_network(bench: Bench, config: RunConfig, log: RunLog, name: str) -> None:
-    """What is decided once for the base: the layout, and whether activations are computed twice."""
+    """What is decided once for the base: threads, layout, and whether activations are computed twice."""
     network, train = bench.network, config.train
+    size = min(train.batch_size, train.micro_batch_size or train.batch_size)
     if train.gradient_checkpointing:
         network.checkpoint_gradients()
+    if train.threads is None and network.device.type == "cpu":
+        rows = np.arange(min(size, len(bench.dataset.train)))
+        layout = network.layout
+        choose_threads(lambda: step_seconds(network, bench.dataset.train, name, layout, rows), log.notice)
     if train.layout == "auto":
-        size = min(train.batch_size, train.micro_batch_size or train.batch_size)
         network.layout = choose_layout(network, bench.dataset.train, name, size, log.notice)
     else:
         network.layout = train.layout
