@@ -9,7 +9,7 @@ DEMO := mlflow run . -P config=projects/clinc/dual.yaml
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test lint format bench lock clean
+.PHONY: help setup moved demo test lint format bench lock clean
 
 help:                   ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 10
@@ -29,7 +29,16 @@ $(READY): requirements.txt pyproject.toml Makefile
 	@$(INSTALL) -r requirements.txt
 	@$(INSTALL) --no-deps $(BASE)
 	@$(INSTALL) --no-deps --editable .
-	@touch $@
+	@echo '$(CURDIR)' > $@
+
+# The scripts of an environment know no other place than the one it was made in, which `ready` tells.
+ifneq "$(or $(shell cat $(READY) 2>/dev/null),$(CURDIR))" "$(CURDIR)"
+$(READY): moved
+endif
+
+moved:
+	@echo 'this folder has moved, so .venv is made again'
+	@rm -rf .venv
 
 demo: $(READY)          ## train two labels on CLINC150, as a user would
 	$(DEMO)

@@ -253,6 +253,18 @@ def test_make_has_the_targets_shown() -> None:
     assert shown("source") == [[".venv/bin/activate"]]
 
 
+@pytest.mark.parametrize(("place", "is_moved"), [("{here}", False), ("/elsewhere", True), ("", False)])
+def test_make_builds_the_environment_anew_in_a_folder_that_moved(
+    tmp_path: Path, place: str, is_moved: bool
+) -> None:
+    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    (tmp_path / ".venv").mkdir()
+    (tmp_path / ".venv" / "ready").write_text(place.format(here=tmp_path))
+    done = subprocess.run(["make", "-n", "setup"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ("rm -rf .venv" in done.stdout) == is_moved
+
+
 def test_the_configs_shown_are_configs(here: Any) -> None:
     for block in blocks("yaml"):
         first = re.match(r"# (projects/\S+\.yaml)\n", block)
