@@ -157,6 +157,7 @@ def test_a_run_is_made_again(trained: str, here: Any, capsys: pytest.CaptureFixt
     for words in [words[1:] for words in WORDS if words[1:2] and words[1] in AFTERWARDS]:
         ends_well = (0, 1) if words == ["doctor"] else (0,)  # 1: it found something, on this machine
         assert cli.main(words) in ends_well, capsys.readouterr()
+    assert "Downloading" not in capsys.readouterr().err
     assert (here.folder / "restored" / "config_copy.yaml").is_file()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -49,6 +50,8 @@ INTERRUPTED = 128 + signal.SIGINT
 def main(words: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(words)
     command: Callable[[argparse.Namespace], int] = arguments.command
+    if not sys.stderr.isatty():  # MLflow's bar would write a line for each file
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         return command(arguments)
     except UserError as error:
