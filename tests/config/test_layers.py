@@ -132,7 +132,9 @@ def test_a_file_that_is_not_there(write: Write) -> None:
     write("exp_v4.yaml", "a: b")
     assert message(Path("exp_4.yaml")) == "exp_4.yaml: no such config file; did you mean exp_v4.yaml?"
     assert message(Path("other.yaml")) == "other.yaml: no such config file; . holds exp_v4.yaml"
-    assert message(Path("nowhere/x.yaml")) == "nowhere/x.yaml: no such config file"
+    assert (
+        message(Path("nowhere/x.yaml")) == "nowhere/x.yaml: no such config file; there is no folder nowhere"
+    )
 
 
 def test_a_child_overrides_its_parents_at_any_depth(write: Write) -> None:
