@@ -152,6 +152,8 @@ def _text(file: Path) -> str:
 
 
 def _similar_files(file: Path) -> str:
+    if not file.parent.is_dir():
+        return f"; there is no folder {file.parent}"
     names = sorted(path.name for path in file.parent.glob("*.y*ml"))
     close = difflib.get_close_matches(file.name, names, n=1)
     if close:
