@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import pytest
 
 DAY_SECONDS = 24 * 3600
 DEBIAN = Path("/usr/lib/postgresql")
+FILLED = "filled"
 START_SECONDS = 60
 POSTGRESQL_SETTINGS = ("fsync=off", "synchronous_commit=off", "listen_addresses=")
 
@@ -80,7 +82,12 @@ def postgresql() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of an `mlflow server` with one worker, which keeps the artifacts too."""
-    folder = tmp_path_factory.mktemp("server")
+    with _serving(empty_database, tmp_path_factory.mktemp("server")) as address:
+        yield address
+
+
+@contextmanager
+def _serving(empty_database: Path, folder: Path) -> Iterator[str]:
     shutil.copy(empty_database, folder)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -113,12 +120,15 @@ def filled_sqlite(empty_database: Path, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def filled_postgresql(postgresql: str) -> str:
-    return fill(postgresql)
+    """A database of its own: what other tests write into theirs must not be found here."""
+    return fill(postgresql.replace("/postgres?", f"/{FILLED}?"))
 
 
 @pytest.fixture(scope="session")
-def filled_server(server: str) -> str:
-    return fill(server)
+def filled_server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of its own: what other tests write into theirs must not be found here."""
+    with _serving(empty_database, tmp_path_factory.mktemp("filled_server")) as address:
+        yield fill(address)
 
 
 @pytest.fixture
@@ -276,5 +286,9 @@ def _until(process: subprocess.Popen[bytes], log: Path) -> Iterator[None]:
 
 
 def _initialise(uri: str) -> None:
-    """MLflow's own migrations, once, before anything runs in parallel."""
+    """MLflow's own migrations, once, before anything runs in parallel; and a copy of what they made."""
+    import psycopg
+
     subprocess.run([sys.executable, "-m", "mlflow", "db", "upgrade", uri], check=True, capture_output=True)
+    with psycopg.connect(uri.replace("/postgres?", "/template1?"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {FILLED} TEMPLATE postgres")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from transformers import (
     AutoModel,
@@ -30,7 +31,7 @@ from loratrack.config.schema import Lora
 from loratrack.errors import UserError
 from loratrack.model.batch import Layout, assemble
 from loratrack.model.network import Network
-from loratrack.model.routing import Dropout
+from loratrack.model.routing import Dropout, Route, _kept
 
 CPU = torch.device("cpu")
 VOCABULARY = 200
@@ -179,13 +180,21 @@ def test_dropout_is_the_same_in_both_layouts() -> None:
 
 @pytest.mark.parametrize("share", [0.05, 0.5])
 def test_dropout_drops_its_share_and_keeps_the_mean(share: float) -> None:
-    from loratrack.model.routing import _kept
+    network = network_of("bert", ann=Lora(rank=4, dropout=share))
+    layer = next(module for module in network.encoder.modules() if isinstance(module, LoraLayer))
+    x = torch.ones(20_000, 32)
 
-    kept = _kept(2000, torch.zeros(1, 64), key=7, share=share)
-    assert abs(float((kept == 0).float().mean()) - share) < 0.01
-    assert abs(float(kept.mean()) - 1) < 0.01
-    assert torch.equal(kept, _kept(2000, torch.zeros(1, 64), key=7, share=share))
-    assert not torch.equal(kept, _kept(2000, torch.zeros(1, 64), key=8, share=share))
+    def learned(dropout: tuple[Dropout, ...] | None) -> Tensor:
+        with torch.no_grad(), network.router.on(Route(("ann",), (20_000,), (20_000,), None, dropout)):
+            return layer(x) - layer.base_layer(x)
+
+    drawn = learned((Dropout(7, 1, 0),))
+    assert torch.allclose(drawn.mean(dim=0), learned(None)[0], atol=0.15)
+    assert torch.equal(drawn, learned((Dropout(7, 1, 0),)))
+    assert not torch.equal(drawn, learned((Dropout(8, 1, 0),)))
+    kept = _kept(20_000, x, key=7, share=share)
+    assert abs(float((kept == 0).float().mean()) - share) < 0.005
+    assert sorted(kept.unique().tolist()) == [0, 1]
 
 
 def test_dropout_keys_differ_by_seed_step_micro_batch_and_layer() -> None:

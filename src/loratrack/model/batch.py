@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from loratrack.model.packing import Packing, pack, rounded_up, send
+
 Layout = Literal["packed", "padded"]
 
-MAX_BUCKETS = 6
-"""Attention works on this many groups of similar length at most."""
-BUCKET_WASTE = 1.15
-"""A group is closed when padding it to its longest row would cost more than this times its tokens."""
+SHAPES = 32
+"""Token counts are rounded up to this many steps to the power of two, with tokens that belong to nobody."""
 
 
 class Sequences(Protocol):
@@ -34,27 +34,6 @@ class Sequences(Protocol):
 
 
 @dataclass(frozen=True)
-class Bucket:
-    """Rows of similar length, padded to `length` for attention alone."""
-
-    rows: int
-    length: int
-    keys: Tensor | None
-    """[rows, 1, 1, length], true where a real token stands; None when the rows fill it."""
-
-
-@dataclass(frozen=True)
-class Packing:
-    """How the tokens of a packed row come apart for attention, and together again."""
-
-    buckets: tuple[Bucket, ...]
-    slots: Tensor | None
-    """For each padded slot the token that stands there; None when nothing needs moving."""
-    places: Tensor | None
-    """For each token its padded slot."""
-
-
-@dataclass(frozen=True)
 class Batch:
     layout: Layout
     input_ids: Tensor
@@ -62,6 +41,8 @@ class Batch:
     token_types: Tensor | None
     attention_mask: Tensor | None
     packing: Packing | None
+    filler: int
+    """Tokens at the end of a packed row that belong to nobody, for the sake of fewer shapes."""
     first_tokens: Tensor
     """[rows] where each row's first token stands among the flattened tokens."""
     row_of_token: Tensor
@@ -76,9 +57,9 @@ class Batch:
 
     @property
     def slots_each(self) -> tuple[int, ...]:
-        """Flattened positions of each member, padding counted."""
+        """Flattened positions of each member, padding counted; the last has the filler too."""
         if self.layout == "packed":
-            return self.tokens
+            return (*self.tokens[:-1], self.tokens[-1] + self.filler)
         width = self.input_ids.shape[1]
         return tuple(rows * width for rows in self.rows)
 
@@ -106,22 +87,28 @@ def assemble(
     width = int(lengths.max())
     place = row_of_token * width + positions
     packed = layout == "packed"
-    shape = (1, len(place)) if packed else (len(rows), width)
+    counts = [len(member) for member in rows_by_member]
+    packing = pack(lengths, counts, device) if packed else None
+    filler = 0
+    if packing is not None and packing.slots is not None:
+        filler = rounded_up(len(place), SHAPES) - len(place)
+    shape = (1, len(place) + filler) if packed else (len(rows), width)
     laid = {name: _laid(column, None if packed else place, shape) for name, column in columns.items()}
-    tensors = {name: _send(column, device) for name, column in laid.items()}
-    bounds = np.cumsum([0, *(len(member) for member in rows_by_member)])
+    tensors = {name: send(column, device) for name, column in laid.items()}
+    bounds = np.cumsum([0, *counts])
     return Batch(
         layout=layout,
         input_ids=tensors["input_ids"],
         position_ids=tensors["position_ids"],
         token_types=tensors.get("token_types"),
-        attention_mask=None if packed else _send(np.arange(width) < lengths[:, None], device).long(),
-        packing=_packing(lengths, before, device) if packed else None,
-        first_tokens=_send(before if packed else np.arange(len(rows)) * width, device),
-        row_of_token=_send(row_of_token, device),
-        real_tokens=None if packed or len(place) == len(rows) * width else _send(place, device),
-        lengths=_send(lengths, device),
-        rows=tuple(len(member) for member in rows_by_member),
+        attention_mask=None if packed else send(np.arange(width) < lengths[:, None], device).long(),
+        packing=packing,
+        filler=filler,
+        first_tokens=send(before if packed else np.arange(len(rows)) * width, device),
+        row_of_token=send(row_of_token, device),
+        real_tokens=None if packed or len(place) == len(rows) * width else send(place, device),
+        lengths=send(lengths, device),
+        rows=tuple(counts),
         tokens=tuple(int(lengths[a:b].sum()) for a, b in zip(bounds, bounds[1:], strict=False)),
     )
 
@@ -129,50 +116,7 @@ def assemble(
 def _laid(
     column: NDArray[np.int64], place: NDArray[np.int64] | None, shape: tuple[int, int]
 ) -> NDArray[np.int64]:
-    if place is None:
-        return column.reshape(shape)
+    """Row after row, or each number at its place; zeros elsewhere."""
     flat = np.zeros(shape[0] * shape[1], dtype=np.int64)
-    flat[place] = column
+    flat[slice(len(column)) if place is None else place] = column
     return flat.reshape(shape)
-
-
-def _packing(lengths: NDArray[np.int64], before: NDArray[np.int64], device: torch.device) -> Packing:
-    """Rows in groups of similar length; one group without padding when all are equal."""
-    if (lengths == lengths[0]).all():
-        return Packing((Bucket(len(lengths), int(lengths[0]), None),), None, None)
-    order = np.argsort(-lengths, kind="stable")
-    buckets, slots = [], []
-    places = np.empty(int(lengths.sum()), dtype=np.int64)
-    filled = 0
-    for group in _groups(lengths[order]):
-        rows = order[group]
-        width = int(lengths[rows[0]])
-        inside = np.arange(width) < lengths[rows][:, None]
-        tokens = np.where(inside, before[rows][:, None] + np.arange(width), before[rows][:, None])
-        slots.append(tokens.reshape(-1))
-        places[tokens[inside]] = filled + np.flatnonzero(inside)
-        filled += tokens.size
-        keys = None if inside.all() else _send(inside[:, None, None, :], device)
-        buckets.append(Bucket(len(rows), width, keys))
-    return Packing(tuple(buckets), _send(np.concatenate(slots), device), _send(places, device))
-
-
-def _groups(lengths: NDArray[np.int64]) -> list[slice]:
-    """Slices of the lengths, longest first, each padded at small cost."""
-    groups: list[slice] = []
-    start, total = 0, 0
-    for end, length in enumerate(lengths):
-        total += int(length)
-        grown = lengths[start] * (end + 1 - start)
-        if end > start and grown > BUCKET_WASTE * total and len(groups) < MAX_BUCKETS - 1:
-            groups.append(slice(start, end))
-            start, total = end, int(length)
-    return [*groups, slice(start, len(lengths))]
-
-
-def _send(array: NDArray[np.generic], device: torch.device) -> Tensor:
-    """To the device without waiting for it."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    if device.type == "cpu":
-        return tensor
-    return tensor.pin_memory().to(device, non_blocking=True)

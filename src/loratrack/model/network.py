@@ -25,7 +25,7 @@ from loratrack.errors import UserError
 from loratrack.model import attention
 from loratrack.model.batch import Batch, Layout
 from loratrack.model.heads import Heads
-from loratrack.model.routing import Dropout, Router, grouped_product, route
+from loratrack.model.routing import Dropout, Router, grouped_products, route
 from loratrack.model.targets import Coverage, find_targets
 
 Pooling = Literal["cls", "mean"]
@@ -139,7 +139,7 @@ class Network:
         weights = torch.stack([self.heads[member].weight for member in members])
         biases = torch.stack([self.heads[member].bias for member in members])
         rows = torch.tensor(batch.rows, device=self.device)
-        product = grouped_product(pooled, weights.transpose(1, 2), batch.rows)
+        product = grouped_products(pooled, [weights.transpose(1, 2)], batch.rows)
         return product + biases.repeat_interleave(rows, dim=0)
 
     def _add_adapter(self, member: str, lora: Lora, seed: int) -> None:
@@ -197,7 +197,10 @@ class Network:
     def _pool(self, states: Tensor, batch: Batch) -> Tensor:
         if self.pooling == "cls":
             return states.index_select(0, batch.first_tokens)
-        real = states if batch.real_tokens is None else states.index_select(0, batch.real_tokens)
+        if batch.real_tokens is not None:
+            real = states.index_select(0, batch.real_tokens)
+        else:
+            real = states[: len(batch.row_of_token)]
         sums = torch.zeros(len(batch.lengths), states.shape[-1], device=self.device)
         return sums.index_add(0, batch.row_of_token, real.float()) / batch.lengths[:, None]
 

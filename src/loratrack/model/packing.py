@@ -1,0 +1,272 @@
+"""Packing: rows of all lengths side by side in bins of few widths, so that attention wastes little.
+
+A bin holds several short sequences, or one long one; inside a bin a mask keeps them apart. Everything but
+attention works on the tokens alone, which are moved into the bins and back.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+WIDTH = 32
+"""Bins are multiples of this: on a CPU, bf16 softmax over 28 took six times as long as over 32."""
+WIDTHS = 3
+"""Bins come in this many widths at most, each half of the next."""
+SHAPES = 16
+"""Counts are rounded up to this many steps to the power of two: a new shape costs a newly built kernel."""
+
+
+@dataclass(frozen=True)
+class Bins:
+    """Bins of one width."""
+
+    count: int
+    width: int
+    sequences: Tensor | None
+    """[count, width] the sequence in each slot, -1 for padding; None when each bin is one whole sequence."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Which token stands in which slot of which bin."""
+
+    groups: tuple[Bins, ...]
+    slots: Tensor | None = None
+    """For each slot of all groups its token; None when the tokens already lie as the bins do."""
+    first_slots: Tensor | None = None
+    """For each token the first slot of its bin, "columns" its place in it, "widths" how wide that is."""
+    columns: Tensor | None = None
+    widths: Tensor | None = None
+    _known: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What several layers ask for is worked out once for a batch."""
+
+    def spread(self, tokens: Tensor) -> list[Tensor]:
+        """[tokens, heads, size] to [bins, heads, width, size] for each group."""
+        heads, size = tokens.shape[1:]
+        flat = tokens.reshape(-1, size)
+        if self.slots is not None:
+            flat = spread(flat, *self._moves(heads))
+        parts = torch.split(flat, [group.count * group.width * heads for group in self.groups])
+        if self.slots is None:
+            return [tokens.view(g.count, g.width, heads, size).transpose(1, 2) for g in self.groups]
+        pairs = zip(parts, self.groups, strict=True)
+        return [part.view(group.count, heads, group.width, size) for part, group in pairs]
+
+    def collect(self, parts: Sequence[Tensor], tokens: int) -> Tensor:
+        """The way back, to [tokens, heads, size]; tokens that stand in no bin get zeros."""
+        heads, size = parts[0].shape[1], parts[0].shape[-1]
+        if self.slots is None:
+            return parts[0].transpose(1, 2).reshape(tokens, heads, size)
+        flat = [part.reshape(-1, size) for part in parts]
+        joined = flat[0] if len(flat) == 1 else torch.cat(flat)
+        return collect(joined, self._moves(heads)[1], tokens * heads).view(tokens, heads, size)
+
+    def visible(self, group: int, causal: bool, window: int | None) -> Tensor | None:
+        """[bins, 1, width, width] or smaller: which slot sees which; None when all see all."""
+        key = ("visible", group, causal, window)
+        if key not in self._known:
+            self._known[key] = _visible(self.groups[group], causal, window, self._device)
+        found: Tensor | None = self._known[key]
+        return found
+
+    def bias(self, group: int, causal: bool, window: int | None, dtype: torch.dtype) -> Tensor | None:
+        """`visible` as a summand: 0 where a slot is seen, minus infinity elsewhere."""
+        seen = self.visible(group, causal, window)
+        if seen is None:
+            return None
+        key = ("bias", group, causal, window, dtype)
+        if key not in self._known:
+            zeros = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
+            self._known[key] = zeros.masked_fill_(~seen, -torch.inf)
+        found: Tensor = self._known[key]
+        return found
+
+    @property
+    def _device(self) -> torch.device | None:
+        return None if self.slots is None else self.slots.device
+
+    def _moves(self, heads: int) -> tuple[Tensor, Tensor]:
+        """Slots and places where each token is `heads` lines, and each bin has them one below the other."""
+        if heads not in self._known:
+            self._known[heads] = self._slots_of(heads), self._places_of(heads)
+        found: tuple[Tensor, Tensor] = self._known[heads]
+        return found
+
+    def _slots_of(self, heads: int) -> Tensor:
+        assert self.slots is not None
+        head = torch.arange(heads, device=self.slots.device)[:, None]
+        parts = torch.split(self.slots, [group.count * group.width for group in self.groups])
+        lined = [
+            part.view(group.count, 1, group.width) * heads + head
+            for part, group in zip(parts, self.groups, strict=True)
+        ]
+        return torch.cat([part.flatten() for part in lined])
+
+    def _places_of(self, heads: int) -> Tensor:
+        assert self.first_slots is not None
+        assert self.columns is not None
+        assert self.widths is not None
+        head = torch.arange(heads, device=self.columns.device)
+        first = self.first_slots * heads + self.columns
+        return (first[:, None] + self.widths[:, None] * head).flatten()
+
+
+def pack(lengths: NDArray[np.int64], rows: Sequence[int], device: torch.device) -> Packing:
+    """Sequences of these lengths, one after another; `rows` says how many belong to each member.
+
+    Members share no bin: what is masked counts nothing, but nothing times a member's NaN is NaN.
+    """
+    if (lengths == lengths[0]).all() and lengths[0] % WIDTH == 0:
+        return Packing((Bins(len(lengths), int(lengths[0]), None),))
+    bin_of_row, column_of_row, bin_widths = _fill(lengths, rows)
+    widths, counts = np.unique(bin_widths, return_counts=True)
+    rounded = np.array([rounded_up(int(count), SHAPES) for count in counts])
+    ends = np.cumsum(rounded * widths)
+    group_starts = ends - rounded * widths
+    first_slots = np.empty(len(bin_widths), dtype=np.int64)
+    for width, count, start in zip(widths, counts, group_starts, strict=True):
+        first_slots[bin_widths == width] = start + width * np.arange(count)
+    row = np.repeat(np.arange(len(lengths)), lengths)
+    columns = column_of_row[row] + np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    first_slot = first_slots[bin_of_row][row]
+    places = first_slot + columns
+    # A slot of padding holds the token before it, which is of its own bin.
+    holder = np.zeros(ends[-1], dtype=np.int64)
+    holder[places] = places
+    slots = np.zeros(ends[-1], dtype=np.int64)
+    slots[places] = np.arange(len(places))
+    slots = slots[np.maximum.accumulate(holder)]
+    sequences = np.full(ends[-1], -1, dtype=np.int64)
+    sequences[places] = row
+    groups = tuple(
+        Bins(int(count), int(width), send(sequences[start:end].reshape(count, width), device))
+        for count, width, start, end in zip(rounded, widths, group_starts, ends, strict=True)
+    )
+    return Packing(
+        groups,
+        send(slots, device),
+        send(first_slot, device),
+        send(columns, device),
+        send(bin_widths[bin_of_row][row], device),
+    )
+
+
+def rounded_up(count: int, shapes: int) -> int:
+    """`count`, or a little more, so that there are few different ones."""
+    step = 1
+    while step * shapes < count:
+        step *= 2
+    return -(-count // step) * step
+
+
+def send(array: NDArray[np.generic], device: torch.device) -> Tensor:
+    """To the device without waiting for it."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def spread(tokens: Tensor, slots: Tensor, places: Tensor) -> Tensor:
+    """A line for each slot. A slot that is nobody's place gets some token's line and gives no gradient."""
+    result: Tensor = _Spread.apply(tokens, slots, places)  # type: ignore[no-untyped-call]
+    return result
+
+
+def collect(slots: Tensor, places: Tensor, lines: int) -> Tensor:
+    """The line at each place, and zeros up to `lines`."""
+    result: Tensor = _Collect.apply(slots, places, lines)  # type: ignore[no-untyped-call]
+    return result
+
+
+class _Spread(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, slots: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.lines = tokens.shape[0]
+        return tokens.index_select(0, slots)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (places,) = ctx.saved_tensors
+        return _taken(grads[0], places, ctx.lines), None, None
+
+
+class _Collect(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, slots: Tensor, places: Tensor, lines: int) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.slots = slots.shape[0]
+        return _taken(slots, places, lines)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (places,) = ctx.saved_tensors
+        slots = grads[0].new_zeros(ctx.slots, *grads[0].shape[1:])
+        return slots.index_copy_(0, places, grads[0][: len(places)]), None, None
+
+
+def _taken(source: Tensor, places: Tensor, lines: int) -> Tensor:
+    if len(places) == lines:
+        return source.index_select(0, places)
+    result = source.new_empty(lines, *source.shape[1:])
+    torch.index_select(source, 0, places, out=result[: len(places)])
+    result[len(places) :] = 0
+    return result
+
+
+def _visible(bins: Bins, causal: bool, window: int | None, device: torch.device | None) -> Tensor | None:
+    seen = None
+    if bins.sequences is not None:
+        device = bins.sequences.device
+        seen = (bins.sequences[:, :, None] == bins.sequences[:, None, :])[:, None]
+    steps = torch.arange(bins.width, device=device)
+    distance = steps[:, None] - steps[None, :]
+    if causal:
+        seen = distance >= 0 if seen is None else seen & (distance >= 0)
+    if window is not None and bins.width > window:
+        near = distance.abs() < window
+        seen = near if seen is None else seen & near
+    return seen
+
+
+def _fill(
+    lengths: NDArray[np.int64], rows: Sequence[int]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """For each row its bin and where it begins in it, and for each bin its width.
+
+    Of each member the longest first, each into the fullest bin that has room, else into a new one just wide
+    enough.
+    """
+    widths = _widths(int(lengths.max()))
+    bin_widths: list[int] = []
+    bin_of_row, column_of_row = np.empty_like(lengths), np.empty_like(lengths)
+    start = 0
+    for count in rows:
+        rooms: list[tuple[int, int]] = []  # what is left in each of the member's bins, least first
+        for row in start + np.argsort(-lengths[start : start + count], kind="stable"):
+            length = int(lengths[row])
+            found = bisect_left(rooms, (length, 0))
+            if found < len(rooms):
+                room, number = rooms.pop(found)
+            else:
+                room, number = next(width for width in widths if width >= length), len(bin_widths)
+                bin_widths.append(room)
+            bin_of_row[row], column_of_row[row] = number, bin_widths[number] - room
+            insort(rooms, (room - length, number))
+        start += count
+    return bin_of_row, column_of_row, np.array(bin_widths, dtype=np.int64)
+
+
+def _widths(longest: int) -> list[int]:
+    """From narrow to wide; the widest holds the longest sequence."""
+    widest = -(-longest // WIDTH)
+    return sorted({-(-widest // 2**halved) * WIDTH for halved in range(WIDTHS)})
