@@ -36,6 +36,8 @@ class Recipe(Frozen):
     epochs: int = 3
     warmup_share: float = 0.06
     weight_decay: float = 0.01
+    precision: str = "auto"
+    """Of ours alone: a peer has the one of its variant."""
 
 
 class Gate(Frozen):

@@ -95,6 +95,7 @@ def config(workload: Workload, recipe: Recipe, layout: str) -> RunConfig:
             "weight_decay": recipe.weight_decay,
             "save_strategy": "last",
             "layout": layout,
+            "precision": recipe.precision,
         },
     }
     if len(workload.columns) > 1:

@@ -203,9 +203,10 @@ def metrics() -> Section:
         workloads.clinc(),
         {
             "ours": Contender("ours", OURS, "auto", steps=None),
+            "fp32": Contender("ours in fp32", OURS, "auto", None, (Recipe(precision="fp32"),)),
             "dynamic": Contender("dynamic", TRAINER, "dynamic", steps=None),
         },
-        _against(("dynamic",), 3),
+        (*_against(("dynamic",), 3), *_against(("fp32",), None)),
         round_seconds=440,
     )
 

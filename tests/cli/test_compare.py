@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
@@ -18,6 +19,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from loratrack.cli import compare, main, parser
+from loratrack.tracking import columns, index, tables
 
 LETTERS = "┃┡━╇┩│└┴┘┏┳┓"
 
@@ -77,6 +79,16 @@ def test_the_difference_alone(store_of_runs: str, capsys: pytest.CaptureFixture[
     ]
     assert main(["compare", "--filter", "alias=champion", "--diff"]) == 0
     assert "the settings of these runs are the same\n" in capsys.readouterr().out
+
+
+def test_data_that_changed_behind_its_path_is_a_difference(store_of_runs: str) -> None:
+    with tables.opened() as opened:
+        runs = index.search(opened, filter_text="exp_id=exp_v4", limit=2).runs
+    told = [replace(run, tags={**run.tags, "data_sha256": 8 * str(n)}) for n, run in enumerate(runs)]
+    found = columns.columns(told, is_diff=True)
+    assert [column.name for column in found] == ["exp_id", "run_id", "model.lora.rank", "data_sha256"]
+    assert found[-1].cells == ("00000000", "11111111")
+    assert "data_sha256" not in [column.name for column in columns.columns(told)]
 
 
 def test_chosen_columns(store_of_runs: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -130,6 +130,18 @@ def test_an_experiment_is_made_once_and_keeps_its_place(
     assert place == f"{tmp_path}/mlruns/artifacts/registry-events"
 
 
+@pytest.mark.parametrize(
+    ("first", "then", "kept"), [("KILLED", "FAILED", "KILLED"), ("FAILED", "KILLED", "KILLED")]
+)
+def test_a_killed_run_stays_killed(uri: str, first: str, then: str, kept: str) -> None:
+    client = store.client()
+    run_id = client.create_run(store.ensure_experiment("loratrack")).info.run_id
+    client.set_terminated(run_id, first, end_time=1000)
+    client.set_terminated(run_id, then, end_time=2000)
+    info = client.get_run(run_id).info
+    assert (info.status, info.end_time) == (kept, 1000 if first == "KILLED" else 2000)
+
+
 def test_an_experiment_with_a_slash_stays_below_the_store(tmp_path: Path, uri: str) -> None:
     identity = store.ensure_experiment("../风险")
     place = Path(store.client().get_experiment(identity).artifact_location)

@@ -27,17 +27,18 @@ def watched(
     return screen.getvalue()
 
 
-def test_without_a_terminal_there_is_one_line_for_each_epoch(
+def test_without_a_terminal_there_is_a_line_at_the_start_and_one_for_each_epoch(
     new_cohort: Callable[[list[str]], Cohort],
     seat: Callable[[Cohort, RunConfig, Path], Member],
     config_of: Callable[..., RunConfig],
     tmp_path: Path,
 ) -> None:
-    lines = watched(False, new_cohort([]), seat, config_of(), tmp_path).splitlines()
+    first, *lines = watched(False, new_cohort([]), seat, config_of(), tmp_path).splitlines()
     shape = (
         r"epoch \d/2  loss \d\.\d{3}  validation risk_f1 \d\.\d{3}  taken_f1 \d\.\d{3}  avg_f1 \d\.\d{3}"
         r"  \d+\.\d s  \d+ examples/s"
     )
+    assert first.endswith(": training, 12 steps in 2 epochs")
     assert len(lines) == 2
     assert all(re.fullmatch(shape, line) for line in lines)
 

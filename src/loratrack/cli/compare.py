@@ -136,7 +136,9 @@ def _notes(arguments: argparse.Namespace, found: Answer, left_out: Sequence[Colu
 
     notes = []
     if arguments.diff and not columns.differing_settings(found.runs):
-        notes.append("the settings of these runs are the same")
+        same = "the settings of these runs are the same"
+        differ = columns.differing_sources(found.runs)
+        notes.append(f"{same}, their {' and '.join(differ)} are not" if differ else same)
     if left_out:
         names = ", ".join(column.name for column in left_out)
         notes.append(f"no room for {names}; choose with --columns, or see all with --json")

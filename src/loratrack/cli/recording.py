@@ -118,6 +118,7 @@ def tags(config: RunConfig) -> dict[str, str]:
     commit = git()
     told = {
         "exp_id": config.exp_id,
+        "mlflow.note.content": config.description,
         "task_type": config.task_type,
         "project": str(config.register_as),
         "base_config": config.base_config or "",

@@ -190,7 +190,7 @@ def _text(run: Record, name: str) -> str:
 
 
 def _name(run: Record) -> str:
-    return f"{columns.shortened(run.head.exp_id)}  {run.head.run_id[: columns.SHORT_RUN_ID]}"
+    return f"{columns.shortened(run.head.exp_id)}  {run.head.run_id[: columns.SHORT_HASH]}"
 
 
 def _rendered(figure: Figure, kind: str) -> bytes:

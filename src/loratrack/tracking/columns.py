@@ -22,10 +22,12 @@ NOT_SETTINGS = (
     "total_parameters",
 )
 """Params that name a run or follow from its settings."""
+SOURCES = ("data_sha256", "base_sha256")
+"""Tags that say what the same path or name has held: no settings, but runs differ by them."""
 SWEEP = "sweep."
 """What a sweep is made of is no setting of its trainings."""
 LONG_NUMBER = 8
-SHORT_RUN_ID = 8
+SHORT_HASH = 8
 MAX_CELL_WIDTH = 28
 NONE = "–"
 AVERAGES = ("avg_f1", "avg_accuracy")
@@ -58,13 +60,13 @@ def columns(
 ) -> list[Column]:
     """The columns named in `wanted`; without them what tells the runs apart.
 
-    `is_diff` leaves only the settings that differ, and what the runs are sorted by.
+    `is_diff` leaves only the settings, the data and the bases that differ, and what the runs are sorted by.
     """
     if wanted:
         return [_column(runs, name, wanted) for name in dict.fromkeys(wanted)]
     settings = differing_settings(runs)
     sorted_by = [] if sort_by is None else [sort_by]
-    names = ["exp_id", "run_id", *settings, *sorted_by]
+    names = ["exp_id", "run_id", *settings, *differing_sources(runs), *sorted_by]
     if not is_diff:
         states = ["status"] if any(run.head.status != "FINISHED" for run in runs) else []
         versions = ["version"] if any(run.versions for run in runs) else []
@@ -79,6 +81,11 @@ def differing_settings(runs: Sequence[Record]) -> list[str]:
     names = dict.fromkeys(name for run in runs for name in run.params if is_setting(name))
     differing = [name for name in names if len({run.params.get(name, "None") for run in runs}) > 1]
     return sorted(differing, key=_place_in_config)
+
+
+def differing_sources(runs: Sequence[Record]) -> list[str]:
+    """Data or base, where they changed behind a setting that stayed the same."""
+    return [name for name in SOURCES if len({tuple(run.values(name)) for run in runs}) > 1]
 
 
 def is_setting(param: str) -> bool:
@@ -146,7 +153,9 @@ def _column(runs: Sequence[Record], name: str, names: Sequence[str], rank: int =
 
 def _cell(run: Record, name: str) -> str:
     if name == "run_id":
-        return run.head.run_id[:SHORT_RUN_ID]
+        return run.head.run_id[:SHORT_HASH]
+    if name in SOURCES:
+        return ", ".join(str(value)[:SHORT_HASH] for value in run.values(name)) or NONE
     if name == "version":
         return ", ".join(str(version) for version in run.versions) or NONE
     return shortened(", ".join(shown(name, value) for value in run.values(name)) or NONE)

@@ -78,7 +78,25 @@ def open_tracking_store(uri: str, artifact_root: str | None = None) -> Any:
     from mlflow.tracking._tracking_service.utils import _get_sqlalchemy_store
 
     initialise(uri)
-    return _get_sqlalchemy_store(uri, artifact_root or os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT"))
+    root = artifact_root or os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT")
+    return _keeping_killed(_get_sqlalchemy_store(uri, root))
+
+
+def _keeping_killed(opened: Any) -> Any:
+    """`mlflow run` marks a run FAILED after Ctrl-C, also one that has ended itself as KILLED."""
+    from mlflow.entities import RunStatus
+
+    update = opened.update_run_info
+
+    def update_run_info(
+        run_id: str, run_status: int | None, end_time: int | None, run_name: str | None
+    ) -> Any:
+        if run_status == RunStatus.FAILED and opened.get_run(run_id).info.status == "KILLED":
+            run_status = end_time = None
+        return update(run_id, run_status, end_time, run_name)
+
+    opened.update_run_info = update_run_info
+    return opened
 
 
 def open_registry_store(uri: str) -> Any:

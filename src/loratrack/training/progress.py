@@ -12,7 +12,7 @@ from loratrack.training.member import Member
 
 
 class ProgressBar:
-    """A bar on a terminal; elsewhere one line for each epoch."""
+    """A bar on a terminal; elsewhere a line once it runs, and one for each epoch."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -40,6 +40,9 @@ class ProgressBar:
 
     def step(self, members: Sequence[Member]) -> None:
         for member in members:
+            if member.name not in self._bars and not self.console.is_terminal:
+                epochs, steps = member.config.train.epochs, member.total_steps
+                self.console.print(f"{member.config.exp_id}: training, {steps:,} steps in {epochs} epochs")
             bar = self._bar(member)
             if member.step % member.config.train.log_steps == 0:
                 self._progress.update(bar, completed=member.step)
