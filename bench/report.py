@@ -140,6 +140,8 @@ def metrics_table(results: Results) -> str:
 def page(sections: Sequence[Results]) -> str:
     """The whole of docs/benchmarks.md: the machines one after the other."""
     parts = [INTRODUCTION]
+    if not any(each.machine.get("has_gpu") for each in sections):
+        parts.append("Nothing was measured on a GPU yet: none was at hand.")
     for device in dict.fromkeys(_machine_line(each.machine) for each in sections):
         parts.append(f"## {device}")
         parts += [section_page(each) for each in sections if _machine_line(each.machine) == device]

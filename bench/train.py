@@ -166,6 +166,7 @@ def matrix_rates() -> dict[str, float]:
 def describe() -> dict[str, Any]:
     return {
         "device": device_name(),
+        "has_gpu": torch.cuda.is_available(),
         "cores": os.cpu_count(),
         "load_at_start": round(os.getloadavg()[0], 2),
         "date": date.today().isoformat(),

@@ -31,7 +31,7 @@ from loratrack.config.schema import Lora
 from loratrack.errors import UserError
 from loratrack.model.batch import Layout, assemble
 from loratrack.model.network import Network
-from loratrack.model.routing import Dropout, Route, _kept
+from loratrack.model.routing import Dropout, Route, _kept, grouped_products
 
 CPU = torch.device("cpu")
 VOCABULARY = 200
@@ -195,6 +195,20 @@ def test_dropout_drops_its_share_and_keeps_the_mean(share: float) -> None:
     kept = _kept(20_000, x, key=7, share=share)
     assert abs(float((kept == 0).float().mean()) - share) < 0.005
     assert sorted(kept.unique().tolist()) == [0, 1]
+
+
+def test_slices_of_unlike_sizes_train_also_after_an_evaluation() -> None:
+    x, weights = torch.randn(12, 4), torch.randn(3, 4, 5, requires_grad=True)
+    sizes = (3, 2, 7)
+    with torch.inference_mode():
+        grouped_products(x, [weights], sizes)
+    product = grouped_products(x, [weights], sizes)
+    parts = [part @ weight for part, weight in zip(x.split(sizes), weights, strict=True)]  # type: ignore[no-untyped-call]
+    assert torch.allclose(product, torch.cat(parts), atol=1e-6)
+    product.sum().backward()  # type: ignore[no-untyped-call]
+    assert weights.grad is not None
+    expected = torch.stack([part.sum(dim=0) for part in x.split(sizes)])  # type: ignore[no-untyped-call]
+    assert torch.allclose(weights.grad, expected[:, :, None].expand(-1, -1, 5), atol=1e-5)
 
 
 def test_dropout_keys_differ_by_seed_step_micro_batch_and_layer() -> None:

@@ -42,21 +42,39 @@ def test_gradients_come_back_to_the_tokens_they_belong_to(lengths: list[int]) ->
     assert torch.equal(tokens.grad, weights)
 
 
-@given(LENGTHS)
-def test_a_slot_sees_the_slots_of_its_own_sequence_and_no_other(lengths: list[int]) -> None:
+@given(LENGTHS, st.booleans(), st.sampled_from([None, 1, 5, 40]))
+def test_a_token_sees_its_own_sequence_and_no_other(
+    lengths: list[int], causal: bool, window: int | None
+) -> None:
     packing = packed(lengths)
-    rows = packing.spread(own_rows(lengths).view(-1, 1, 1))
-    for number, (group, row) in enumerate(zip(packing.groups, rows, strict=True)):
-        seen = packing.visible(number, causal=False, window=None)
-        if seen is None:
-            assert group.sequences is None
-            continue
-        assert group.sequences is not None
-        real = (group.sequences >= 0)[:, None]
-        both = real[:, :, :, None] & real[:, :, None, :]
-        same = row[..., 0][..., :, None] == row[..., 0][..., None, :]
-        assert torch.equal(seen & both, same & both)
+    rows, steps = (
+        packing.spread(own_rows(lengths).view(-1, 1, 1)),
+        torch.cat([torch.arange(n) for n in lengths]),
+    )
+    columns = packing.spread(steps.view(-1, 1, 1))
+    for number, group in enumerate(packing.groups):
+        row, column = rows[number][:, 0, :, 0], columns[number][:, 0, :, 0]
+        distance = column[:, :, None] - column[:, None, :]
+        expected = row[:, :, None] == row[:, None, :]
+        if causal:
+            expected &= distance >= 0
+        if window is not None:
+            expected &= distance.abs() < window
+        real = torch.ones_like(row, dtype=torch.bool) if group.sequences is None else group.sequences >= 0
+        bias = packing.bias(number, causal, window, torch.float32)
+        seen = (torch.zeros(1) if bias is None else bias) == 0
+        seen = (seen if seen.ndim < 4 else seen[:, 0]).expand(expected.shape)
+        both = real[:, :, None] & real[:, None, :]
+        assert torch.equal(seen & both, expected & both)
         assert bool(seen.any(dim=-1).all()), "a slot that sees nothing has no softmax"
+
+
+def test_long_sequences_by_themselves_need_no_square_mask() -> None:
+    packing = packed([90, 80, 75])
+    keys = packing.visible(0, causal=False, window=None)
+    assert keys is not None
+    assert keys.shape == (3, 1, 1, 96)
+    assert packing.visible(0, causal=True, window=None) is None
 
 
 @given(LENGTHS, LENGTHS)

@@ -44,7 +44,7 @@ def packed_attention(
             outputs.append(_plain_attention(q, k, v, bias, scaling))
         else:
             mask = packing.visible(group, causal, sliding_window)
-            outputs.append(_fused_attention(q, k, v, mask, dropout, scaling))
+            outputs.append(_fused_attention(q, k, v, mask, causal and mask is None, dropout, scaling))
     return packing.collect(outputs, tokens).unsqueeze(0), None
 
 
@@ -54,11 +54,11 @@ def _is_slow_when_fused(query: Tensor, dropout: float) -> bool:
 
 
 def _fused_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float, scaling: float | None
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool, dropout: float, scaling: float | None
 ) -> Tensor:
     grouped = q.shape[1] != k.shape[1]
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, dropout_p=dropout, scale=scaling, enable_gqa=grouped
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal, scale=scaling, enable_gqa=grouped
     )
 
 

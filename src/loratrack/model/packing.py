@@ -32,6 +32,8 @@ class Bins:
     width: int
     sequences: Tensor | None
     """[count, width] the sequence in each slot, -1 for padding; None when each bin is one whole sequence."""
+    is_shared: bool
+    """Whether a bin holds several sequences."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,10 @@ class Packing:
         return collect(joined, self._moves(heads)[1], tokens * heads).view(tokens, heads, size)
 
     def visible(self, group: int, causal: bool, window: int | None) -> Tensor | None:
-        """[bins, 1, width, width] or smaller: which slot sees which; None when all see all."""
+        """[bins, 1, width, width] or smaller: which slot sees which.
+
+        None when all see all, or with `causal`, all that came before; the padding of a bin comes last.
+        """
         key = ("visible", group, causal, window)
         if key not in self._known:
             self._known[key] = _visible(self.groups[group], causal, window, self._device)
@@ -78,12 +83,14 @@ class Packing:
         return found
 
     def bias(self, group: int, causal: bool, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """`visible` as a summand: 0 where a slot is seen, minus infinity elsewhere."""
+        """What is visible as a summand: 0 where a slot is seen, minus infinity elsewhere; None for all."""
         seen = self.visible(group, causal, window)
-        if seen is None:
-            return None
         key = ("bias", group, causal, window, dtype)
+        if seen is None and not causal:
+            return None
         if key not in self._known:
+            if seen is None:
+                seen = _before(self.groups[group].width, self._device)
             zeros = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
             self._known[key] = zeros.masked_fill_(~seen, -torch.inf)
         found: Tensor = self._known[key]
@@ -125,7 +132,7 @@ def pack(lengths: NDArray[np.int64], rows: Sequence[int], device: torch.device) 
     Members share no bin: what is masked counts nothing, but nothing times a member's NaN is NaN.
     """
     if (lengths == lengths[0]).all() and lengths[0] % WIDTH == 0:
-        return Packing((Bins(len(lengths), int(lengths[0]), None),))
+        return Packing((Bins(len(lengths), int(lengths[0]), None, is_shared=False),))
     bin_of_row, column_of_row, bin_widths = _fill(lengths, rows)
     widths, counts = np.unique(bin_widths, return_counts=True)
     rounded = np.array([rounded_up(int(count), SHAPES) for count in counts])
@@ -146,8 +153,14 @@ def pack(lengths: NDArray[np.int64], rows: Sequence[int], device: torch.device) 
     slots = slots[np.maximum.accumulate(holder)]
     sequences = np.full(ends[-1], -1, dtype=np.int64)
     sequences[places] = row
+    shared = np.bincount(bin_of_row) > 1
     groups = tuple(
-        Bins(int(count), int(width), send(sequences[start:end].reshape(count, width), device))
+        Bins(
+            int(count),
+            int(width),
+            send(sequences[start:end].reshape(count, width), device),
+            is_shared=bool(shared[bin_widths == width].any()),
+        )
         for count, width, start, end in zip(rounded, widths, group_starts, ends, strict=True)
     )
     return Packing(
@@ -224,18 +237,26 @@ def _taken(source: Tensor, places: Tensor, lines: int) -> Tensor:
 
 
 def _visible(bins: Bins, causal: bool, window: int | None, device: torch.device | None) -> Tensor | None:
+    """Every slot sees one at least: a softmax over nothing is no number."""
+    sequences = bins.sequences
+    device = device if sequences is None else sequences.device
+    is_narrow = window is not None and bins.width > window
     seen = None
-    if bins.sequences is not None:
-        device = bins.sequences.device
-        seen = (bins.sequences[:, :, None] == bins.sequences[:, None, :])[:, None]
-    steps = torch.arange(bins.width, device=device)
-    distance = steps[:, None] - steps[None, :]
-    if causal:
-        seen = distance >= 0 if seen is None else seen & (distance >= 0)
-    if window is not None and bins.width > window:
-        near = distance.abs() < window
+    if sequences is not None and (bins.is_shared or (is_narrow and not causal)):
+        seen = (sequences[:, :, None] == sequences[:, None, :])[:, None]
+    elif sequences is not None and not causal:
+        seen = ((sequences >= 0) | (sequences < 0).all(dim=1, keepdim=True))[:, None, None]
+    if causal and (bins.is_shared or is_narrow):
+        seen = _before(bins.width, device) if seen is None else seen & _before(bins.width, device)
+    if window is not None and is_narrow:
+        near = _before(bins.width, device, window) & _before(bins.width, device, window).T
         seen = near if seen is None else seen & near
     return seen
+
+
+def _before(width: int, device: torch.device | None, ahead: int = 1) -> Tensor:
+    """[width, width] whether a slot comes before another, or fewer than `ahead` behind it."""
+    return torch.ones(width, width, dtype=torch.bool, device=device).tril(ahead - 1)
 
 
 def _fill(

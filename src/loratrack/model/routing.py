@@ -169,7 +169,8 @@ def _slices(sizes: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tenso
     columns = np.arange(longest)
     inside = columns < np.array(sizes)[:, None]
     slots = np.where(inside, starts[:, None] + columns, starts[:, None])
-    return send(slots.flatten(), device), send(np.flatnonzero(inside), device)
+    with torch.inference_mode(False):  # what is kept from an evaluation may be used in training
+        return send(slots.flatten(), device), send(np.flatnonzero(inside), device)
 
 
 def _matrices(layer: LoraLayer, way: Route, member: str | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

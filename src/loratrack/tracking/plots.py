@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ import numpy as np
 from matplotlib import font_manager
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.ft2font import FT2Font
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 
 Metrics = Mapping[str, float]
@@ -151,36 +153,60 @@ def _legend(axes: Any) -> None:
 
 def _matrix(task: str, labels: Sequence[str], counts: Any) -> Figure:
     """Colour is the share of the true label's examples, its root, so that single errors are seen."""
-    side = max(3.2, min(0.55, 0.14 + 4 / len(labels)) * len(labels))  # inches
-    figure = Figure(figsize=(side, side))
-    axes = figure.add_axes((0, 0, 1, 1))
+    shown, title, listed = [_label(label) for label in labels], _title(task, counts), _listed(labels, counts)
+    size, side = 9 if len(labels) <= 30 else 7, max(3.2, min(0.55, 0.14 + 4 / len(labels)) * len(labels))
+    is_upright = max(map(len, shown), default=0) * len(shown) > 40
+    left = _inches(shown, size) + 0.6
+    below = left if is_upright else 0.8
+    beside = 1.2 + _inches(listed.splitlines(), 9)
+    figure, place = _page(left + max(side + beside, _inches([title], 14)) + 0.2, below + side + 0.5)
+    axes = figure.add_axes(place(left, below, side, side))
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1))
-    _name_cells(axes, task, labels, counts)
+    axes.set_title(title, loc="left", fontweight="bold", parse_math=False)
+    _name_cells(axes, shown, size, is_upright)
     if len(labels) <= MAX_NUMBERED_LABELS:
         _write_counts(axes, counts, shares)
-    bar_axes = figure.add_axes((1 + 0.2 / side, 1 - 3 / side, 0.18 / side, 3 / side))
+    bar_axes = figure.add_axes(place(left + side + 0.2, below + side - 3, 0.18, 3))
     figure.colorbar(image, cax=bar_axes).set_label("share of the true label")
-    if len(labels) >= MIN_LISTED_LABELS:
-        text = _confusions(labels, counts)
-        figure.text(1 + 1.2 / side, 1, text, va="top", fontsize=9, linespacing=1.6, parse_math=False)
+    corner = place(left + side + 1.2, below + side, 0, 0)[:2]
+    figure.text(*corner, listed, va="top", fontsize=9, linespacing=1.6, parse_math=False)
     return figure
 
 
-def _name_cells(axes: Any, task: str, labels: Sequence[str], counts: Any) -> None:
-    shown = [_label(label) for label in labels]
-    size = 9 if len(labels) <= 30 else 7
-    is_upright = max((len(label) for label in shown), default=0) * len(shown) > 40
-    places = range(len(labels))
+def _page(width: float, height: float) -> tuple[Figure, Callable[..., tuple[float, float, float, float]]]:
+    """A figure of so many inches, and what turns inches from its lower left corner into its shares.
+
+    All sizes are known beforehand, since fitting a page around 300 labels draws each of them twice.
+    """
+    figure = Figure(figsize=(width, height))
+
+    def place(x: float, y: float, w: float, h: float) -> tuple[float, float, float, float]:
+        return x / width, y / height, w / width, h / height
+
+    return figure, place
+
+
+def _inches(texts: Sequence[str], size: float) -> float:
+    """How wide the widest is."""
+    font = FontProperties(size=size)
+    widths = [text_to_path.get_text_width_height_descent(text, font, ismath=False)[0] for text in texts]
+    return float(max(widths, default=0.0)) / 72
+
+
+def _title(task: str, counts: Any) -> str:
+    right, total = int(np.trace(counts)), int(counts.sum())
+    return f"{_label(task)}: {right:,} of {total:,} right" + (f" ({right / total:.1%})" if total else "")
+
+
+def _name_cells(axes: Any, shown: Sequence[str], size: int, is_upright: bool) -> None:
+    places = range(len(shown))
     axes.set_xticks(places, shown, rotation=90 if is_upright else 0, fontsize=size, parse_math=False)
     axes.set_yticks(places, shown, fontsize=size, parse_math=False)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    right, total = int(np.trace(counts)), int(counts.sum())
-    title = f"{_label(task)}: {right:,} of {total:,} right" + (f" ({right / total:.1%})" if total else "")
-    axes.set_title(title, loc="left", fontweight="bold", parse_math=False)
-    between, edges = [place + 0.5 for place in places[:-1]], (-0.5, len(labels) - 0.5)
+    between, edges = [place + 0.5 for place in places[:-1]], (-0.5, len(shown) - 0.5)
     axes.hlines(between, *edges, color="#e8eef5", linewidth=0.5)  # 300 ticks of a grid would take a second
     axes.vlines(between, *edges, color="#e8eef5", linewidth=0.5)
     axes.set(xlim=edges, ylim=edges[::-1])
@@ -193,7 +219,10 @@ def _write_counts(axes: Any, counts: Any, shares: Any) -> None:
             axes.text(column, row, f"{count:,}", ha="center", va="center", color=colour, fontsize=9)
 
 
-def _confusions(labels: Sequence[str], counts: Any) -> str:
+def _listed(labels: Sequence[str], counts: Any) -> str:
+    """The most frequent confusions, where there are too many cells to look for them."""
+    if len(labels) < MIN_LISTED_LABELS:
+        return ""
     wrong = counts.copy()
     np.fill_diagonal(wrong, 0)
     worst = np.argsort(-wrong, axis=None, kind="stable")[:NUM_LISTED]
@@ -203,6 +232,4 @@ def _confusions(labels: Sequence[str], counts: Any) -> str:
 
 
 def _save(figure: Figure, file: Path) -> None:
-    """A figure with a layout fits its page; around others the page is fitted, which draws them twice."""
-    fitted = None if figure.get_layout_engine() else "tight"
-    figure.savefig(file, dpi=DOTS_PER_INCH, bbox_inches=fitted, pad_inches=0.15)
+    figure.savefig(file, dpi=DOTS_PER_INCH)
