@@ -128,6 +128,15 @@ def test_every_trial_ends_in_the_study_and_in_mlflow(done: Done) -> None:
     assert {trial.state.name for trial in done.trials} == {"COMPLETE", "PRUNED"}
 
 
+@pytest.mark.parametrize("name", ["found-1", "found-2", "found-best-seed-44"])
+def test_a_trial_by_itself_gives_its_metrics(done: Done, name: str) -> None:
+    code, output = call("reproduce", done.children[name].info.run_id, "--check")
+    assert code == 0, output
+    assert "trained: then beside the other trials of its sweep, now alone" in output
+    assert "within 0.02" in output
+    assert "every metric of every epoch is equal" in output
+
+
 def test_the_parent_tells_the_best_trial(done: Done, store: Store) -> None:
     best = max((t for t in done.trials if t.state.name == "COMPLETE"), key=lambda t: t.value)
     tags, metrics = done.parent.data.tags, done.parent.data.metrics

@@ -115,6 +115,7 @@ def _differences(first: First) -> list[Difference]:
     from loratrack import data
     from loratrack.model import base as bases
     from loratrack.tracking.environment import environment
+    from loratrack.tracking.index import PARENT_TAG
     from loratrack.tracking.reproduction import Difference, environment_differences
 
     config, tags = first.config, first.run.data.tags
@@ -131,6 +132,9 @@ def _differences(first: First) -> list[Difference]:
     pairs.append(("base", then.get("sha256", tags.get("base_sha256", "unknown")), base.sha256))
     pairs.append(("tokenizer", then.get("tokenizer_sha256", base.tokenizer_sha256), base.tokenizer_sha256))
     found = [Difference(what, old[:12], new[:12]) for what, old, new in pairs if old != new]
+    if PARENT_TAG in tags:
+        # The same sums in products of another size: equal but for their last bits.
+        found.append(Difference("trained", "beside the other trials of its sweep", "alone"))
     return [*found, *environment_differences(first.contents[ENVIRONMENT], environment())]
 
 

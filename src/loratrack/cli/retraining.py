@@ -10,6 +10,7 @@ from loratrack.cli import recording
 from loratrack.cli.recording import RecordedLog
 from loratrack.config import RunConfig
 from loratrack.errors import UserError
+from loratrack.sweep.groups import group
 from loratrack.training import session
 from loratrack.training.cohort import train
 from loratrack.training.member import Member
@@ -27,12 +28,11 @@ def retrain(
 ) -> dict[str, Spread]:
     """Mean and deviation of each metric over so many new seeds, one run each below the sweep's."""
     seeds = [(best.train.seed + shift) % 2**32 for shift in range(1, times + 1)]
-    if not best.model.use_lora:
-        results = [
-            result for seed in seeds for result in _train([_with_seed(best, name, seed)], parent_run_id, stop)
-        ]
-    else:
-        results = _train([_with_seed(best, name, seed) for seed in seeds], parent_run_id, stop)
+    cohorts: dict[str, list[RunConfig]] = {}
+    for config in [_with_seed(best, name, seed) for seed in seeds]:
+        key = group(config) if config.model.use_lora else config.exp_id
+        cohorts.setdefault(key, []).append(config)
+    results = [result for configs in cohorts.values() for result in _train(configs, parent_run_id, stop)]
     if len(results) < times:
         raise UserError(f"{name}: only {len(results)} of {times} retrainings came to their end")
     return {metric: _spread([result[metric] for result in results]) for metric in results[0]}

@@ -34,6 +34,8 @@ def group(config: RunConfig) -> str:
     """The same for trials that can be members of one cohort."""
     settings = flat(plain(config))
     shared = {key: value for key, value in settings.items() if not key.startswith(OWN)}
+    if config.data.validation_path is None:
+        shared["train.seed"] = config.train.seed  # it draws the validation rows
     return json.dumps(shared, sort_keys=True)
 
 
