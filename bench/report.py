@@ -125,7 +125,7 @@ def metrics_table(results: Results) -> str:
     complete = [each for each in results.rounds if all(key in each for key in results.contenders)]
     rows = []
     for name in complete[0][first].metrics[0] if complete else ():
-        if not name.startswith("test_"):
+        if not name.startswith("test_") or not all(name in each.metrics[0] for each in complete[0].values()):
             continue
         values = {key: [100 * each[key].metrics[0][name] for each in complete] for key in results.contenders}
         cells = [spread(values[key], lambda value: f"{value:.2f}") for key in results.contenders]

@@ -102,9 +102,9 @@ def measure(
         rounds=tuple(rounds),
         matrix_rates=tuple(rates),
     )
-    print(f"\n{report.section_page(results)}\n", flush=True)
     if not arguments.quick:
         keep(results)
+    print(f"\n{report.section_page(results)}\n", flush=True)
     return results
 
 
