@@ -113,6 +113,13 @@ def test_whole_bins_of_one_length_need_no_moving() -> None:
     assert torch.equal(packing.collect([part], 192), tokens)
 
 
+def test_a_mask_lies_where_the_tokens_do() -> None:
+    packing = pack(np.array([64, 64]), [2], torch.device("meta"))
+    seen = packing.visible(0, causal=False, window=5)
+    assert seen is not None
+    assert seen.device.type == "meta"
+
+
 def test_tokens_of_nobody_see_nothing_and_get_zeros() -> None:
     packing = packed([5, 40])
     tokens = torch.randn(48, 2, 4, requires_grad=True)

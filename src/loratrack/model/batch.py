@@ -41,8 +41,6 @@ class Batch:
     token_types: Tensor | None
     attention_mask: Tensor | None
     packing: Packing | None
-    filler: int
-    """Tokens at the end of a packed row that belong to nobody, for the sake of fewer shapes."""
     first_tokens: Tensor
     """[rows] where each row's first token stands among the flattened tokens."""
     row_of_token: Tensor
@@ -54,6 +52,11 @@ class Batch:
     """Number of rows of each member."""
     tokens: tuple[int, ...]
     """Number of real tokens of each member."""
+
+    @property
+    def filler(self) -> int:
+        """Tokens at the end of a packed row that belong to nobody, for the sake of fewer shapes."""
+        return self.input_ids.shape[1] - sum(self.tokens) if self.layout == "packed" else 0
 
     @property
     def slots_each(self) -> tuple[int, ...]:
@@ -89,10 +92,9 @@ def assemble(
     packed = layout == "packed"
     counts = [len(member) for member in rows_by_member]
     packing = pack(lengths, counts, device) if packed else None
-    filler = 0
-    if packing is not None and packing.slots is not None:
-        filler = rounded_up(len(place), SHAPES) - len(place)
-    shape = (1, len(place) + filler) if packed else (len(rows), width)
+    shape = (len(rows), width)
+    if packing is not None:  # tokens that lie as their bins do leave no room for others
+        shape = (1, len(place) if packing.slots is None else rounded_up(len(place), SHAPES))
     laid = {name: _laid(column, None if packed else place, shape) for name, column in columns.items()}
     tensors = {name: send(column, device) for name, column in laid.items()}
     bounds = np.cumsum([0, *counts])
@@ -103,7 +105,6 @@ def assemble(
         token_types=tensors.get("token_types"),
         attention_mask=None if packed else send(np.arange(width) < lengths[:, None], device).long(),
         packing=packing,
-        filler=filler,
         first_tokens=send(before if packed else np.arange(len(rows)) * width, device),
         row_of_token=send(row_of_token, device),
         real_tokens=None if packed or len(place) == len(rows) * width else send(place, device),

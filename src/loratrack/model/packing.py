@@ -41,24 +41,25 @@ class Packing:
     """Which token stands in which slot of which bin."""
 
     groups: tuple[Bins, ...]
+    device: torch.device
     slots: Tensor | None = None
     """For each slot of all groups its token; None when the tokens already lie as the bins do."""
     first_slots: Tensor | None = None
-    """For each token the first slot of its bin, "columns" its place in it, "widths" how wide that is."""
+    """For each token the first slot of its bin."""
     columns: Tensor | None = None
+    """For each token its place in its bin."""
     widths: Tensor | None = None
+    """For each token how wide its bin is."""
     _known: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
     """What several layers ask for is worked out once for a batch."""
 
     def spread(self, tokens: Tensor) -> list[Tensor]:
         """[tokens, heads, size] to [bins, heads, width, size] for each group."""
         heads, size = tokens.shape[1:]
-        flat = tokens.reshape(-1, size)
-        if self.slots is not None:
-            flat = spread(flat, *self._moves(heads))
-        parts = torch.split(flat, [group.count * group.width * heads for group in self.groups])
         if self.slots is None:
             return [tokens.view(g.count, g.width, heads, size).transpose(1, 2) for g in self.groups]
+        flat = spread(tokens.reshape(-1, size), *self._moves(heads))
+        parts = torch.split(flat, [group.count * group.width * heads for group in self.groups])
         pairs = zip(parts, self.groups, strict=True)
         return [part.view(group.count, heads, group.width, size) for part, group in pairs]
 
@@ -78,7 +79,7 @@ class Packing:
         """
         key = ("visible", group, causal, window)
         if key not in self._known:
-            self._known[key] = _visible(self.groups[group], causal, window, self._device)
+            self._known[key] = _visible(self.groups[group], causal, window, self.device)
         found: Tensor | None = self._known[key]
         return found
 
@@ -90,15 +91,11 @@ class Packing:
             return None
         if key not in self._known:
             if seen is None:
-                seen = _before(self.groups[group].width, self._device)
+                seen = _before(self.groups[group].width, self.device)
             zeros = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
             self._known[key] = zeros.masked_fill_(~seen, -torch.inf)
         found: Tensor = self._known[key]
         return found
-
-    @property
-    def _device(self) -> torch.device | None:
-        return None if self.slots is None else self.slots.device
 
     def _moves(self, heads: int) -> tuple[Tensor, Tensor]:
         """Slots and places where each token is `heads` lines, and each bin has them one below the other."""
@@ -109,7 +106,7 @@ class Packing:
 
     def _slots_of(self, heads: int) -> Tensor:
         assert self.slots is not None
-        head = torch.arange(heads, device=self.slots.device)[:, None]
+        head = torch.arange(heads, device=self.device)[:, None]
         parts = torch.split(self.slots, [group.count * group.width for group in self.groups])
         lined = [
             part.view(group.count, 1, group.width) * heads + head
@@ -121,7 +118,7 @@ class Packing:
         assert self.first_slots is not None
         assert self.columns is not None
         assert self.widths is not None
-        head = torch.arange(heads, device=self.columns.device)
+        head = torch.arange(heads, device=self.device)
         first = self.first_slots * heads + self.columns
         return (first[:, None] + self.widths[:, None] * head).flatten()
 
@@ -132,7 +129,7 @@ def pack(lengths: NDArray[np.int64], rows: Sequence[int], device: torch.device) 
     Members share no bin: what is masked counts nothing, but nothing times a member's NaN is NaN.
     """
     if (lengths == lengths[0]).all() and lengths[0] % WIDTH == 0:
-        return Packing((Bins(len(lengths), int(lengths[0]), None, is_shared=False),))
+        return Packing((Bins(len(lengths), int(lengths[0]), None, is_shared=False),), device)
     bin_of_row, column_of_row, bin_widths = _fill(lengths, rows)
     widths, counts = np.unique(bin_widths, return_counts=True)
     rounded = np.array([rounded_up(int(count), SHAPES) for count in counts])
@@ -165,6 +162,7 @@ def pack(lengths: NDArray[np.int64], rows: Sequence[int], device: torch.device) 
     )
     return Packing(
         groups,
+        device,
         send(slots, device),
         send(first_slot, device),
         send(columns, device),
@@ -236,26 +234,25 @@ def _taken(source: Tensor, places: Tensor, lines: int) -> Tensor:
     return result
 
 
-def _visible(bins: Bins, causal: bool, window: int | None, device: torch.device | None) -> Tensor | None:
+def _visible(bins: Bins, causal: bool, window: int | None, device: torch.device) -> Tensor | None:
     """Every slot sees one at least: a softmax over nothing is no number."""
-    sequences = bins.sequences
-    device = device if sequences is None else sequences.device
-    is_narrow = window is not None and bins.width > window
-    seen = None
-    if sequences is not None and (bins.is_shared or (is_narrow and not causal)):
+    sequences, seen = bins.sequences, None
+    window = None if window is None or window >= bins.width else window
+    if sequences is not None and (bins.is_shared or (window is not None and not causal)):
         seen = (sequences[:, :, None] == sequences[:, None, :])[:, None]
     elif sequences is not None and not causal:
         seen = ((sequences >= 0) | (sequences < 0).all(dim=1, keepdim=True))[:, None, None]
-    if causal and (bins.is_shared or is_narrow):
-        seen = _before(bins.width, device) if seen is None else seen & _before(bins.width, device)
-    if window is not None and is_narrow:
-        near = _before(bins.width, device, window) & _before(bins.width, device, window).T
-        seen = near if seen is None else seen & near
+    if causal and (bins.is_shared or window is not None):
+        before = _before(bins.width, device)
+        seen = before if seen is None else seen & before
+    if window is not None:
+        behind = _before(bins.width, device, window)
+        seen = behind & behind.T if seen is None else seen & behind & behind.T
     return seen
 
 
-def _before(width: int, device: torch.device | None, ahead: int = 1) -> Tensor:
-    """[width, width] whether a slot comes before another, or fewer than `ahead` behind it."""
+def _before(width: int, device: torch.device, ahead: int = 1) -> Tensor:
+    """[width, width] whether a slot sees another: itself, all before it, and fewer than `ahead` slots on."""
     return torch.ones(width, width, dtype=torch.bool, device=device).tril(ahead - 1)
 
 

@@ -218,8 +218,10 @@ def _drop(x: Tensor, layer: LoraLayer, way: Route, number: int) -> Tensor:
 
 def _dropout_share(layer: LoraLayer, way: Route, member: str) -> float:
     """The share that is dropped: what the config says, to the nearest of `DROPOUT_STEPS`."""
-    dropout = dict(layer.lora_dropout.items()).get(member)
-    if way.dropout is None or not isinstance(dropout, nn.Dropout):
+    if way.dropout is None or member not in layer.lora_dropout:
+        return 0.0
+    dropout = layer.lora_dropout[member]
+    if not isinstance(dropout, nn.Dropout):
         return 0.0
     return min(round(dropout.p * DROPOUT_STEPS), DROPOUT_STEPS - 1) / DROPOUT_STEPS
 
