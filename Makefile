@@ -64,5 +64,5 @@ lock: $(READY)          ## write the versions that are installed to requirements
 	 } > requirements.draft && mv requirements.draft requirements.txt
 
 clean:                  ## remove what can be made again; runs and models stay
-	rm -rf .venv build dist .coverage .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf .venv build dist .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
 	find src tests bench -name __pycache__ -type d -exec rm -rf {} +

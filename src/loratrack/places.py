@@ -12,6 +12,8 @@ PROJECT_FILE = "MLproject"
 STORE = "mlruns"
 DATABASE = "mlflow.db"
 ARTIFACTS = "artifacts"
+BUNDLE = "bundle.json"
+"""The run's artifact that says what its model is made of."""
 PYFUNC = "pyfunc"
 """The run's artifact that MLflow can load, serve and register."""
 OUR_NAME = re.compile(r"^name:\s*[\"']?loratrack[\"']?\s*(#.*)?$", re.MULTILINE)

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING
 
 from loratrack import __version__
 from loratrack.config import RunConfig, files, flat, plain
-from loratrack.places import PYFUNC
+from loratrack.places import ARTIFACTS, BUNDLE, PYFUNC
 
 if TYPE_CHECKING:
     from loratrack.tracking.runs import Run
     from loratrack.training.member import Member
     from loratrack.training.session import Bench, Outcome
 
-ARTIFACTS = "artifacts"
 CONFIG_COPY = "config_copy.yaml"
 
 
@@ -181,7 +180,6 @@ def _write_more(
     """What tracking and serving add to the run's files."""
     import json
 
-    from loratrack.model.bundle import BUNDLE
     from loratrack.serving import pyfunc
     from loratrack.tracking import plots
     from loratrack.tracking.environment import environment

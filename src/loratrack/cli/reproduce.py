@@ -19,11 +19,12 @@ from loratrack.cli.promote import EXIT_CODES
 from loratrack.cli.recording import CONFIG_COPY, RecordedLog
 from loratrack.config import RunConfig, load
 from loratrack.errors import RefusedError, UserError
+from loratrack.places import BUNDLE
 
 if TYPE_CHECKING:
     from loratrack.tracking.reproduction import Difference
 
-BUNDLE, ENVIRONMENT, METRICS, REPORT = "bundle.json", "env_info.json", "metrics.json", "data_report.json"
+ENVIRONMENT, METRICS, REPORT = "env_info.json", "metrics.json", "data_report.json"
 UNEQUAL = 1
 MAX_SHOWN = 10
 

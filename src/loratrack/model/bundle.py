@@ -30,10 +30,9 @@ from loratrack.model.base import Base
 from loratrack.model.network import Network
 from loratrack.model.precision import best_device, compute_dtype, precision_name
 from loratrack.model.probe import PROBE, Probe
-from loratrack.places import our_project
+from loratrack.places import BUNDLE, our_project
 
 FORMAT = 1
-BUNDLE = "bundle.json"
 CONFIG = "config_copy.yaml"
 LABELS = "label_map.json"
 MEMBER = "model"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from loratrack.tracking import events, process, promotion, store
+from loratrack.tracking import process, promotion, references, store
 from loratrack.tracking.models import answering
 from loratrack.tracking.outbox import Outbox
 from loratrack.tracking.runs import store_name
@@ -72,11 +72,7 @@ def open_runs() -> list[OpenRun]:
     """All that are RUNNING, but for moves in the registry."""
     use_short_requests()
     with answering():
-        client = store.client()
-        experiments = [
-            each.experiment_id for each in client.search_experiments() if each.name != events.EXPERIMENT
-        ]
-        found = client.search_runs(experiments, "attributes.status = 'RUNNING'", max_results=MAX_RUNS)
+        found = references.search_runs(store.client(), "attributes.status = 'RUNNING'", MAX_RUNS)
     outbox = _outbox()
     runs = [_open_run(run, outbox) for run in found]
     if outbox is not None:

@@ -11,10 +11,9 @@ from typing import Any
 from uuid import uuid4
 
 from loratrack.errors import RefusedError, UserError
+from loratrack.places import BUNDLE
 from loratrack.tracking import store
 from loratrack.tracking.models import answering
-
-MANIFEST = "bundle.json"
 
 
 def fetch(run: Any, names: Sequence[str], folder: Path) -> dict[str, Path]:
@@ -65,7 +64,7 @@ def restore(run: Any, out: Path) -> list[str]:
 
 def changed_files(folder: Path) -> list[str]:
     """Files of the bundle in `folder` that are missing or not as they were saved."""
-    file = folder / MANIFEST
+    file = folder / BUNDLE
     if not file.is_file():
         return []
     expected = json.loads(file.read_text("utf-8"))["files"]

@@ -64,12 +64,12 @@ def run_of(text: str) -> Any:
     use_short_requests()
     with answering():
         client = store.client()
-        newest = _search_runs(client, f"tags.exp_id = {quoted(text)}", 1)
+        newest = search_runs(client, f"tags.exp_id = {quoted(text)}", 1)
         if newest:
             return newest[0]
         run_id = _run_id(client, text)
         if run_id is None:
-            exp_ids = {run.data.tags.get("exp_id", "") for run in _search_runs(client, "", 1000)}
+            exp_ids = {run.data.tags.get("exp_id", "") for run in search_runs(client, "", 1000)}
             raise RefusedError(
                 f"{text}: no such run id or exp_id in {store_name()}{did_you_mean(text, exp_ids)}"
             )
@@ -131,18 +131,18 @@ def _score(candidate: Candidate) -> tuple[float, int]:
 def _run_id(client: Any, text: str) -> str | None:
     """The id that `text` is or begins."""
     if RUN_ID.fullmatch(text):
-        return text if _search_runs(client, f"attributes.run_id = '{text}'", 1) else None
+        return text if search_runs(client, f"attributes.run_id = '{text}'", 1) else None
     if not RUN_ID_PREFIX.fullmatch(text):
         return None
-    found = _search_runs(client, f"attributes.run_id LIKE '{text}%'", MAX_SHOWN)
+    found = search_runs(client, f"attributes.run_id LIKE '{text}%'", MAX_SHOWN)
     if len(found) > 1:
         listed = ", ".join(f"{run.info.run_id} ({run.info.run_name})" for run in found)
         raise UserError(f"{text}: must be the beginning of one run id, got several: {listed}")
     return str(found[0].info.run_id) if found else None
 
 
-def _search_runs(client: Any, condition: str, limit: int) -> list[Any]:
-    """The newest first; moves in the registry are no runs that anybody means."""
+def search_runs(client: Any, condition: str, limit: int) -> list[Any]:
+    """Of all experiments the newest first; moves in the registry are no runs that anybody means."""
     experiments = [
         each.experiment_id
         for each in registered.pages(client.search_experiments)
