@@ -22,6 +22,8 @@ class Workload(Frozen):
     columns: dict[str, str]
     """The label column of each task."""
     max_len: int = 128
+    base: str = "minilm"
+    """As `model.arch` names it."""
 
 
 class Recipe(Frozen):

@@ -77,7 +77,7 @@ def config(workload: Workload, recipe: Recipe, layout: str) -> RunConfig:
             "max_len": workload.max_len,
         },
         "model": {
-            "arch": "minilm",
+            "arch": workload.base,
             "pooling": "mean",
             "lora": {
                 "rank": recipe.rank,

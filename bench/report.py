@@ -142,9 +142,9 @@ def page(sections: Sequence[Results]) -> str:
     parts = [INTRODUCTION]
     if not any(each.machine.get("has_gpu") for each in sections):
         parts.append("Nothing was measured on a GPU yet: none was at hand.")
-    for device in dict.fromkeys(_machine_line(each.machine) for each in sections):
+    for device in dict.fromkeys(heading(each.machine) for each in sections):
         parts.append(f"## {device}")
-        parts += [section_page(each) for each in sections if _machine_line(each.machine) == device]
+        parts += [section_page(each) for each in sections if heading(each.machine) == device]
     return "\n\n".join(parts) + "\n"
 
 
@@ -159,8 +159,10 @@ def _aim(pair: Pair) -> str:
     return f"{'≥' if pair.measure == 'examples/s' else '≤'} {pair.aim:g}"
 
 
-def _machine_line(machine: dict[str, Any]) -> str:
-    return f"{machine['device']}, {machine['cores']} cores"
+def heading(machine: dict[str, Any]) -> str:
+    """Figures under one heading were taken on one kind of machine, on one base."""
+    place = f"{machine['device']}, {machine['cores']} cores"
+    return place if machine["base"] == "minilm" else f"{place}: {machine['base']}"
 
 
 def _conditions(results: Results) -> str:

@@ -35,14 +35,16 @@ class Contender:
     workload: Workload | None = None
     """Where it is another than the section's."""
 
-    def assignments(self, workload: Workload, round_number: int, gate_folder: Path) -> list[Assignment]:
+    def assignments(
+        self, workload: Workload, base: str, round_number: int, gate_folder: Path
+    ) -> list[Assignment]:
         """Every round has seeds of its own, the same for all contenders."""
         recipes = [each.model_copy(update={"seed": each.seed + round_number}) for each in self.recipes]
         groups = [[each] for each in recipes] if self.at_once else [recipes]
         gate = Gate(folder=str(gate_folder), parties=len(recipes)) if self.at_once else None
         return [
             Assignment(
-                workload=self.workload or workload,
+                workload=(self.workload or workload).model_copy(update={"base": base}),
                 recipes=tuple(group),
                 variant=self.variant,
                 together=self.together,

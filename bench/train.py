@@ -44,7 +44,7 @@ BUSY = 0.5
 def main() -> int:
     arguments = _arguments()
     timer = Timer(60 * arguments.minutes)
-    described = describe()
+    described = describe(arguments.base)
     if described["load_at_start"] > BUSY:
         print(f"the machine is busy (load {described['load_at_start']}): do not trust these figures")
     with tempfile.TemporaryDirectory() as name:
@@ -87,7 +87,7 @@ def measure(
     while len(rounds) < arguments.rounds and timer.has_time_for(expected_seconds):
         started = timer.seconds
         print(f"{timer} {section.name}: round {len(rounds) + 1} of {arguments.rounds}", flush=True)
-        rounds.append(one_round(section, len(rounds), rates, folder))
+        rounds.append(one_round(section, arguments.base, len(rounds), rates, folder))
         expected_seconds = timer.seconds - started
     if not rounds:
         print(f"{timer} {section.name}: not measured, no time is left; try --only {section.name}", flush=True)
@@ -109,13 +109,13 @@ def measure(
 
 
 def one_round(
-    section: Section, number: int, rates: list[dict[str, float]], folder: Path
+    section: Section, base: str, number: int, rates: list[dict[str, float]], folder: Path
 ) -> dict[str, Figures]:
     """A figure for each contender that did not fail; the matrix rate is taken again after each."""
     figures: dict[str, Figures] = {}
     for key, contender in section.contenders.items():
         with tempfile.TemporaryDirectory(dir=folder) as gate:
-            assignments = contender.assignments(section.workload, number, Path(gate))
+            assignments = contender.assignments(section.workload, base, number, Path(gate))
             environment = machine.on_a_share_of_the_cores(len(assignments)) if contender.at_once else {}
             try:
                 answers = run(contender.module, assignments, environment)
@@ -151,11 +151,11 @@ def told(figures: Figures, answer: Answer) -> str:
 
 def keep(results: Results) -> None:
     """Put the section's figures beside the others of its machine, and write the page anew."""
-    home = RESULTS / re.sub(r"\W+", "-", str(results.machine["device"]).lower())
+    home = RESULTS / re.sub(r"\W+", "-", report.heading(results.machine).lower()).strip("-")
     home.mkdir(parents=True, exist_ok=True)
     (home / f"{results.section}.json").write_text(results.model_dump_json(indent=1) + "\n", "utf-8")
     kept = [Results.model_validate_json(file.read_text("utf-8")) for file in RESULTS.glob("*/*.json")]
-    kept.sort(key=lambda each: (str(each.machine["device"]), NAMES.index(each.section)))
+    kept.sort(key=lambda each: (report.heading(each.machine), NAMES.index(each.section)))
     PAGE.write_text(report.page(kept), "utf-8")
 
 
@@ -163,8 +163,9 @@ def matrix_rates() -> dict[str, float]:
     return {name: machine.matrix_rate(dtype) for name, dtype in DTYPES.items()}
 
 
-def describe() -> dict[str, Any]:
+def describe(base: str) -> dict[str, Any]:
     return {
+        "base": Path(base).name,
         "device": device_name(),
         "has_gpu": torch.cuda.is_available(),
         "cores": os.cpu_count(),
@@ -199,6 +200,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="CLINC150 alone")
     parser.add_argument("--only", nargs="+", choices=NAMES, metavar="SECTION", help=", ".join(NAMES))
+    parser.add_argument("--base", default="minilm", help="a folder or a name, as in model.arch")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--minutes", type=float, help="25, or 5 with --quick")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures of this run to FILE too")

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, DataCollatorWithPadding, Trainer, Traine
 
 from bench.assignment import Assignment, Frozen, Recipe, Workload
 from bench.peers import trainer as peer
+from loratrack.model.base import resolve
 
 
 class Search(Frozen):
@@ -49,7 +50,8 @@ def objective(
 ) -> float:
     recipe = search.recipes[trial.number]
     set_seed(recipe.seed)
-    model = peer.Classifier(recipe, {task: len(names) for task, names in labels.items()})
+    base = resolve(search.workload.base).folder
+    model = peer.Classifier(base, recipe, {task: len(names) for task, names in labels.items()})
     report = Report(trial)
     with tempfile.TemporaryDirectory() as folder:
         arguments = peer.arguments(recipe, "dynamic", folder)
@@ -59,7 +61,7 @@ def objective(
             args=arguments,
             train_dataset=texts[0],
             eval_dataset=texts[1],
-            data_collator=DataCollatorWithPadding(AutoTokenizer.from_pretrained(peer.BASE)),
+            data_collator=DataCollatorWithPadding(AutoTokenizer.from_pretrained(base)),
             compute_metrics=scores,
             callbacks=[report],
         )

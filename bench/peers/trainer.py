@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -33,14 +34,13 @@ from bench.assignment import Answer, Assignment, Recipe, total
 from bench.clock import Clock, wait_for_all
 from loratrack.model.base import resolve
 
-BASE = resolve("minilm").folder
 FASTER = {"bf16": True, "train_sampling_strategy": "group_by_length"}
 
 
 class Classifier(nn.Module):
     """One encoder with LoRA, and a linear head for each task on the mean of its states."""
 
-    def __init__(self, recipe: Recipe, classes: dict[str, int]) -> None:
+    def __init__(self, base: Path, recipe: Recipe, classes: dict[str, int]) -> None:
         super().__init__()
         lora = LoraConfig(
             task_type=TaskType.FEATURE_EXTRACTION,
@@ -49,7 +49,7 @@ class Classifier(nn.Module):
             lora_dropout=recipe.dropout,
             target_modules=["query", "value"],
         )
-        encoder = AutoModel.from_pretrained(BASE)
+        encoder = AutoModel.from_pretrained(base)
         self.encoder = get_peft_model(encoder, lora)
         size = encoder.config.hidden_size
         self.heads = nn.ModuleList([nn.Linear(size, count) for count in classes.values()])
@@ -70,7 +70,8 @@ class Classifier(nn.Module):
 class Texts(torch.utils.data.Dataset[dict[str, Any]]):
     def __init__(self, file: str, assignment: Assignment, labels: dict[str, list[str]]) -> None:
         rows = pd.read_csv(file, dtype=str, keep_default_na=False)
-        self.tokens = AutoTokenizer.from_pretrained(BASE)(
+        base = resolve(assignment.workload.base).folder
+        self.tokens = AutoTokenizer.from_pretrained(base)(
             list(rows["text"]),
             truncation=True,
             max_length=assignment.workload.max_len,
@@ -118,7 +119,8 @@ class Timing(TrainerCallback):  # type: ignore[misc]
 
 def measure(assignment: Assignment, recipe: Recipe, labels: dict[str, list[str]], texts: Texts) -> Answer:
     set_seed(recipe.seed)
-    model = Classifier(recipe, {task: len(names) for task, names in labels.items()})
+    base = resolve(assignment.workload.base).folder
+    model = Classifier(base, recipe, {task: len(names) for task, names in labels.items()})
     clock = Clock(
         assignment.warm_up_steps,
         assignment.steps,
@@ -130,7 +132,7 @@ def measure(assignment: Assignment, recipe: Recipe, labels: dict[str, list[str]]
             model=model,
             args=arguments(recipe, assignment.variant, folder),
             train_dataset=texts,
-            data_collator=DataCollatorWithPadding(AutoTokenizer.from_pretrained(BASE)),
+            data_collator=DataCollatorWithPadding(AutoTokenizer.from_pretrained(base)),
             callbacks=[Timing(clock)],
         )
         trainer.train()

@@ -11,6 +11,6 @@ from bench.sections import short
 
 def test_a_process_that_fails_says_why(tmp_path: Path) -> None:
     section = short()
-    (assignment,) = section.contenders["ours"].assignments(section.workload, 0, tmp_path)
+    (assignment,) = section.contenders["ours"].assignments(section.workload, "minilm", 0, tmp_path)
     with pytest.raises(ProcessFailed, match=r"exit status 1: .*No module named bench\.nobody"):
         run("bench.nobody", [assignment, assignment], {})

@@ -29,12 +29,18 @@ def figures(examples_per_second: float, memory_mb: float = 100, **metrics: float
     )
 
 
-def results(*rounds: dict[str, Figures], pairs: tuple[Pair, ...] = (), device: str = "a machine") -> Results:
+def results(
+    *rounds: dict[str, Figures],
+    pairs: tuple[Pair, ...] = (),
+    device: str = "a machine",
+    base: str = "minilm",
+) -> Results:
     return Results(
         section="short",
         title="Short texts",
         note="A note.",
         machine={
+            "base": base,
             "device": device,
             "cores": 2,
             "load_at_start": 0.1,
@@ -138,13 +144,21 @@ def test_a_section_says_how_it_was_measured() -> None:
     )
 
 
-def test_the_page_has_one_part_for_each_machine() -> None:
-    text = page([results(*ROUNDS, device="one"), results(*ROUNDS, device="two"), results(device="one")])
+def test_the_page_has_one_part_for_each_machine_and_base() -> None:
+    text = page(
+        [
+            results(*ROUNDS, device="one"),
+            results(*ROUNDS, device="two"),
+            results(device="one"),
+            results(device="two", base="bert-base"),
+        ]
+    )
     assert [line for line in text.splitlines() if line.startswith("## ")] == [
         "## one, 2 cores",
         "## two, 2 cores",
+        "## two, 2 cores: bert-base",
     ]
-    assert text.count("### Short texts") == 3
+    assert text.count("### Short texts") == 4
 
 
 def test_results_survive_their_file() -> None:
