@@ -77,7 +77,9 @@ def test_every_section_compares_contenders_that_it_has(name: str, tmp_path: Path
 
 def test_all_contenders_of_a_round_train_the_same_recipes(tmp_path: Path) -> None:
     section = cohort()
-    asked = [each.assignments(section.workload, "minilm", 2, tmp_path) for each in section.contenders.values()]
+    asked = [
+        each.assignments(section.workload, "minilm", 2, tmp_path) for each in section.contenders.values()
+    ]
     recipes = [[recipe for part in assignments for recipe in part.recipes] for assignments in asked]
     assert len(recipes) == 4
     assert all(each == recipes[0] for each in recipes)
