@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from peft.tuners.lora import LoraLayer
 from torch import Tensor
 from transformers import (
     AutoModel,
@@ -31,7 +30,7 @@ from loratrack.config.schema import Lora
 from loratrack.errors import UserError
 from loratrack.model.batch import Layout, assemble
 from loratrack.model.network import Network
-from loratrack.model.routing import Dropout, Route, _kept, grouped_products
+from loratrack.model.routing import Dropout
 
 CPU = torch.device("cpu")
 VOCABULARY = 200
@@ -115,8 +114,7 @@ def gradients(network: Network, name: str) -> list[Tensor]:
     found = [parameter.grad for parameter in network.parameters(name)]
     network_grads = [grad.clone() for grad in found if grad is not None]
     assert len(network_grads) == len(found)
-    for parameter in network.parameters(name):
-        parameter.grad = None
+    network.trained(name).forget()
     return network_grads
 
 
@@ -176,50 +174,6 @@ def test_dropout_is_the_same_in_both_layouts() -> None:
     packed, padded = (logits(network, share, layout, training=True) for layout in ("packed", "padded"))
     assert torch.allclose(packed, padded, atol=1e-5)
     assert not torch.allclose(packed, logits(network, share), atol=1e-3)
-
-
-@pytest.mark.parametrize("share", [0.05, 0.5])
-def test_dropout_drops_its_share_and_keeps_the_mean(share: float) -> None:
-    network = network_of("bert", ann=Lora(rank=4, dropout=share))
-    layer = next(module for module in network.encoder.modules() if isinstance(module, LoraLayer))
-    x = torch.ones(20_000, 32)
-
-    def learned(dropout: tuple[Dropout, ...] | None) -> Tensor:
-        with torch.no_grad(), network.router.on(Route(("ann",), (20_000,), (20_000,), None, dropout)):
-            return layer(x) - layer.base_layer(x)
-
-    drawn = learned((Dropout(7, 1, 0),))
-    assert torch.allclose(drawn.mean(dim=0), learned(None)[0], atol=0.15)
-    assert torch.equal(drawn, learned((Dropout(7, 1, 0),)))
-    assert not torch.equal(drawn, learned((Dropout(8, 1, 0),)))
-    kept = _kept(20_000, x, key=7, share=share)
-    assert abs(float((kept == 0).float().mean()) - share) < 0.005
-    assert sorted(kept.unique().tolist()) == [0, 1]
-
-
-def test_slices_of_unlike_sizes_train_also_after_an_evaluation() -> None:
-    x, weights = torch.randn(12, 4), torch.randn(3, 4, 5, requires_grad=True)
-    sizes = (3, 2, 7)
-    with torch.inference_mode():
-        grouped_products(x, [weights], sizes)
-    product = grouped_products(x, [weights], sizes)
-    parts = [part @ weight for part, weight in zip(x.split(sizes), weights, strict=True)]  # type: ignore[no-untyped-call]
-    assert torch.allclose(product, torch.cat(parts), atol=1e-6)
-    product.sum().backward()  # type: ignore[no-untyped-call]
-    assert weights.grad is not None
-    expected = torch.stack([part.sum(dim=0) for part in x.split(sizes)])  # type: ignore[no-untyped-call]
-    assert torch.allclose(weights.grad, expected[:, :, None].expand(-1, -1, 5), atol=1e-5)
-
-
-def test_dropout_keys_differ_by_seed_step_micro_batch_and_layer() -> None:
-    keys = {
-        Dropout(seed, step, micro).key(layer)
-        for seed in range(8)
-        for step in range(8)
-        for micro in range(4)
-        for layer in range(8)
-    }
-    assert len(keys) == 8 * 8 * 4 * 8
 
 
 def test_an_adapter_is_drawn_from_its_own_seed_alone() -> None:

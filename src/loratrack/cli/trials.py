@@ -238,13 +238,16 @@ class Floor:
         self.lines.failed(trial, reason)
 
     def _tell_parent(self, trial: Trial, values: Sequence[float]) -> None:
-        """Metrics of the trials by their numbers: the history of the sweep as a curve."""
+        """The history of the sweep: metrics of the trials by their numbers, the best so far as they end.
+
+        They do not end in the order of their numbers, and MLflow shows the value of the last step.
+        """
         best = self.search.best()
         if values and best is not None:
             names = self.search.sweep.metrics
-            told = dict(zip(names, values, strict=True))
-            told |= {f"best_{name}": value for name, value in zip(names, best.values, strict=True)}
-            self.parent.metrics(told, step=trial.number)
+            self.parent.metrics(dict(zip(names, values, strict=True)), step=trial.number)
+            told = {f"best_{name}": value for name, value in zip(names, best.values, strict=True)}
+            self.parent.metrics(told, step=self.search.num_done())
 
     def _hand_back(self) -> None:
         """Trials in the middle of their training are ended here, and begun again by whoever goes on."""

@@ -25,8 +25,9 @@ from loratrack.errors import UserError
 from loratrack.model import attention
 from loratrack.model.batch import Batch, Layout
 from loratrack.model.heads import Heads
-from loratrack.model.routing import Dropout, Router, grouped_products, route
+from loratrack.model.routing import Dropout, Router
 from loratrack.model.targets import Coverage, find_targets
+from loratrack.model.trained import Trained
 
 Pooling = Literal["cls", "mean"]
 
@@ -52,9 +53,11 @@ class Network:
         self.coverage: dict[str, Coverage] = {}
         self.peft: PeftModel | None = None
         self.router = Router()
+        self._trained: dict[str, Trained] = {}
         self.first_position = _first_position(encoder)
         self.layouts: tuple[Layout, ...] = _layouts(encoder)
-        if pooling == "cls" and is_causal(encoder):
+        self.is_causal = is_causal(encoder)
+        if pooling == "cls" and self.is_causal:
             raise UserError(
                 "model.pooling: 'cls' reads the first token, which has seen nothing in a causal network;"
                 " write model.pooling: mean"
@@ -84,15 +87,26 @@ class Network:
         elif self.heads:
             raise ValueError("a fully fine-tuned base has one owner")
         self.heads[member] = Heads(self.config.hidden_size, classes, seed).to(self.device)
+        if self.use_lora:
+            self.router.attach(self.encoder, member, self.trained(member), lora.dropout)
 
     def remove(self, member: str) -> None:
-        del self.heads[member]
+        del self.heads[member], self._trained[member]
+        if self.use_lora:
+            self.router.detach(member)
         self.coverage.pop(member, None)
         if self.peft is not None:
             with warnings.catch_warnings():  # PEFT tells which adapter it now holds for the active one
                 warnings.filterwarnings("ignore", "Adapter .* was active which is now deleted", UserWarning)
                 self.peft.delete_adapter(member)
             self._unfreeze(self.heads)
+
+    def trained(self, member: str) -> Trained:
+        """What `member` trains as one row of numbers; from the first call on its parameters live there."""
+        if member not in self._trained:
+            dtype = self.dtype if self.use_lora else torch.float32
+            self._trained[member] = Trained(self.parameters(member), dtype)
+        return self._trained[member]
 
     def parameters(self, member: str) -> list[nn.Parameter]:
         """What `member` trains, in a fixed order."""
@@ -128,19 +142,19 @@ class Network:
         self, batch: Batch, members: Sequence[str], dropout: Sequence[Dropout] | None = None
     ) -> AbstractContextManager[None]:
         """Around a forward pass and its backward pass."""
-        return self.router.on(route(batch, members, dropout)) if self.use_lora else nullcontext()
+        return self.router.on(batch, members, dropout) if self.use_lora else nullcontext()
 
     def logits(self, batch: Batch, members: Sequence[str]) -> Tensor:
         """[rows, classes of all tasks] in fp32; call inside `routed`."""
         pooled = self._pool(self._encode(batch), batch).float()
-        if len(members) == 1:
-            heads = self.heads[members[0]]
-            return F.linear(pooled, heads.weight, heads.bias)
-        weights = torch.stack([self.heads[member].weight for member in members])
-        biases = torch.stack([self.heads[member].bias for member in members])
-        rows = torch.tensor(batch.rows, device=self.device)
-        product = grouped_products(pooled, [weights.transpose(1, 2)], batch.rows)
-        return product + biases.repeat_interleave(rows, dim=0)
+        heads = [self.heads[member] for member in members]
+        if len(heads) > 1 and len(set(batch.rows)) == 1:  # one product for all
+            weights = torch.stack([head.weight for head in heads])
+            biases = torch.stack([head.bias for head in heads])[:, None]
+            stacked = pooled.view(len(heads), batch.rows[0], -1)
+            return torch.baddbmm(biases, stacked, weights.transpose(1, 2)).flatten(0, 1)
+        parts = zip(torch.split(pooled, list(batch.rows)), heads, strict=True)
+        return torch.cat([F.linear(part, head.weight, head.bias) for part, head in parts])
 
     def _add_adapter(self, member: str, lora: Lora, seed: int) -> None:
         self.coverage[member] = self._targets(lora)
@@ -163,7 +177,6 @@ class Network:
                 self.peft.add_adapter(member, config)
         torch.set_rng_state(state)
         self._unfreeze((*self.heads, member))
-        self.router.attach(self.encoder)
 
     def _unfreeze(self, members: Iterable[str]) -> None:
         """PEFT keeps one active adapter and freezes the others, whenever one comes or goes."""
@@ -187,7 +200,7 @@ class Network:
             inputs["token_type_ids"] = batch.token_types
         if batch.packing is not None:
             inputs.update(position_ids=batch.position_ids, packing=batch.packing)
-        if is_causal(self.encoder):
+        if self.is_causal:
             inputs["use_cache"] = False
         cast = not self.use_lora and self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype, enabled=cast):

@@ -1,36 +1,37 @@
 """Routing: each member's tokens through its own LoRA matrices, all members in one training forward.
 
 PEFT owns the matrices. What is ours is the product: the tokens of all members pass the frozen layer
-together, and one grouped product adds to each slice what its own member learned. Nothing that a member
-computes depends on the members beside it; its dropout is a pure function of its seed, its step and the
-layer, so it needs no random state and survives recomputation.
+together, and to each slice is added what its own member learned. Nothing that a member computes depends on
+the members beside it; its dropout is a pure function of its seed, its step and the layer, so it needs no
+random state and survives recomputation.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from loratrack.model.batch import SHAPES, Batch
-from loratrack.model.packing import collect, rounded_up, send, spread
+from loratrack.model.batch import Batch
+from loratrack.model.packing import send
+from loratrack.model.trained import Trained
 
 ALIGNMENT = 8
 """Grouped products want rows of 16 bytes: ranks are filled up with zeros to a multiple of this."""
-DROPOUT_STEPS = 2**15
-"""Dropout is drawn in steps of 1/32768, four draws from each random word."""
-ONE_IN_BF16 = 0x3F80
-"""The bits of 1.0."""
+DRAWS = 2**31
+"""A draw on a GPU is a whole number below this."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,14 @@ class Dropout:
             key ^= key >> 29
         return key % 2**63
 
+    def places(self, layer: int, count: int, share: float) -> NDArray[np.int64]:
+        """Of `count` places those that are dropped, each with probability `share`, some told twice.
+
+        Throwing a Poisson number of darts at places drawn evenly hits each of them by itself.
+        """
+        rng = np.random.Generator(np.random.SFC64(self.key(layer)))
+        return rng.integers(0, count, rng.poisson(-math.log1p(-share) * count))
+
 
 @dataclass(frozen=True)
 class Route:
@@ -62,38 +71,68 @@ class Route:
     real_tokens: Tensor | None
     dropout: tuple[Dropout, ...] | None
     """None: nothing is dropped, as in evaluation."""
+    ends: Tensor | None = None
+    """On a GPU: where each slice ends."""
+    draws: Draws | None = None
+    """On a GPU, where something is dropped."""
 
 
-def route(batch: Batch, members: Sequence[str], dropout: Sequence[Dropout] | None = None) -> Route:
-    return Route(
-        members=tuple(members),
-        slots=batch.slots_each,
-        tokens=batch.tokens,
-        real_tokens=batch.real_tokens,
-        dropout=None if dropout is None else tuple(dropout),
-    )
+@dataclass(frozen=True)
+class Draws:
+    """What dropout on a GPU is drawn from."""
+
+    keys: Tensor
+    """[slots, 1] a number of its own for each flattened token."""
+    bounds: Tensor
+    """[slots, 1] draws below it drop."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A member's two matrices at one layer, in the base's number format, and their gradients in fp32."""
+
+    down: Tensor
+    """[rank, in]"""
+    up: Tensor
+    """[out, rank]"""
+    down_gradient: Tensor
+    up_gradient: Tensor
+    scaling: float
 
 
 class Router:
     """Takes over the forward of every LoRA layer of a network, while a route is set."""
 
     def __init__(self) -> None:
+        self.shares: dict[str, float] = {}
+        """What each member drops."""
         self._route: Route | None = None
-        self._layers: list[LoraLayer] = []
+        self._trained: dict[str, Trained] = {}
+        self._layers: dict[str, _RoutedLayer] = {}
 
-    def attach(self, network: nn.Module) -> None:
-        """Route every LoRA layer that is not routed yet."""
+    def attach(self, network: nn.Module, member: str, trained: Trained, dropout_share: float) -> None:
+        """Route the layers that `member` adapts, with its matrices as `trained` has them."""
+        self.shares[member], self._trained[member] = dropout_share, trained
         for name, module in network.named_modules():
-            if isinstance(module, LoraLayer) and module not in self._layers:
-                assert isinstance(module.get_base_layer(), nn.Linear | Conv1D), "targets are linear"
-                # By name, not by count: the neighbours' layers must not change a member's dropout.
-                module.forward = _RoutedForward(self, module, zlib.crc32(name.encode()))
-                self._layers.append(module)
+            if isinstance(module, LoraLayer) and member in module.lora_A:
+                if name not in self._layers:
+                    self._layers[name] = _RoutedLayer(self, module, name)
+                    module.forward = self._layers[name]
+                self._layers[name].adapters[member] = _adapter(module, member, trained)
+
+    def detach(self, member: str) -> None:
+        del self.shares[member], self._trained[member]
+        for layer in self._layers.values():
+            layer.adapters.pop(member, None)
 
     @contextmanager
-    def on(self, route: Route) -> Iterator[None]:
+    def on(
+        self, batch: Batch, members: Sequence[str], dropout: Sequence[Dropout] | None = None
+    ) -> Iterator[None]:
         """The route of one step, its backward pass included."""
-        self._route = route
+        for member in members:
+            self._trained[member].refresh()
+        self._route = self._way(batch, members, dropout)
         try:
             yield
         finally:
@@ -101,148 +140,244 @@ class Router:
 
     @property
     def route(self) -> Route:
-        assert self._route is not None, "a routed network is called inside `with router.on(route)`"
+        assert self._route is not None, "a routed network is called inside `with router.on(…)`"
         return self._route
 
+    @property
+    def anchor(self) -> Tensor:
+        """Something trained: what comes of it is part of the backward pass."""
+        return self._trained[self.route.members[0]].matrices
 
-class _RoutedForward:
-    def __init__(self, router: Router, layer: LoraLayer, number: int) -> None:
-        self.router, self.layer, self.number = router, layer, number
+    def _way(self, batch: Batch, members: Sequence[str], dropout: Sequence[Dropout] | None) -> Route:
+        drops = dropout is not None and any(self.shares[member] for member in members)
+        way = Route(
+            members=tuple(members),
+            slots=batch.slots_each,
+            tokens=batch.tokens,
+            real_tokens=batch.real_tokens,
+            dropout=tuple(dropout) if dropout is not None and drops else None,
+        )
+        device = batch.lengths.device
+        if device.type == "cpu":
+            return way
+        ends = send(np.cumsum(way.slots, dtype=np.int32), device)
+        if way.dropout is None:
+            return replace(way, ends=ends)
+        return replace(way, ends=ends, draws=_draws(way, [self.shares[member] for member in members], device))
 
-    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        layer, way = self.layer, self.router.route
-        result: Tensor = layer.base_layer(x, *args, **kwargs)
-        if not any(member in layer.lora_A for member in way.members):
+
+class _RoutedLayer:
+    """The forward of one LoRA layer: the frozen product, and what each member adds to its own tokens."""
+
+    def __init__(self, router: Router, layer: LoraLayer, name: str) -> None:
+        self.router, self.base = router, layer.get_base_layer()
+        assert isinstance(self.base, nn.Linear | Conv1D), "targets are linear"
+        self.number = zlib.crc32(name.encode())
+        """By name, not by count: the neighbours' layers must not change a member's dropout."""
+        self.adapters: dict[str, Adapter] = {}
+
+    def __call__(self, x: Tensor) -> Tensor:
+        way = self.router.route
+        if not any(member in self.adapters for member in way.members):
+            result: Tensor = self.base(x)
             return result
+        adapted: Tensor = _Adapted.apply(x, self.router.anchor, self, way)  # type: ignore[no-untyped-call]
+        return adapted
+
+    def dropped(self, way: Route, features: int) -> Tensor | None:
+        """What is dropped of the flattened tokens: on a CPU the places, on a GPU a factor for each."""
+        if way.draws is not None:
+            return _factors(way.draws, self.number, features)
+        if way.dropout is None:
+            return None
+        parts, start = [np.empty(0, dtype=np.int64)], 0
+        for member, tokens, dropout in zip(way.members, way.tokens, way.dropout, strict=True):
+            share = self.router.shares[member] if member in self.adapters else 0.0
+            if share > 0:
+                parts.append(start * features + dropout.places(self.number, tokens * features, share))
+            start += tokens
+        places = torch.from_numpy(np.concatenate(parts))
+        if way.real_tokens is None:
+            return places
+        return way.real_tokens[places // features] * features + places % features
+
+    def products(self, way: Route, x: Tensor) -> _OneByOne | _Grouped:
+        adapters = [self.adapters.get(member) for member in way.members]
+        shares = [0.0 if way.dropout is None else self.router.shares[member] for member in way.members]
+        scales = [
+            0.0 if adapter is None else adapter.scaling / (1 - share)
+            for adapter, share in zip(adapters, shares, strict=True)
+        ]
+        outputs = self.base.weight.numel() // x.shape[-1]
+        aligned = x.shape[-1] % ALIGNMENT == 0 and outputs % ALIGNMENT == 0
+        if way.ends is None or len(adapters) == 1 or x.dtype != torch.bfloat16 or not aligned:
+            return _OneByOne(adapters, scales, way.slots)
+        return _Grouped(adapters, scales, way.ends, x, outputs)
+
+
+class _Adapted(torch.autograd.Function):
+    """`base(x) + scaling * up(down(dropout(x)))`, each slice of the tokens with its own member's matrices.
+
+    The gradients of the matrices go where the adapters say; autograd is given that of `x` alone.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, anchor: Tensor, layer: _RoutedLayer, way: Route) -> Tensor:
+        result: Tensor = layer.base(x)
         flat = x.reshape(-1, x.shape[-1])
-        dropped = _drop(flat, layer, way, self.number)
-        update = _product(dropped, layer, way)
-        return result + update.view_as(result)
+        dropped = layer.dropped(way, flat.shape[-1])
+        seen = flat if dropped is None else _drop(flat, dropped)
+        ctx.layer, ctx.products = layer, layer.products(way, flat)
+        inner = ctx.products.add(result.view(-1, result.shape[-1]), seen)
+        ctx.save_for_backward(seen, dropped, *inner)
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None]:
+        seen, dropped, *inner = ctx.saved_tensors
+        grad = grads[0].reshape(-1, grads[0].shape[-1])
+        back = torch.empty_like(seen) if ctx.needs_input_grad[0] else None
+        ctx.products.learn(grad, seen, inner, back)
+        if back is None:
+            return None, None, None, None
+        if dropped is not None:
+            _drop_(back, dropped)
+        base = ctx.layer.base
+        back.addmm_(grad, base.weight.T if isinstance(base, Conv1D) else base.weight)
+        return back.view(*grads[0].shape[:-1], -1), None, None, None
 
 
-def _product(x: Tensor, layer: LoraLayer, way: Route) -> Tensor:
-    """`scaling * B(A(x))`, with each member's own A, B and scaling."""
-    owners = [member if member in layer.lora_A else None for member in way.members]
-    if len(owners) == 1:
-        a, b = _matrices(layer, way, owners[0], x.dtype)
-        return F.linear(F.linear(x, a), b)
-    sizes = [0 if owner is None else layer.r[owner] for owner in owners]
-    width = -(-max(sizes) // ALIGNMENT) * ALIGNMENT
-    return grouped_products(x, _stacks(layer, way, owners, width, x), way.slots)
+class _OneByOne:
+    """The members' products one after the other, on views of the tokens: nothing is copied or filled up."""
+
+    def __init__(
+        self, adapters: Sequence[Adapter | None], scales: Sequence[float], slots: Sequence[int]
+    ) -> None:
+        ends = np.cumsum(slots).tolist()
+        places = [slice(end - size, end) for end, size in zip(ends, slots, strict=True)]
+        parts = zip(adapters, scales, places, strict=True)
+        self.parts = [(adapter, scale, place) for adapter, scale, place in parts if adapter is not None]
+        self.is_whole = len(self.parts) == len(places)
+
+    def add(self, out: Tensor, x: Tensor) -> list[Tensor]:
+        """What the members learned, added to `out`; returns their inner products."""
+        inner = [x[place] @ adapter.down.T for adapter, _, place in self.parts]
+        for product, (adapter, scale, place) in zip(inner, self.parts, strict=True):
+            out[place].addmm_(product, adapter.up.T, alpha=scale)
+        return inner
+
+    def learn(self, grad: Tensor, x: Tensor, inner: Sequence[Tensor], back: Tensor | None) -> None:
+        """Gradients of the matrices, and into `back` that of `x`."""
+        if back is not None and not self.is_whole:
+            back.zero_()
+        for product, (adapter, scale, place) in zip(inner, self.parts, strict=True):
+            mine = grad[place]
+            inner_grad = (mine @ adapter.up).mul_(scale)
+            adapter.up_gradient.add_((product.T @ mine).T, alpha=scale)
+            adapter.down_gradient.add_(inner_grad.T @ x[place])
+            if back is not None:
+                torch.mm(inner_grad, adapter.down, out=back[place])
 
 
-def grouped_products(x: Tensor, chain: Sequence[Tensor], sizes: Sequence[int]) -> Tensor:
-    """Each slice of `x` by its own matrices, one after the other: [rows, in] by [members, in, out].
+class _Grouped:
+    """One product for all members: many small ones would keep a GPU waiting."""
 
-    One product for all members. Slices of unlike sizes are filled up to one size; no number of one member
-    ever meets one of another.
-    """
-    equal = len(set(sizes)) == 1
-    if not equal and _has_grouped_kernel(x, chain):
-        ends = torch.tensor(sizes).cumsum(0).to(torch.int32).to(x.device, non_blocking=True)
-        for weights in chain:
-            x = F.grouped_mm(x, weights, offs=ends)
-        return x
-    if equal:
-        return _batched(x, chain, len(sizes))
-    slots, places = _slices(tuple(sizes), x.device)
-    return collect(_batched(spread(x, slots, places), chain, len(sizes)), places, len(x))
+    def __init__(
+        self,
+        adapters: Sequence[Adapter | None],
+        scales: Sequence[float],
+        ends: Tensor,
+        x: Tensor,
+        outputs: int,
+    ) -> None:
+        self.adapters, self.scales, self.ends = adapters, scales, ends
+        width = max(adapter.down.shape[0] for adapter in adapters if adapter is not None)
+        width = -(-width // ALIGNMENT) * ALIGNMENT
+        downs, ups = [], []
+        for adapter in adapters:
+            if adapter is None:  # it does not train this layer: zeros change nothing
+                downs.append(x.new_zeros(width, x.shape[-1]))
+                ups.append(x.new_zeros(outputs, width))
+                continue
+            missing = width - adapter.down.shape[0]
+            downs.append(F.pad(adapter.down, (0, 0, 0, missing)) if missing else adapter.down)
+            ups.append(F.pad(adapter.up, (0, missing)) if missing else adapter.up)
+        self.downs, self.ups = torch.stack(downs), torch.stack(ups)
+        self.ups.mul_(torch.tensor(scales, dtype=x.dtype)[:, None, None].to(x.device, non_blocking=True))
 
+    def add(self, out: Tensor, x: Tensor) -> list[Tensor]:
+        inner = F.grouped_mm(x, self.downs.transpose(1, 2), offs=self.ends)
+        out.add_(F.grouped_mm(inner, self.ups.transpose(1, 2), offs=self.ends))
+        return [inner]
 
-def _has_grouped_kernel(x: Tensor, chain: Sequence[Tensor]) -> bool:
-    aligned = all(width % ALIGNMENT == 0 for weights in chain for width in weights.shape[1:])
-    return x.device.type == "cuda" and x.dtype == torch.bfloat16 and aligned
-
-
-def _batched(x: Tensor, chain: Sequence[Tensor], members: int) -> Tensor:
-    parts = x.view(members, -1, x.shape[-1])
-    for weights in chain:
-        parts = torch.bmm(parts, weights)
-    return parts.flatten(0, 1)
-
-
-@functools.lru_cache(maxsize=8)
-def _slices(sizes: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Lines of equally long slices, each filled up with its own first line; and the places of all lines."""
-    longest = rounded_up(max(sizes), SHAPES)
-    starts = np.cumsum(sizes) - sizes
-    columns = np.arange(longest)
-    inside = columns < np.array(sizes)[:, None]
-    slots = np.where(inside, starts[:, None] + columns, starts[:, None])
-    with torch.inference_mode(False):  # what is kept from an evaluation may be used in training
-        return send(slots.flatten(), device), send(np.flatnonzero(inside), device)
-
-
-def _matrices(layer: LoraLayer, way: Route, member: str | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """A and B, the latter scaled, also for what was dropped."""
-    assert member is not None
-    a, b = layer.lora_A[member].weight, layer.lora_B[member].weight
-    scaling = layer.scaling[member] / (1 - _dropout_share(layer, way, member))
-    return a.to(dtype), (b * scaling).to(dtype)
+    def learn(self, grad: Tensor, x: Tensor, inner: Sequence[Tensor], back: Tensor | None) -> None:
+        inner_grad = F.grouped_mm(grad, self.ups, offs=self.ends)
+        downs = F.grouped_mm(inner_grad.T, x, offs=self.ends).float()
+        ups = F.grouped_mm(inner[0].T, grad, offs=self.ends).float()
+        targets, found = [], []
+        for adapter, scale, down, up in zip(self.adapters, self.scales, downs, ups, strict=True):
+            if adapter is not None:
+                rank = adapter.down.shape[0]
+                targets += [adapter.down_gradient, adapter.up_gradient]
+                found += [down[:rank], up[:rank].T * scale]
+        torch._foreach_add_(targets, found)
+        if back is not None:
+            back.copy_(F.grouped_mm(inner_grad, self.downs, offs=self.ends))
 
 
-def _stacks(
-    layer: LoraLayer, way: Route, owners: Sequence[str | None], width: int, x: Tensor
-) -> tuple[Tensor, Tensor]:
-    """[members, in, rank] and [members, rank, out], ranks filled up with zeros to one width.
-
-    A member that does not train this layer gets zeros.
-    """
-    downs, ups = [], []
-    for owner in owners:
-        if owner is None:
-            downs.append(x.new_zeros(width, layer.in_features))
-            ups.append(x.new_zeros(layer.out_features, width))
-            continue
-        a, b = _matrices(layer, way, owner, x.dtype)
-        downs.append(F.pad(a, (0, 0, 0, width - a.shape[0])))
-        ups.append(F.pad(b, (0, width - b.shape[1])))
-    return torch.stack(downs).transpose(1, 2), torch.stack(ups).transpose(1, 2)
+def _adapter(layer: LoraLayer, member: str, trained: Trained) -> Adapter:
+    down, up = layer.lora_A[member].weight, layer.lora_B[member].weight
+    return Adapter(trained.cast(down), trained.cast(up), down.grad, up.grad, layer.scaling[member])
 
 
-def _drop(x: Tensor, layer: LoraLayer, way: Route, number: int) -> Tensor:
-    """Zeros where something is dropped; `_matrices` makes up for the rest."""
-    if way.dropout is None or not any(_dropout_share(layer, way, member) for member in way.members):
-        return x
+def _drop(x: Tensor, dropped: Tensor) -> Tensor:
+    return x * dropped if dropped.is_floating_point() else _drop_(x.clone(), dropped)
+
+
+def _drop_(x: Tensor, dropped: Tensor) -> Tensor:
+    """Zeros in `x` itself: at the places, or where the factor is zero."""
+    if dropped.is_floating_point():
+        return x.mul_(dropped)
+    x.view(-1).index_fill_(0, dropped, 0)
+    return x
+
+
+def _draws(way: Route, shares: Sequence[float], device: torch.device) -> Draws:
+    """A GPU draws by itself: nothing but a key for each token is sent to it."""
+    assert way.dropout is not None
+    bounds = np.repeat([round(share * DRAWS) for share in shares], way.slots).astype(np.int32)
     parts = [
-        _kept(tokens, x, drop.key(number), _dropout_share(layer, way, member))
-        for member, tokens, drop in zip(way.members, way.tokens, way.dropout, strict=True)
+        _mixed(np.arange(tokens, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(drop.key(0)))
+        for tokens, drop in zip(way.tokens, way.dropout, strict=True)
     ]
-    if way.real_tokens is not None:
-        kept = torch.cat(parts)
-        return x * x.new_ones(x.shape).index_copy_(0, way.real_tokens, kept)
-    if sum(way.tokens) < len(x):
-        parts.append(x.new_zeros(len(x) - sum(way.tokens), x.shape[-1]))
-    return x * (parts[0] if len(parts) == 1 else torch.cat(parts))
+    found = np.concatenate(parts).astype(np.uint32).view(np.int32)
+    keys = torch.zeros(sum(way.slots), dtype=torch.int32, device=device)
+    sent = send(found, device)
+    if way.real_tokens is None:
+        keys[: len(found)] = sent
+    else:
+        keys[way.real_tokens] = sent
+    return Draws(keys[:, None], send(bounds, device)[:, None])
 
 
-def _dropout_share(layer: LoraLayer, way: Route, member: str) -> float:
-    """The share that is dropped: what the config says, to the nearest of `DROPOUT_STEPS`."""
-    if way.dropout is None or member not in layer.lora_dropout:
-        return 0.0
-    dropout = layer.lora_dropout[member]
-    if not isinstance(dropout, nn.Dropout):
-        return 0.0
-    return min(round(dropout.p * DROPOUT_STEPS), DROPOUT_STEPS - 1) / DROPOUT_STEPS
+def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Neighbouring numbers far apart, in the upper half of each (splitmix64)."""
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return numbers >> np.uint64(32)
 
 
-def _kept(tokens: int, x: Tensor, key: int, share: float) -> Tensor:
-    """[tokens, features] with 0 where dropped and 1 where kept."""
-    features = x.shape[-1]
-    if share == 0:
-        return x.new_ones(tokens, features)
-    draws = _random_words(-(-tokens * features // 4), key, x.device).view(torch.int16)
-    draws = draws[: tokens * features].view(tokens, features)
-    # 15 random bits less the bound are negative where dropped: the sign, spread over the word, is the mask.
-    bound = round(share * DROPOUT_STEPS)
-    dropped = draws.bitwise_and_(DROPOUT_STEPS - 1).sub_(bound).bitwise_right_shift_(15)
-    return dropped.bitwise_not_().bitwise_and_(ONE_IN_BF16).view(torch.bfloat16).to(x.dtype)
+def _factors(draws: Draws, number: int, features: int) -> Tensor:
+    """[slots, features] in bf16: 0 where dropped and 1 where kept, drawn from token, layer and feature."""
+    drawn = draws.keys ^ _feature_keys(number, features, draws.keys.device)
+    for factor, shift in ((0x7FEB352D, 15), (0x46CA68B5, 16)):
+        drawn.mul_(factor)
+        drawn ^= (drawn >> shift) & (2 ** (32 - shift) - 1)
+    return ((drawn & (DRAWS - 1)) >= draws.bounds).to(torch.bfloat16)
 
 
-def _random_words(count: int, key: int, device: torch.device) -> Tensor:
-    """64 random bits each; numpy draws them five times as fast as torch does on a CPU."""
-    if device.type == "cpu":
-        words = np.random.Generator(np.random.SFC64(key)).integers(0, 2**64, count, dtype=np.uint64)
-        return torch.from_numpy(words.view(np.int64))
-    generator = torch.Generator(device).manual_seed(key)
-    return torch.empty(count, dtype=torch.int64, device=device).random_(-(2**63), None, generator=generator)
+@functools.lru_cache(maxsize=1024)
+def _feature_keys(number: int, features: int, device: torch.device) -> Tensor:
+    count = np.arange(features, dtype=np.uint64) + (np.uint64(number) << np.uint64(32))
+    with torch.inference_mode(False):  # what is kept from one pass is used in the next
+        return send(_mixed(count).astype(np.uint32).view(np.int32), device)

@@ -92,7 +92,7 @@ class Cohort:
                 if not is_out_of_memory(error):
                     raise
             for member, _ in batches:
-                member.forget_gradients()
+                member.trained.forget()
             self._use_less_memory(batches, share)
             batches = [(member, rows) for member, rows in batches if member.is_training]
         for (member, rows), task_sums in zip(batches, losses, strict=True):

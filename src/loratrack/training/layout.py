@@ -52,8 +52,7 @@ def step_seconds(
     logits = _logits(network, split, member, layout, rows, training=True)
     logits.sum().backward()  # type: ignore[no-untyped-call]
     _wait(network.device)
-    for parameter in network.parameters(member):
-        parameter.grad = None
+    network.trained(member).forget()
     return time.perf_counter() - started
 
 

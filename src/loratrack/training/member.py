@@ -75,6 +75,7 @@ class Member:
         self.best: Best | None = None
         self.loss_weights = config.loss_weights
         self.total_steps = math.ceil(num_rows / config.train.batch_size) * config.train.epochs
+        self.trained = network.trained(name)
         self.optimizer = self._optimizer()
         self._batches = self._epoch()
 
@@ -91,16 +92,13 @@ class Member:
         self.meter.add(task_sums, rows)
         train = self.config.train
         if train.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.network.parameters(self.name), train.max_grad_norm)
+            torch.nn.utils.clip_grad_norm_([self.trained.matrices, self.trained.vectors], train.max_grad_norm)
         rate = learning_rate(train, self.step, self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.trained.forget()
         self.step += 1
-
-    def forget_gradients(self) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
 
     def check_losses(self) -> None:
         """Read the losses back; a loss that is no number ends this member, and no other."""
@@ -175,9 +173,8 @@ class Member:
 
     def _optimizer(self) -> torch.optim.AdamW:
         """Weight decay for matrices only. Fused: one kernel for all parameters."""
-        parameters = self.network.parameters(self.name)
         groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": self.config.train.weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": [self.trained.matrices], "weight_decay": self.config.train.weight_decay},
+            {"params": [self.trained.vectors], "weight_decay": 0.0},
         ]
         return torch.optim.AdamW(groups, lr=self.config.train.lr, fused=True)
