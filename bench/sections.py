@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from bench import workloads
 from bench.assignment import Assignment, Gate, Recipe, Workload
 from bench.report import Pair
@@ -18,6 +20,10 @@ COHORT = tuple(
     for seed, (rank, lr) in enumerate(((r, lr) for r in (8, 16) for lr in (5e-4, 1e-3, 2e-3, 4e-3)), start=42)
 )
 """Eight trainings as somebody would try them: four rates, two ranks, a seed for each."""
+
+
+GPU_FACTOR = 10
+"""Steps on a GPU are that many times as many: they are short, and the first ones build and record."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +48,15 @@ class Contender:
         recipes = [each.model_copy(update={"seed": each.seed + round_number}) for each in self.recipes]
         groups = [[each] for each in recipes] if self.at_once else [recipes]
         gate = Gate(folder=str(gate_folder), parties=len(recipes)) if self.at_once else None
+        factor = GPU_FACTOR if torch.cuda.is_available() else 1
         return [
             Assignment(
                 workload=(self.workload or workload).model_copy(update={"base": base}),
                 recipes=tuple(group),
                 variant=self.variant,
                 together=self.together,
-                warm_up_steps=self.warm_up_steps,
-                steps=self.steps,
+                warm_up_steps=factor * self.warm_up_steps,
+                steps=None if self.steps is None else factor * self.steps,
                 gate=gate,
             )
             for group in groups

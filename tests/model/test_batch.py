@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
-from loratrack.model.batch import assemble
+from loratrack.model.batch import Batch, lay_out
 
 CPU = torch.device("cpu")
+
+
+def assemble(*laid: Any, **settings: Any) -> Batch:
+    return lay_out(*laid, **settings).on(CPU)
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ def rows_of(lengths: list[int]) -> Rows:
 
 
 def test_packed_rows_stand_one_after_another_and_count_positions_anew() -> None:
-    batch = assemble(rows_of([3, 1, 2]), [np.array([2, 0])], "packed", CPU)
+    batch = assemble(rows_of([3, 1, 2]), [np.array([2, 0])], "packed")
     assert batch.input_ids.tolist() == [[200, 201, 0, 1, 2]]
     assert batch.position_ids.tolist() == [[0, 1, 0, 1, 2]]
     assert batch.first_tokens.tolist() == [0, 2]
@@ -35,7 +40,7 @@ def test_packed_rows_stand_one_after_another_and_count_positions_anew() -> None:
 
 
 def test_padded_rows_are_filled_up_and_masked() -> None:
-    batch = assemble(rows_of([3, 1]), [np.array([0]), np.array([1])], "padded", CPU)
+    batch = assemble(rows_of([3, 1]), [np.array([0]), np.array([1])], "padded")
     assert batch.input_ids.tolist() == [[0, 1, 2], [100, 0, 0]]
     assert batch.attention_mask is not None
     assert batch.attention_mask.tolist() == [[1, 1, 1], [1, 0, 0]]
@@ -46,15 +51,15 @@ def test_padded_rows_are_filled_up_and_masked() -> None:
 
 
 def test_roberta_counts_its_positions_from_behind_the_padding() -> None:
-    batch = assemble(rows_of([2]), [np.array([0])], "packed", CPU, first_position=2)
+    batch = assemble(rows_of([2]), [np.array([0])], "packed", first_position=2)
     assert batch.position_ids.tolist() == [[2, 3]]
 
 
 def test_token_counts_are_rounded_up_with_tokens_of_nobody() -> None:
     lengths = [17] * 5 + [9]
-    batch = assemble(rows_of(lengths), [np.array([5, 0]), np.array([1, 2, 3, 4])], "packed", CPU)
+    batch = assemble(rows_of(lengths), [np.array([5, 0]), np.array([1, 2, 3, 4])], "packed")
     assert batch.input_ids.shape == (1, 96)
-    assert (batch.filler, batch.tokens, batch.slots_each) == (2, (26, 68), (26, 70))
+    assert (batch.tokens, batch.slots_each) == ((26, 68), (26, 70))
     assert batch.input_ids[0, -2:].tolist() == [0, 0]
     assert len(batch.row_of_token) == 94
 
@@ -63,7 +68,7 @@ def test_token_counts_are_rounded_up_with_tokens_of_nobody() -> None:
 def test_token_types_travel_with_their_tokens(layout: str) -> None:
     rows = rows_of([2, 3])
     typed = Rows(rows.tokens, rows.offsets, np.array([0, 1, 0, 1, 1], dtype=np.uint8))
-    batch = assemble(typed, [np.array([1, 0])], layout, CPU)  # type: ignore[arg-type]
+    batch = assemble(typed, [np.array([1, 0])], layout)  # type: ignore[arg-type]
     assert batch.token_types is not None
     kept = batch.token_types.flatten()
     real = kept[: len(batch.row_of_token)] if batch.real_tokens is None else kept[batch.real_tokens]

@@ -28,7 +28,7 @@ from transformers import (
 
 from loratrack.config.schema import Lora
 from loratrack.errors import UserError
-from loratrack.model.batch import Layout, assemble
+from loratrack.model.batch import Layout
 from loratrack.model.network import Network
 from loratrack.model.routing import Dropout
 
@@ -99,10 +99,10 @@ def logits(
     network: Network, shares: dict[str, NDArray[np.int64]], layout: Layout = "packed", training: bool = False
 ) -> Tensor:
     network.layout = layout
-    batch = assemble(ROWS, list(shares.values()), layout, CPU, network.first_position)
     names = list(shares)
     dropout = [Dropout(seed=ord(name[0]), step=3, micro_batch=0) for name in names] if training else None
     network.train() if training else network.eval()
+    batch = network.lay_out(ROWS, list(shares.values()), names, dropout).on(CPU)
     with network.routed(batch, names, dropout):
         result = network.logits(batch, names)
         if training:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from loratrack.model.batch import Sequences, assemble
+from loratrack.model.batch import Sequences
 from loratrack.model.network import Network
 
 ROWS_IN_A_PASS = 128
@@ -34,6 +34,6 @@ def predict(network: Network, rows: Sequences, members: Sequence[str]) -> dict[s
 
 
 def _pass(network: Network, rows: Sequences, members: Sequence[str], wanted: np.ndarray) -> Tensor:
-    batch = assemble(rows, [wanted] * len(members), network.layout, network.device, network.first_position)
+    batch = network.lay_out(rows, [wanted] * len(members), members).on(network.device)
     with network.routed(batch, members):
         return network.logits(batch, members).view(len(members), len(wanted), -1)

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface
 
-from loratrack.model.packing import Packing
+from loratrack.model.packing import Packing, Ragged
 
 PACKED = "loratrack_packed"
 """The name under which transformers finds this attention."""
@@ -26,7 +27,7 @@ def packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    packing: Packing,
+    packing: Packing | Ragged,
     dropout: float = 0.0,
     scaling: float | None = None,
     is_causal: bool | None = None,
@@ -35,6 +36,9 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """What transformers calls for each layer, on one packed row [1, heads, tokens, size]."""
     causal = bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal
+    if isinstance(packing, Ragged):
+        assert dropout == 0, "a base that drops is not run ragged"
+        return _ragged_attention(query, key, value, packing, causal, sliding_window, scaling), None
     tokens = query.shape[2]
     parts = [packing.spread(states.squeeze(0).transpose(0, 1)) for states in (query, key, value)]
     outputs = []
@@ -46,6 +50,29 @@ def packed_attention(
             mask = packing.visible(group, causal, sliding_window)
             outputs.append(_fused_attention(q, k, v, mask, causal and mask is None, dropout, scaling))
     return packing.collect(outputs, tokens).unsqueeze(0), None
+
+
+def _ragged_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    ragged: Ragged,
+    causal: bool,
+    window: int | None,
+    scaling: float | None,
+) -> Tensor:
+    """torch's flash attention for sequences of any length; [1, tokens, heads, size]."""
+    q, k, v = (states.squeeze(0).transpose(0, 1) for states in (query, key, value))
+    sight: dict[str, Any] = {}
+    if causal or window is not None:
+        behind = -1 if window is None else window - 1
+        sight["window_size"] = (behind, 0 if causal else behind)
+    if k.shape[1] != q.shape[1]:
+        sight["enable_gqa"] = True
+    bounds, longest = ragged.bounds, ragged.longest
+    result = varlen_attn(q, k, v, bounds, bounds, longest, longest, scale=scaling, **sight)
+    assert isinstance(result, Tensor), "nothing but the result was asked for"
+    return result.unsqueeze(0)
 
 
 def _is_slow_when_fused(query: Tensor, dropout: float) -> bool:

@@ -1,25 +1,33 @@
 """A batch: the rows of one or more members, laid out for one pass through the base.
 
-Rows of one member lie side by side, so each member owns one slice of the rows and one of the tokens.
+Rows of one member lie side by side, so each member owns one slice of the rows and one of the tokens. A batch
+is laid out in numpy first; then all of it goes to the device at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from itertools import accumulate
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from loratrack.model.packing import Packing, pack, rounded_up, send
+from loratrack.model.packing import Packing, Ragged, fits_as_it_lies, pack, ragged_bounds, rounded_up
 
 Layout = Literal["packed", "padded"]
 
 SHAPES = 32
 """Token counts are rounded up to this many steps to the power of two, with tokens that belong to nobody."""
+RAGGED_SHAPES = 8
+"""On a GPU to fewer: a pass is recorded for each, and more tokens hardly cost more time."""
+ALIGNMENT = 16
+"""Bytes; where each array begins on its way to a GPU."""
+
+Arrays = dict[str, NDArray[Any]]
 
 
 class Sequences(Protocol):
@@ -40,11 +48,11 @@ class Batch:
     position_ids: Tensor
     token_types: Tensor | None
     attention_mask: Tensor | None
-    packing: Packing | None
+    packing: Packing | Ragged | None
     first_tokens: Tensor
     """[rows] where each row's first token stands among the flattened tokens."""
     row_of_token: Tensor
-    """[real tokens] the row each real token belongs to."""
+    """[real tokens] the row each real token belongs to; ragged batches name one row more, for the others."""
     real_tokens: Tensor | None
     """[real tokens] where they stand among the flattened tokens; None when all are real."""
     lengths: Tensor
@@ -52,29 +60,83 @@ class Batch:
     """Number of rows of each member."""
     tokens: tuple[int, ...]
     """Number of real tokens of each member."""
-
-    @property
-    def filler(self) -> int:
-        """Tokens at the end of a packed row that belong to nobody, for the sake of fewer shapes."""
-        return self.input_ids.shape[1] - sum(self.tokens) if self.layout == "packed" else 0
+    more: Mapping[str, Tensor]
+    """What others sent along."""
 
     @property
     def slots_each(self) -> tuple[int, ...]:
-        """Flattened positions of each member, padding counted; the last has the filler too."""
-        if self.layout == "packed":
-            return (*self.tokens[:-1], self.tokens[-1] + self.filler)
-        width = self.input_ids.shape[1]
-        return tuple(rows * width for rows in self.rows)
+        return slots_each(self.layout, self.rows, self.tokens, self.input_ids.shape[1])
 
 
-def assemble(
+def slots_each(layout: Layout, rows: Sequence[int], tokens: Sequence[int], width: int) -> tuple[int, ...]:
+    """Flattened positions of each member, padding counted.
+
+    The last one of a packed row has the tokens too that belong to nobody.
+    """
+    if layout == "packed":
+        return (*tokens[:-1], width - sum(tokens[:-1]))
+    return tuple(count * width for count in rows)
+
+
+@dataclass(frozen=True)
+class Laid:
+    """A batch before it is sent to the device."""
+
+    layout: Layout
+    arrays: Arrays
+    rows: tuple[int, ...]
+    tokens: tuple[int, ...]
+    longest: int
+    is_ragged: bool
+
+    @property
+    def slots_each(self) -> tuple[int, ...]:
+        return slots_each(self.layout, self.rows, self.tokens, self.arrays["input_ids"].shape[1])
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """Batches of one shape take the same way through the network."""
+        sizes = tuple((name, array.shape) for name, array in self.arrays.items())
+        return (self.layout, self.rows, self.longest, sizes)
+
+    def on(self, device: torch.device, place: Tensor | None = None) -> Batch:
+        """The batch on `device`, at `place` where one is given."""
+        return self.batch(send_together(self.arrays, device, place), device)
+
+    def batch(self, sent: Mapping[str, Tensor], device: torch.device) -> Batch:
+        packing: Packing | Ragged | None = None
+        if self.is_ragged:
+            packing = Ragged(sent["bounds"], self.longest)
+        elif self.layout == "packed":
+            packing = pack(self.arrays["lengths"], self.rows, device)
+        own = {"input_ids", "position_ids", "token_types", "attention_mask", "bounds"}
+        own |= {"first_tokens", "row_of_token", "real_tokens", "lengths"}
+        return Batch(
+            layout=self.layout,
+            input_ids=sent["input_ids"],
+            position_ids=sent["position_ids"],
+            token_types=sent.get("token_types"),
+            attention_mask=sent.get("attention_mask"),
+            packing=packing,
+            first_tokens=sent["first_tokens"],
+            row_of_token=sent["row_of_token"],
+            real_tokens=sent.get("real_tokens"),
+            lengths=sent["lengths"],
+            rows=self.rows,
+            tokens=self.tokens,
+            more={name: tensor for name, tensor in sent.items() if name not in own},
+        )
+
+
+def lay_out(
     source: Sequences,
     rows_by_member: Sequence[NDArray[np.int64]],
     layout: Layout,
-    device: torch.device,
     first_position: int = 0,
-) -> Batch:
-    """The named rows of `source`, member after member."""
+    *,
+    is_ragged: bool = False,
+) -> Laid:
+    """The named rows of `source`, member after member; ragged: packed for an attention without bins."""
     rows = np.concatenate(list(rows_by_member))
     starts, lengths = source.offsets[rows], np.diff(source.offsets)[rows]
     before = np.cumsum(lengths) - lengths
@@ -88,30 +150,67 @@ def assemble(
         columns["token_types"] = np.asarray(source.token_types[wanted], dtype=np.int64)
     row_of_token = np.repeat(np.arange(len(rows)), lengths)
     width = int(lengths.max())
-    place = row_of_token * width + positions
-    packed = layout == "packed"
-    counts = [len(member) for member in rows_by_member]
-    packing = pack(lengths, counts, device) if packed else None
-    shape = (len(rows), width)
-    if packing is not None:  # tokens that lie as their bins do leave no room for others
-        shape = (1, len(place) if packing.slots is None else rounded_up(len(place), SHAPES))
-    laid = {name: _laid(column, None if packed else place, shape) for name, column in columns.items()}
-    tensors = {name: send(column, device) for name, column in laid.items()}
-    bounds = np.cumsum([0, *counts])
-    return Batch(
+    counts = tuple(len(member) for member in rows_by_member)
+    ends = np.cumsum([0, *counts])
+    arrays: Arrays = {"row_of_token": row_of_token, "lengths": lengths}
+    if layout == "padded":
+        place = row_of_token * width + positions
+        arrays |= {name: _laid(column, place, (len(rows), width)) for name, column in columns.items()}
+        arrays["attention_mask"] = (np.arange(width) < lengths[:, None]).astype(np.int64)
+        arrays["first_tokens"] = np.arange(len(rows)) * width
+        if len(place) < len(rows) * width:
+            arrays["real_tokens"] = place
+    else:
+        total = rounded_up(len(positions), RAGGED_SHAPES if is_ragged else SHAPES)
+        if not is_ragged and fits_as_it_lies(lengths):
+            total = len(positions)  # tokens that lie as their bins do leave no room for others
+        arrays |= {name: _laid(column, None, (1, total)) for name, column in columns.items()}
+        arrays["first_tokens"] = before
+        if is_ragged:
+            width = rounded_up(width, RAGGED_SHAPES // 2)
+            arrays["bounds"] = ragged_bounds(lengths, total, width)
+            filler = np.full(total - len(positions), len(rows))
+            arrays["row_of_token"] = np.concatenate([row_of_token, filler])
+    return Laid(
         layout=layout,
-        input_ids=tensors["input_ids"],
-        position_ids=tensors["position_ids"],
-        token_types=tensors.get("token_types"),
-        attention_mask=None if packed else send(np.arange(width) < lengths[:, None], device).long(),
-        packing=packing,
-        first_tokens=send(before if packed else np.arange(len(rows)) * width, device),
-        row_of_token=send(row_of_token, device),
-        real_tokens=None if packed or len(place) == len(rows) * width else send(place, device),
-        lengths=send(lengths, device),
-        rows=tuple(counts),
-        tokens=tuple(int(lengths[a:b].sum()) for a, b in zip(bounds, bounds[1:], strict=False)),
+        arrays=arrays,
+        rows=counts,
+        tokens=tuple(int(lengths[a:b].sum()) for a, b in zip(ends, ends[1:], strict=False)),
+        longest=width,
+        is_ragged=is_ragged,
     )
+
+
+def send_together(
+    arrays: Mapping[str, NDArray[Any]], device: torch.device, place: Tensor | None = None
+) -> dict[str, Tensor]:
+    """All arrays to the device in one transfer that nobody waits for."""
+    if device.type == "cpu":
+        return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    starts = _starts(arrays)
+    whole = np.empty(starts[-1], dtype=np.uint8)
+    for array, start in zip(arrays.values(), starts, strict=False):
+        whole[start : start + array.nbytes] = np.ascontiguousarray(array).view(np.uint8).ravel()
+    if place is None:
+        place = torch.empty(len(whole), dtype=torch.uint8, device=device)
+    place.copy_(torch.from_numpy(whole).pin_memory(), non_blocking=True)
+    return {
+        name: place[start : start + array.nbytes].view(TENSOR_TYPES[array.dtype.name]).view(array.shape)
+        for (name, array), start in zip(arrays.items(), starts, strict=False)
+    }
+
+
+def sent_bytes(arrays: Mapping[str, NDArray[Any]]) -> int:
+    """The room that they take on a GPU."""
+    return _starts(arrays)[-1]
+
+
+def _starts(arrays: Mapping[str, NDArray[Any]]) -> list[int]:
+    sizes = [-(-array.nbytes // ALIGNMENT) * ALIGNMENT for array in arrays.values()]
+    return [0, *accumulate(sizes)]
+
+
+TENSOR_TYPES = {"int64": torch.int64, "int32": torch.int32, "float32": torch.float32}
 
 
 def _laid(

@@ -13,8 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel, TaskType
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -23,7 +25,7 @@ from transformers.pytorch_utils import Conv1D
 from loratrack.config.schema import Lora
 from loratrack.errors import UserError
 from loratrack.model import attention
-from loratrack.model.batch import Batch, Layout
+from loratrack.model.batch import Batch, Laid, Layout, Sequences, lay_out
 from loratrack.model.heads import Heads
 from loratrack.model.routing import Dropout, Router
 from loratrack.model.targets import Coverage, find_targets
@@ -66,6 +68,7 @@ class Network:
             encoder.requires_grad_(False)
             _silence_dropout(encoder)
         self.layout = self.layouts[0]
+        self._checkpoints = False
 
     @property
     def layout(self) -> Layout:
@@ -136,7 +139,34 @@ class Network:
         self.encoder.eval()
 
     def checkpoint_gradients(self) -> None:
+        self._checkpoints = True
         self.encoder.activation_checkpointing_enable({"use_reentrant": False})
+
+    def lay_out(
+        self,
+        source: Sequences,
+        rows_by_member: Sequence[NDArray[np.int64]],
+        members: Sequence[str],
+        dropout: Sequence[Dropout] | None = None,
+    ) -> Laid:
+        """The named rows of each member, as this network wants them."""
+        ragged = self.layout == "packed" and self.takes_ragged
+        laid = lay_out(source, rows_by_member, self.layout, self.first_position, is_ragged=ragged)
+        if self.use_lora and self.device.type != "cpu":
+            laid.arrays.update(self.router.arrays(laid, members, dropout))
+        return laid
+
+    @property
+    def takes_ragged(self) -> bool:
+        """Whether attention needs no bins: on a GPU, in bf16, where the base drops nothing."""
+        return self.device.type == "cuda" and self.dtype == torch.bfloat16 and self.use_lora
+
+    @property
+    def can_be_recorded(self) -> bool:
+        """Whether a pass of training does the same for all batches of one shape, and waits for nothing."""
+        return (
+            self.takes_ragged and self.layout == "packed" and not self._checkpoints and self.router.is_aligned
+        )
 
     def routed(
         self, batch: Batch, members: Sequence[str], dropout: Sequence[Dropout] | None = None
@@ -214,8 +244,9 @@ class Network:
             real = states.index_select(0, batch.real_tokens)
         else:
             real = states[: len(batch.row_of_token)]
-        sums = torch.zeros(len(batch.lengths), states.shape[-1], device=self.device)
-        return sums.index_add(0, batch.row_of_token, real.float()) / batch.lengths[:, None]
+        rows = len(batch.lengths)
+        sums = torch.zeros(rows + 1, states.shape[-1], device=self.device)  # the last is of nobody's tokens
+        return sums.index_add(0, batch.row_of_token, real.float())[:rows] / batch.lengths[:, None]
 
 
 def is_causal(encoder: PreTrainedModel) -> bool:

@@ -123,12 +123,38 @@ class Packing:
         return (first[:, None] + self.widths[:, None] * head).flatten()
 
 
+@dataclass(frozen=True)
+class Ragged:
+    """Sequences one after another, for an attention that asks for nothing but where each begins."""
+
+    bounds: Tensor
+    """Where each sequence begins, and where the last one ends; empty ones may follow."""
+    longest: int
+    """No sequence is longer."""
+
+
+def ragged_bounds(lengths: NDArray[np.int64], total: int, longest: int) -> NDArray[np.int32]:
+    """Bounds of the sequences, then of as many more as fill `total` tokens, none of them too long.
+
+    Their number follows from `total`, `longest` and the number of sequences alone.
+    """
+    ends = np.cumsum(lengths)
+    fillers = -(-total // longest)
+    more = np.minimum(ends[-1] + longest * np.arange(1, fillers + 1), total)
+    return np.concatenate([[0], ends, more]).astype(np.int32)
+
+
+def fits_as_it_lies(lengths: NDArray[np.int64]) -> bool:
+    """Whether each sequence is a bin by itself, so that no token has to move."""
+    return bool((lengths == lengths[0]).all() and lengths[0] % WIDTH == 0)
+
+
 def pack(lengths: NDArray[np.int64], rows: Sequence[int], device: torch.device) -> Packing:
     """Sequences of these lengths, one after another; `rows` says how many belong to each member.
 
     Members share no bin: what is masked counts nothing, but nothing times a member's NaN is NaN.
     """
-    if (lengths == lengths[0]).all() and lengths[0] % WIDTH == 0:
+    if fits_as_it_lies(lengths):
         return Packing((Bins(len(lengths), int(lengths[0]), None, is_shared=False),), device)
     bin_of_row, column_of_row, bin_widths = _fill(lengths, rows)
     widths, counts = np.unique(bin_widths, return_counts=True)

@@ -13,7 +13,7 @@ import math
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from loratrack.model.batch import Batch
+from loratrack.model.batch import Arrays, Batch, Laid
 from loratrack.model.packing import send
 from loratrack.model.trained import Trained
 
@@ -59,6 +59,11 @@ class Dropout:
         """
         rng = np.random.Generator(np.random.SFC64(self.key(layer)))
         return rng.integers(0, count, rng.poisson(-math.log1p(-share) * count))
+
+    def token_keys(self, tokens: int) -> NDArray[np.int32]:
+        """A number for each token, from which a GPU draws by itself."""
+        numbers = np.arange(tokens, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        return _mixed(numbers + np.uint64(self.key(0))).astype(np.uint32).view(np.int32)
 
 
 @dataclass(frozen=True)
@@ -144,26 +149,46 @@ class Router:
         return self._route
 
     @property
+    def is_aligned(self) -> bool:
+        """Whether every layer can take all members in one product."""
+        return all(
+            size % ALIGNMENT == 0 for layer in self._layers.values() for size in layer.base.weight.shape
+        )
+
+    @property
     def anchor(self) -> Tensor:
         """Something trained: what comes of it is part of the backward pass."""
         return self._trained[self.route.members[0]].matrices
 
+    def arrays(self, laid: Laid, members: Sequence[str], dropout: Sequence[Dropout] | None) -> Arrays:
+        """What a GPU needs of a route: where slices end, and what dropout is drawn from."""
+        slots = laid.slots_each
+        found: Arrays = {"ends": np.cumsum(slots, dtype=np.int32)}
+        if dropout is None or not self._drop(members):
+            return found
+        keys = np.concatenate(
+            [each.token_keys(tokens) for each, tokens in zip(dropout, laid.tokens, strict=True)]
+        )
+        spread = np.zeros((sum(slots), 1), dtype=np.int32)
+        spread[laid.arrays.get("real_tokens", slice(len(keys))), 0] = keys
+        bounds = np.array([round(self.shares[member] * DRAWS) for member in members], dtype=np.int32)
+        return found | {"drop_keys": spread, "drop_bounds": np.repeat(bounds, slots)[:, None]}
+
+    def _drop(self, members: Sequence[str]) -> bool:
+        return any(self.shares[member] > 0 for member in members)
+
     def _way(self, batch: Batch, members: Sequence[str], dropout: Sequence[Dropout] | None) -> Route:
-        drops = dropout is not None and any(self.shares[member] for member in members)
-        way = Route(
+        return Route(
             members=tuple(members),
             slots=batch.slots_each,
             tokens=batch.tokens,
             real_tokens=batch.real_tokens,
-            dropout=tuple(dropout) if dropout is not None and drops else None,
+            dropout=tuple(dropout) if dropout is not None and self._drop(members) else None,
+            ends=batch.more.get("ends"),
+            draws=Draws(batch.more["drop_keys"], batch.more["drop_bounds"])
+            if "drop_keys" in batch.more
+            else None,
         )
-        device = batch.lengths.device
-        if device.type == "cpu":
-            return way
-        ends = send(np.cumsum(way.slots, dtype=np.int32), device)
-        if way.dropout is None:
-            return replace(way, ends=ends)
-        return replace(way, ends=ends, draws=_draws(way, [self.shares[member] for member in members], device))
 
 
 class _RoutedLayer:
@@ -303,7 +328,7 @@ class _Grouped:
             downs.append(F.pad(adapter.down, (0, 0, 0, missing)) if missing else adapter.down)
             ups.append(F.pad(adapter.up, (0, missing)) if missing else adapter.up)
         self.downs, self.ups = torch.stack(downs), torch.stack(ups)
-        self.ups.mul_(torch.tensor(scales, dtype=x.dtype)[:, None, None].to(x.device, non_blocking=True))
+        self.ups.mul_(_factor_of_each(tuple(scales), x.dtype, x.device))
 
     def add(self, out: Tensor, x: Tensor) -> list[Tensor]:
         inner = F.grouped_mm(x, self.downs.transpose(1, 2), offs=self.ends)
@@ -342,24 +367,6 @@ def _drop_(x: Tensor, dropped: Tensor) -> Tensor:
     return x
 
 
-def _draws(way: Route, shares: Sequence[float], device: torch.device) -> Draws:
-    """A GPU draws by itself: nothing but a key for each token is sent to it."""
-    assert way.dropout is not None
-    bounds = np.repeat([round(share * DRAWS) for share in shares], way.slots).astype(np.int32)
-    parts = [
-        _mixed(np.arange(tokens, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(drop.key(0)))
-        for tokens, drop in zip(way.tokens, way.dropout, strict=True)
-    ]
-    found = np.concatenate(parts).astype(np.uint32).view(np.int32)
-    keys = torch.zeros(sum(way.slots), dtype=torch.int32, device=device)
-    sent = send(found, device)
-    if way.real_tokens is None:
-        keys[: len(found)] = sent
-    else:
-        keys[way.real_tokens] = sent
-    return Draws(keys[:, None], send(bounds, device)[:, None])
-
-
 def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Neighbouring numbers far apart, in the upper half of each (splitmix64)."""
     numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -374,6 +381,12 @@ def _factors(draws: Draws, number: int, features: int) -> Tensor:
         drawn.mul_(factor)
         drawn ^= (drawn >> shift) & (2 ** (32 - shift) - 1)
     return ((drawn & (DRAWS - 1)) >= draws.bounds).to(torch.bfloat16)
+
+
+@functools.lru_cache(maxsize=1024)
+def _factor_of_each(scales: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[members, 1, 1]; sent once, since a transfer in the middle of a pass would hold it up."""
+    return torch.tensor(scales, dtype=dtype).to(device)[:, None, None]
 
 
 @functools.lru_cache(maxsize=1024)

@@ -48,6 +48,11 @@ class Trained:
         if self._cast is not self.values:
             self._cast.copy_(self.values)
 
+    def clip(self, norm: float) -> None:
+        """Gradients no longer than `norm` together; nobody waits for how long they were."""
+        length = torch.linalg.vector_norm(self.gradients)
+        self.gradients.mul_((norm / (length + 1e-6)).clamp(max=1))
+
     def forget(self) -> None:
         """No gradient is left. The views stay, so a parameter's `grad` must never be taken away."""
         self.gradients.zero_()

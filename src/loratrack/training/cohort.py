@@ -6,7 +6,7 @@ own rows, with its own rate, dropout and order, and ends its epochs in its own t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -17,12 +17,13 @@ from torch import Tensor
 
 from loratrack.data import Dataset
 from loratrack.errors import UserError
-from loratrack.model.batch import assemble
+from loratrack.model.batch import send_together
 from loratrack.model.network import Network
 from loratrack.model.routing import Dropout
 from loratrack.training.evaluation import evaluate
 from loratrack.training.member import Member
 from loratrack.training.order import micro_batches
+from loratrack.training.recorded import Recorder
 
 Rows = NDArray[np.int64]
 
@@ -44,7 +45,7 @@ class Cohort:
         """How many passes the members of a step are spread over; more once memory ran out."""
         self.micro_batch_limits: dict[str, int] = {}
         """Members whose micro-batches are no larger than this, since memory ran out for them."""
-        self._labels = torch.from_numpy(np.array(dataset.train.labels)).to(network.device)
+        self._recorder = Recorder(network.device)
 
     def join(self, member: Member) -> None:
         self.members.append(member)
@@ -116,26 +117,29 @@ class Cohort:
         """Forward and backward of one micro-batch of each member that has one."""
         network, names = self.network, [member.name for member, _, _ in present]
         rows = [part for _, part, _ in present]
-        batch = assemble(self.dataset.train, rows, network.layout, network.device, network.first_position)
         dropout = [Dropout(member.config.train.seed, member.step, number) for member, _, _ in present]
-        labels = self._labels[torch.from_numpy(np.concatenate(rows)).to(network.device)]
-        with network.routed(batch, names, dropout):
-            losses = task_losses(network.heads[names[0]].split(network.logits(batch, names)), labels)
-            (losses * self._row_weights(present)).sum().backward()  # type: ignore[no-untyped-call]
-        parts = torch.split(losses.detach(), [len(part) for part in rows])
-        return {name: part.sum(dim=0) for name, part in zip(names, parts, strict=True)}
+        laid = network.lay_out(self.dataset.train, rows, names, dropout)
+        laid.arrays["labels"] = np.asarray(self.dataset.train.labels[np.concatenate(rows)], dtype=np.int64)
+        laid.arrays["weights"] = row_weights(present)
+
+        def work(sent: Mapping[str, Tensor]) -> Tensor:
+            batch = laid.batch(sent, network.device)
+            with network.routed(batch, names, dropout):
+                logits = network.heads[names[0]].split(network.logits(batch, names))
+                losses = task_losses(logits, batch.more["labels"])
+                (losses * batch.more["weights"]).sum().backward()  # type: ignore[no-untyped-call]
+            parts = torch.split(losses.detach(), list(batch.rows))
+            return torch.stack([part.sum(dim=0) for part in parts])
+
+        if network.can_be_recorded:
+            sums = self._recorder.run(laid, tuple(member.trained for member, _, _ in present), work)
+        else:
+            sums = work(send_together(laid.arrays, network.device))
+        return dict(zip(names, sums, strict=True))
 
     def _micro_batch_size(self, member: Member) -> int | None:
         sizes = (member.config.train.micro_batch_size, self.micro_batch_limits.get(member.name))
         return min((size for size in sizes if size is not None), default=None)
-
-    def _row_weights(self, present: list[tuple[Member, Rows, int]]) -> Tensor:
-        """[rows, tasks]: a row counts by its task's weight, and the less the larger its batch."""
-        weights = [[w / batch for w in m.loss_weights.values()] for m, _, batch in present]
-        counts = torch.tensor([len(rows) for _, rows, _ in present])
-        return (
-            torch.tensor(weights).repeat_interleave(counts, dim=0).to(self.network.device, non_blocking=True)
-        )
 
     def _use_less_memory(self, batches: list[tuple[Member, Rows]], share: list[tuple[Member, Rows]]) -> None:
         """`share` is the pass that was too large; it has one member once each has a pass of its own."""
@@ -159,6 +163,7 @@ class Cohort:
         else:
             raise UserError(too_much)
         if self.network.device.type == "cuda":
+            self._recorder.forget()
             torch.cuda.empty_cache()
 
 
@@ -182,6 +187,15 @@ def train(
         for member in ended:
             watcher.epoch(member)
             after_epoch(member)
+
+
+def row_weights(present: Sequence[tuple[Member, Rows, int]]) -> NDArray[np.float32]:
+    """[rows, tasks]: a row counts by its task's weight, and the less the larger its batch."""
+    parts = [
+        np.tile([weight / batch for weight in member.loss_weights.values()], (len(rows), 1))
+        for member, rows, batch in present
+    ]
+    return np.concatenate(parts).astype(np.float32)
 
 
 def task_losses(logits: dict[str, Tensor], labels: Tensor) -> Tensor:

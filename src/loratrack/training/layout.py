@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from loratrack.data import Encoded
-from loratrack.model.batch import Layout, assemble
+from loratrack.model.batch import Layout
 from loratrack.model.network import Network
 
 ROUNDS = 3
@@ -75,7 +75,7 @@ def _logits(
 ) -> Tensor:
     network.train() if training else network.eval()
     network.layout = layout
-    batch = assemble(split, [rows], layout, network.device, network.first_position)
+    batch = network.lay_out(split, [rows], [member]).on(network.device)
     with network.routed(batch, [member]):
         return network.logits(batch, [member])
 

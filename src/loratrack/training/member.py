@@ -36,24 +36,28 @@ class Meter:
     """Losses of the epoch in hand; they stay on the device until they are read back."""
 
     rows: int = 0
-    sums: Tensor | None = None
-    unread: list[Tensor] = field(default_factory=list)
+    sums: NDArray[np.float64] | None = None
+    """Of what was read, by task."""
+    unread: list[tuple[Tensor, int]] = field(default_factory=list)
+    """Losses of a step by task, summed over its rows; and how many rows it had."""
 
     def add(self, task_sums: Tensor, rows: int) -> None:
         self.rows += rows
-        self.sums = task_sums if self.sums is None else self.sums + task_sums
-        self.unread.append(task_sums.sum() / rows)
+        self.unread.append((task_sums, rows))
 
     def read(self) -> list[float]:
         """The loss of each step since the last reading."""
         if not self.unread:
             return []
-        values: list[float] = torch.stack(self.unread).tolist()
+        steps = torch.stack([task_sums for task_sums, _ in self.unread]).double().cpu().numpy()
+        rows = [count for _, count in self.unread]
+        self.sums = steps.sum(axis=0) if self.sums is None else self.sums + steps.sum(axis=0)
         self.unread.clear()
+        values: list[float] = (steps.sum(axis=1) / rows).tolist()
         return values
 
     def means(self) -> list[float]:
-        assert self.sums is not None, "an epoch has at least one step"
+        assert self.sums is not None, "an epoch has at least one step, and its losses were read"
         values: list[float] = (self.sums / self.rows).tolist()
         return values
 
@@ -92,7 +96,7 @@ class Member:
         self.meter.add(task_sums, rows)
         train = self.config.train
         if train.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_([self.trained.matrices, self.trained.vectors], train.max_grad_norm)
+            self.trained.clip(train.max_grad_norm)
         rate = learning_rate(train, self.step, self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate

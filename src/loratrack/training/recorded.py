@@ -1,0 +1,80 @@
+"""Recorded passes: what a GPU is asked to do in a pass is recorded once, then replayed at one word.
+
+A small base on a fast GPU waits for the thousand launches of each pass, however many rows are in it.
+Batches of one shape take the same way, so the second time a shape is met its pass is recorded.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from loratrack.model.batch import Laid, send_together, sent_bytes
+
+Pass = Callable[[Mapping[str, Tensor]], Tensor]
+
+PLAIN_RUNS = 2
+"""Of each shape, before it is recorded: what is built once must not be part of the recording."""
+MOST = 32
+"""Recordings that are kept; the one unused for longest makes room."""
+
+
+@dataclass(frozen=True)
+class Recording:
+    graph: torch.cuda.CUDAGraph
+    place: Tensor
+    """Where the pass reads its batch from."""
+    result: Tensor
+    kept: object
+    """What the pass writes to; it must not be freed before the recording."""
+
+
+class Recorder:
+    """Runs passes plainly, or replays them."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._recordings: OrderedDict[Hashable, Recording] = OrderedDict()
+        self._runs: dict[Hashable, int] = {}
+        self._pool: Any = None
+        """The memory that all recordings work in, one after the other."""
+
+    def run(self, laid: Laid, kept: tuple[object, ...], work: Pass) -> Tensor:
+        """`work` on the batch. It depends on the batch and on `kept` alone, and waits for nothing."""
+        key = (*map(id, kept), laid.shape)
+        if key in self._recordings:
+            self._recordings.move_to_end(key)
+            return self._replay(self._recordings[key], laid)
+        self._runs[key] = self._runs.get(key, 0) + 1
+        if self._runs[key] <= PLAIN_RUNS:
+            return work(send_together(laid.arrays, self.device))
+        del self._runs[key]
+        self._recordings[key] = self._record(laid, kept, work)
+        if len(self._recordings) > MOST:
+            self._recordings.popitem(last=False)
+        return self._replay(self._recordings[key], laid)
+
+    def forget(self) -> None:
+        """Their memory back, and room for members whose numbers lie elsewhere."""
+        self._recordings.clear()
+        self._runs.clear()
+
+    def _record(self, laid: Laid, kept: tuple[object, ...], work: Pass) -> Recording:
+        graph = torch.cuda.CUDAGraph()
+        place = torch.empty(sent_bytes(laid.arrays), dtype=torch.uint8, device=self.device)
+        sent = send_together(laid.arrays, self.device, place)
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        with torch.cuda.graph(graph, pool=self._pool):
+            result = work(sent)
+        return Recording(graph, place, result, kept)
+
+    def _replay(self, recording: Recording, laid: Laid) -> Tensor:
+        send_together(laid.arrays, self.device, recording.place)
+        recording.graph.replay()
+        return recording.result.clone()

@@ -1,0 +1,165 @@
+"""The same engine on a GPU: ragged attention, grouped products, recorded passes, and nothing that waits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import BertConfig, BertModel
+
+from loratrack.config import RunConfig
+from loratrack.data import Dataset, Encoded, LabelMap, TaskLabels
+from loratrack.model.network import Network
+from loratrack.training.cohort import Cohort
+from loratrack.training.log import ListLog
+from loratrack.training.member import Member
+from loratrack.training.recorded import PLAIN_RUNS
+
+pytestmark = pytest.mark.gpu
+
+TASKS = (
+    TaskLabels("risk", ("low", "mid", "high"), (0, 1, 2)),
+    TaskLabels("taken", ("yes", "no"), (3, 4)),
+)
+CLASSES = {task.name: len(task.labels) for task in TASKS}
+LORAS: dict[str, dict[str, Any]] = {
+    "ann": {"rank": 4, "dropout": 0.3},
+    "bob": {"rank": 9, "alpha": 7, "dropout": 0.1, "target_modules": ["key", "value"]},
+    "cid": {"rank": 8, "dropout": 0.0},
+}
+
+
+def encoded(rows: int, seed: int, longest: int = 14) -> Encoded:
+    rng = np.random.default_rng(seed)
+    labels = np.stack([rng.integers(0, 3, rows), rng.integers(0, 2, rows)], axis=1).astype(np.int64)
+    lengths = rng.integers(5, longest, size=rows)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    tokens = rng.integers(5, 20, size=lengths.sum()).astype(np.int32)
+    tokens += 15 * np.repeat(labels[:, 0], lengths).astype(np.int32)
+    return Encoded(tokens, offsets, None, labels)
+
+
+DATASET = Dataset(encoded(192, 0), encoded(24, 1), encoded(16, 2), LabelMap(TASKS), {}, "0" * 64)
+
+
+def cohort_of(*names: str, precision: torch.dtype = torch.bfloat16, lr: float = 5e-3) -> Cohort:
+    torch.manual_seed(0)
+    settings = BertConfig(
+        vocab_size=60,
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=96,
+        initializer_range=0.2,
+    )
+    base = BertModel(settings, add_pooling_layer=False)
+    network = Network(base, "mean", torch.device("cuda"), use_lora=True, dtype=precision)
+    cohort = Cohort(network, DATASET, lambda text: None)
+    for name in names:
+        config = RunConfig.model_validate(
+            {
+                "exp_id": name,
+                "task_type": "double_cls",
+                "data": {
+                    "raw_data_path": "rows.csv",
+                    "label_subset": {task.name: list(task.labels) for task in TASKS},
+                },
+                "model": {"lora": LORAS[name]},
+                "train": {"batch_size": 16, "lr": lr, "epochs": 9, "seed": ord(name[0]), "log_steps": 1000},
+            }
+        )
+        network.add(name, config.model.lora, CLASSES, config.train.seed)
+        cohort.join(Member(name, config, network, len(DATASET.train), ListLog(), Path(name)))
+    network.train()
+    return cohort
+
+
+def weights(cohort: Cohort, name: str, steps: int) -> list[Tensor]:
+    for _ in range(steps):
+        cohort.step()
+    return [value.detach().cpu().clone() for value in cohort.network.parameters(name)]
+
+
+@pytest.mark.parametrize("name", LORAS)
+def test_a_member_learns_the_same_alone_and_among_others(name: str) -> None:
+    """In fp32; bf16 rounds sums of other sizes in other ways."""
+    together = weights(cohort_of(*LORAS, precision=torch.float32), name, 11)
+    alone = weights(cohort_of(name, precision=torch.float32), name, 11)
+    assert all(torch.allclose(a, b, atol=2e-4) for a, b in zip(together, alone, strict=True))
+
+
+@pytest.mark.parametrize("name", LORAS)
+def test_grouped_products_are_as_exact_as_a_member_alone(name: str) -> None:
+    exact = gradients(cohort_of(name, precision=torch.float32), name)
+    alone, together = (gradients(cohort_of(*names), name) for names in ([name], list(LORAS)))
+    assert exact.norm() > 0.1
+    assert (alone - exact).norm() < 0.1 * exact.norm()
+    assert (together - exact).norm() < 1.5 * (alone - exact).norm()
+
+
+def gradients(cohort: Cohort, name: str) -> Tensor:
+    for member in cohort.members:
+        for value in cohort.network.adapter_parameters(member.name).values():
+            torch.nn.init.normal_(value, std=0.2, generator=torch.Generator("cuda").manual_seed(1))
+    present = [(m, np.arange(16) + 16 * (ord(m.name[0]) % 3), 16) for m in cohort.members]
+    cohort._pass(present, 0)
+    return cohort.network.trained(name).gradients.cpu().clone()
+
+
+def test_ragged_rows_give_the_logits_of_padded_ones() -> None:
+    network = cohort_of("ann").network
+    assert network.takes_ragged
+    answers = []
+    for layout in ("packed", "padded"):
+        network.layout = layout  # type: ignore[assignment]
+        network.eval()
+        batch = network.lay_out(DATASET.train, [np.arange(24)], ["ann"]).on(network.device)
+        with torch.inference_mode(), network.routed(batch, ["ann"]):
+            answers.append(network.logits(batch, ["ann"]))
+    assert (answers[0] - answers[1]).abs().max() < 0.05 * answers[1].abs().max()
+
+
+@pytest.mark.parametrize("names", [["ann"], list(LORAS)])
+def test_a_recorded_pass_learns_what_a_plain_one_does(
+    names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = 3 * PLAIN_RUNS * 12
+    recorded = cohort_of(*names)
+    mine = weights(recorded, names[0], steps)
+    assert recorded._recorder._recordings
+    monkeypatch.setattr(Network, "can_be_recorded", False)
+    plain = cohort_of(*names)
+    other = weights(plain, names[0], steps)
+    assert not plain._recorder._recordings
+    for a, b in zip(mine, other, strict=True):
+        assert (a - b).norm() < 0.02 * b.norm() + 1e-3
+
+
+def test_a_step_waits_for_nothing() -> None:
+    for names in (["ann"], list(LORAS)):
+        cohort = cohort_of(*names)
+        for _ in range(8):
+            cohort.step()
+        cohort._recorder.forget()
+        with waiting_is_an_error():
+            cohort.step()  # plain
+        for _ in range(24):
+            cohort.step()
+        assert cohort._recorder._recordings
+        with waiting_is_an_error():
+            cohort.step()
+
+
+@contextmanager
+def waiting_is_an_error() -> Iterator[None]:
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
