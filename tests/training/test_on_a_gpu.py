@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import BertConfig, BertModel
+from transformers import AutoModel, BertConfig, LlamaConfig, ModernBertConfig
 
 from loratrack.config import RunConfig
 from loratrack.data import Dataset, Encoded, LabelMap, TaskLabels
@@ -35,6 +36,22 @@ LORAS: dict[str, dict[str, Any]] = {
 }
 
 
+SIZES = {"vocab_size": 60, "hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 96}
+BASES = {
+    "bert": BertConfig(**SIZES, num_attention_heads=2, initializer_range=0.2),
+    "llama": LlamaConfig(**SIZES, num_attention_heads=4, num_key_value_heads=2),
+    "modernbert": ModernBertConfig(
+        **SIZES,
+        num_attention_heads=2,
+        pad_token_id=0,
+        cls_token_id=1,
+        sep_token_id=2,
+        local_attention=8,
+        global_attn_every_n_layers=2,
+    ),
+}
+
+
 def encoded(rows: int, seed: int, longest: int = 14) -> Encoded:
     rng = np.random.default_rng(seed)
     labels = np.stack([rng.integers(0, 3, rows), rng.integers(0, 2, rows)], axis=1).astype(np.int64)
@@ -48,18 +65,16 @@ def encoded(rows: int, seed: int, longest: int = 14) -> Encoded:
 DATASET = Dataset(encoded(192, 0), encoded(24, 1), encoded(16, 2), LabelMap(TASKS), {}, "0" * 64)
 
 
-def cohort_of(*names: str, precision: torch.dtype = torch.bfloat16, lr: float = 5e-3) -> Cohort:
+def cohort_of(
+    *names: str,
+    precision: torch.dtype = torch.bfloat16,
+    lr: float = 5e-3,
+    kind: str = "bert",
+    use_lora: bool = True,
+) -> Cohort:
     torch.manual_seed(0)
-    settings = BertConfig(
-        vocab_size=60,
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=96,
-        initializer_range=0.2,
-    )
-    base = BertModel(settings, add_pooling_layer=False)
-    network = Network(base, "mean", torch.device("cuda"), use_lora=True, dtype=precision)
+    base = AutoModel.from_config(copy.deepcopy(BASES[kind]))
+    network = Network(base, "mean", torch.device("cuda"), use_lora=use_lora, dtype=precision)
     cohort = Cohort(network, DATASET, lambda text: None)
     for name in names:
         config = RunConfig.model_validate(
@@ -70,7 +85,7 @@ def cohort_of(*names: str, precision: torch.dtype = torch.bfloat16, lr: float = 
                     "raw_data_path": "rows.csv",
                     "label_subset": {task.name: list(task.labels) for task in TASKS},
                 },
-                "model": {"lora": LORAS[name]},
+                "model": {"lora": LORAS[name], "use_lora": use_lora},
                 "train": {"batch_size": 16, "lr": lr, "epochs": 9, "seed": ord(name[0]), "log_steps": 1000},
             }
         )
@@ -112,17 +127,49 @@ def gradients(cohort: Cohort, name: str) -> Tensor:
     return cohort.network.trained(name).gradients.cpu().clone()
 
 
-def test_ragged_rows_give_the_logits_of_padded_ones() -> None:
-    network = cohort_of("ann").network
+@pytest.mark.parametrize("kind", BASES)
+def test_ragged_rows_give_the_logits_of_padded_ones(kind: str) -> None:
+    network = cohort_of("cid", kind=kind).network
     assert network.takes_ragged
     answers = []
     for layout in ("packed", "padded"):
         network.layout = layout  # type: ignore[assignment]
         network.eval()
-        batch = network.lay_out(DATASET.train, [np.arange(24)], ["ann"]).on(network.device)
-        with torch.inference_mode(), network.routed(batch, ["ann"]):
-            answers.append(network.logits(batch, ["ann"]))
+        batch = network.lay_out(DATASET.train, [np.arange(24)], ["cid"]).on(network.device)
+        with torch.inference_mode(), network.routed(batch, ["cid"]):
+            answers.append(network.logits(batch, ["cid"]))
     assert (answers[0] - answers[1]).abs().max() < 0.05 * answers[1].abs().max()
+
+
+def test_checkpointing_changes_no_gradient() -> None:
+    saving = cohort_of(*LORAS)
+    saving.network.checkpoint_gradients()
+    assert not saving.network.can_be_recorded
+    plain, other = gradients(cohort_of(*LORAS), "ann"), gradients(saving, "ann")
+    assert (plain - other).norm() < 0.01 * plain.norm()
+
+
+def test_a_base_that_looks_at_its_numbers_is_run_plainly() -> None:
+    cohort = cohort_of("ann")
+    notices: list[str] = []
+    cohort._recorder.notice = notices.append
+    cohort.network.encoder.encoder.layer[1].register_forward_hook(lambda *_: float(_[2].sum()) and None)
+    mine = weights(cohort, "ann", 24)
+    assert len(notices) == 1
+    assert notices[0].startswith("passes of this base cannot be recorded, and are slower for it: ")
+    other = weights(cohort_of("ann"), "ann", 24)
+    for a, b in zip(mine, other, strict=True):
+        assert (a - b).norm() < 0.02 * b.norm() + 1e-3
+
+
+def test_a_base_can_be_trained_whole() -> None:
+    cohort = cohort_of("ann", use_lora=False, lr=1e-3)
+    (member,) = cohort.members
+    losses = []
+    for _ in range(48):
+        cohort.step()
+        losses += member.meter.read()
+    assert sum(losses[-6:]) < 0.7 * sum(losses[:6])
 
 
 @pytest.mark.parametrize("names", [["ann"], list(LORAS)])

@@ -20,8 +20,9 @@ from loratrack.sweep.seats import Seats
 from loratrack.sweep.study import Search, Trial
 from loratrack.tracking.runs import Run
 from loratrack.training import session
-from loratrack.training.cohort import is_out_of_memory, train
+from loratrack.training.cohort import train
 from loratrack.training.member import Member
+from loratrack.training.recorded import is_out_of_memory
 from loratrack.training.session import Bench
 
 WAIT_SECONDS = 2.0

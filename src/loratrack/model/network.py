@@ -94,7 +94,8 @@ class Network:
             self.router.attach(self.encoder, member, self.trained(member), lora.dropout)
 
     def remove(self, member: str) -> None:
-        del self.heads[member], self._trained[member]
+        del self.heads[member]
+        self._trained.pop(member, None)
         if self.use_lora:
             self.router.detach(member)
         self.coverage.pop(member, None)

@@ -23,7 +23,7 @@ from loratrack.model.routing import Dropout
 from loratrack.training.evaluation import evaluate
 from loratrack.training.member import Member
 from loratrack.training.order import micro_batches
-from loratrack.training.recorded import Recorder
+from loratrack.training.recorded import Recorder, is_out_of_memory
 
 Rows = NDArray[np.int64]
 
@@ -45,10 +45,11 @@ class Cohort:
         """How many passes the members of a step are spread over; more once memory ran out."""
         self.micro_batch_limits: dict[str, int] = {}
         """Members whose micro-batches are no larger than this, since memory ran out for them."""
-        self._recorder = Recorder(network.device)
+        self._recorder = Recorder(network.device, notice)
 
     def join(self, member: Member) -> None:
         self.members.append(member)
+        self._recorder.forget()
 
     @property
     def training(self) -> list[Member]:
@@ -211,12 +212,6 @@ def read_back(members: Sequence[Member]) -> None:
     """Look at the losses since the last look; a member whose loss is no number any more has failed."""
     for member in members:
         member.check_losses()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return "can't allocate memory" in str(error) or "out of memory" in str(error).lower()
 
 
 def _spread(batches: list[tuple[Member, Rows]], passes: int) -> list[list[tuple[Member, Rows]]]:

@@ -37,32 +37,48 @@ class Recording:
 class Recorder:
     """Runs passes plainly, or replays them."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, device: torch.device, notice: Callable[[str], None]) -> None:
+        self.device, self.notice = device, notice
+        self.can_record = True
         self._recordings: OrderedDict[Hashable, Recording] = OrderedDict()
         self._runs: dict[Hashable, int] = {}
         self._pool: Any = None
         """The memory that all recordings work in, one after the other."""
 
     def run(self, laid: Laid, kept: tuple[object, ...], work: Pass) -> Tensor:
-        """`work` on the batch. It depends on the batch and on `kept` alone, and waits for nothing."""
+        """`work` on the batch. It depends on the batch and on `kept` alone."""
         key = (*map(id, kept), laid.shape)
-        if key in self._recordings:
-            self._recordings.move_to_end(key)
-            return self._replay(self._recordings[key], laid)
-        self._runs[key] = self._runs.get(key, 0) + 1
-        if self._runs[key] <= PLAIN_RUNS:
+        if key not in self._recordings and self.can_record:
+            self._runs[key] = self._runs.get(key, 0) + 1
+            if self._runs[key] > PLAIN_RUNS:
+                self._try_to_record(key, laid, kept, work)
+        if key not in self._recordings:
             return work(send_together(laid.arrays, self.device))
-        del self._runs[key]
-        self._recordings[key] = self._record(laid, kept, work)
-        if len(self._recordings) > MOST:
-            self._recordings.popitem(last=False)
-        return self._replay(self._recordings[key], laid)
+        self._recordings.move_to_end(key)
+        recording = self._recordings[key]
+        send_together(laid.arrays, self.device, recording.place)
+        recording.graph.replay()
+        return recording.result.clone()
 
     def forget(self) -> None:
         """Their memory back, and room for members whose numbers lie elsewhere."""
         self._recordings.clear()
         self._runs.clear()
+
+    def _try_to_record(self, key: Hashable, laid: Laid, kept: tuple[object, ...], work: Pass) -> None:
+        """A base that looks at its own numbers in a pass cannot be recorded: it is run plainly."""
+        del self._runs[key]
+        try:
+            self._recordings[key] = self._record(laid, kept, work)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            self.can_record = False
+            self.forget()
+            cause = str(error).splitlines()[0]
+            self.notice(f"passes of this base cannot be recorded, and are slower for it: {cause}")
+        if len(self._recordings) > MOST:
+            self._recordings.popitem(last=False)
 
     def _record(self, laid: Laid, kept: tuple[object, ...], work: Pass) -> Recording:
         graph = torch.cuda.CUDAGraph()
@@ -74,7 +90,8 @@ class Recorder:
             result = work(sent)
         return Recording(graph, place, result, kept)
 
-    def _replay(self, recording: Recording, laid: Laid) -> Tensor:
-        send_together(laid.arrays, self.device, recording.place)
-        recording.graph.replay()
-        return recording.result.clone()
+
+def is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return "can't allocate memory" in str(error) or "out of memory" in str(error).lower()
