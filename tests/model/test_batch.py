@@ -6,9 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from loratrack.model.batch import Batch, lay_out
+from loratrack.model.batch import Batch, lay_out, sent_bytes
+from loratrack.model.packing import Ragged, ragged_bounds
 
 CPU = torch.device("cpu")
 
@@ -73,3 +76,41 @@ def test_token_types_travel_with_their_tokens(layout: str) -> None:
     kept = batch.token_types.flatten()
     real = kept[: len(batch.row_of_token)] if batch.real_tokens is None else kept[batch.real_tokens]
     assert real.tolist() == [0, 1, 1, 0, 1]
+
+
+def test_ragged_rows_of_like_number_and_length_have_one_shape() -> None:
+    first = lay_out(rows_of([9, 7, 11]), [np.array([0]), np.array([1, 2])], "packed", is_ragged=True)
+    second = lay_out(rows_of([11, 11, 6]), [np.array([2]), np.array([0, 1])], "packed", is_ragged=True)
+    third = lay_out(rows_of([12, 11, 12]), [np.array([2]), np.array([0, 1])], "packed", is_ragged=True)
+    assert first.shape == second.shape != third.shape
+    assert first.arrays["input_ids"].shape == (1, 28)
+    assert third.arrays["input_ids"].shape == (1, 40)
+
+
+def test_ragged_rows_are_followed_by_tokens_of_nobody() -> None:
+    laid = lay_out(rows_of([9, 8]), [np.array([0, 1])], "packed", is_ragged=True)
+    assert laid.arrays["input_ids"].shape == (1, 20)
+    assert laid.arrays["row_of_token"].tolist() == [0] * 9 + [1] * 8 + [2] * 3
+    batch = laid.on(CPU)
+    assert isinstance(batch.packing, Ragged)
+    assert batch.packing.longest == 12
+    assert batch.packing.bounds.tolist() == [0, 9, 17, 20, 20]
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(0, 70))
+def test_bounds_of_ragged_rows_reach_the_end_in_steps_that_are_not_too_long(
+    lengths: list[int], filler: int
+) -> None:
+    total, longest = sum(lengths) + filler, max(lengths)
+    bounds = ragged_bounds(np.array(lengths), total, longest)
+    steps = np.diff(bounds)
+    assert steps[: len(lengths)].tolist() == lengths
+    assert bounds[-1] == total
+    assert steps.min() >= 0
+    assert steps.max() <= longest
+    assert len(bounds) == 1 + len(lengths) + -(-total // longest)
+
+
+def test_what_is_sent_to_a_gpu_lies_side_by_side() -> None:
+    arrays = {"a": np.zeros(3, np.int64), "b": np.zeros((2, 2), np.int32), "c": np.zeros(1, np.float32)}
+    assert sent_bytes(arrays) == 32 + 16 + 16

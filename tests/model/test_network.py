@@ -168,6 +168,41 @@ def test_a_member_learns_the_same_alone_and_among_others(layout: Layout) -> None
         start += len(share)
 
 
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_members_routed_as_on_a_gpu_learn_what_each_does_alone(layout: Layout) -> None:
+    """Grouped products and draws from keys, in bf16 as there; on a CPU they are slow, and the same."""
+    settings = {
+        "ann": Lora(rank=4, dropout=0.3),
+        "bob": Lora(rank=9, alpha=7, dropout=0.1, target_modules=("key", "value")),
+        "cid": Lora(rank=8, dropout=0),
+    }
+    shares = {"ann": np.arange(7), "bob": np.arange(5, 17), "cid": np.arange(11, 14)}
+
+    def learned(dtype: torch.dtype, *names: str) -> dict[str, Tensor]:
+        network = Network(tiny("bert"), "mean", CPU, use_lora=True, dtype=dtype)
+        for name in names:
+            network.add(name, settings[name], CLASSES, seed=ord(name[0]))
+            for value in network.adapter_parameters(name).values():
+                torch.nn.init.normal_(value, std=0.05, generator=torch.Generator().manual_seed(1))
+        network.layout = layout
+        network.train()
+        dropout = [Dropout(seed=ord(name[0]), step=3, micro_batch=0) for name in names]
+        laid = network.lay_out(ROWS, [shares[name] for name in names], names, dropout)
+        laid.arrays.update(network.router.arrays(laid, names, dropout))
+        batch = laid.on(CPU)
+        with network.routed(batch, names, dropout):
+            assert network.router.route.ends is not None
+            assert (network.router.route.draws is None) == (names == ("cid",))
+            network.logits(batch, names).square().sum().backward()
+        return {name: network.trained(name).gradients for name in names}
+
+    together = learned(torch.bfloat16, *shares)
+    for name in shares:
+        exact = learned(torch.float32, name)[name]
+        assert exact.norm() > 0.1
+        assert (together[name] - exact).norm() < 0.05 * exact.norm()
+
+
 def test_dropout_is_the_same_in_both_layouts() -> None:
     network = network_of("bert", ann=Lora(rank=4, dropout=0.4))
     share = {"ann": np.arange(12)}

@@ -20,7 +20,6 @@ from loratrack.model.network import Network
 from loratrack.training.cohort import Cohort
 from loratrack.training.log import ListLog
 from loratrack.training.member import Member
-from loratrack.training.recorded import PLAIN_RUNS
 
 pytestmark = pytest.mark.gpu
 
@@ -62,7 +61,7 @@ def encoded(rows: int, seed: int, longest: int = 14) -> Encoded:
     return Encoded(tokens, offsets, None, labels)
 
 
-DATASET = Dataset(encoded(192, 0), encoded(24, 1), encoded(16, 2), LabelMap(TASKS), {}, "0" * 64)
+DATASET = Dataset(encoded(1600, 0), encoded(24, 1), encoded(16, 2), LabelMap(TASKS), {}, "0" * 64)
 
 
 def cohort_of(
@@ -114,14 +113,14 @@ def test_grouped_products_are_as_exact_as_a_member_alone(name: str) -> None:
     exact = gradients(cohort_of(name, precision=torch.float32), name)
     alone, together = (gradients(cohort_of(*names), name) for names in ([name], list(LORAS)))
     assert exact.norm() > 0.1
-    assert (alone - exact).norm() < 0.1 * exact.norm()
-    assert (together - exact).norm() < 1.5 * (alone - exact).norm()
+    assert (alone - exact).norm() < 0.05 * exact.norm()
+    assert (together - exact).norm() < 0.05 * exact.norm()
 
 
 def gradients(cohort: Cohort, name: str) -> Tensor:
     for member in cohort.members:
         for value in cohort.network.adapter_parameters(member.name).values():
-            torch.nn.init.normal_(value, std=0.2, generator=torch.Generator("cuda").manual_seed(1))
+            torch.nn.init.normal_(value, std=0.05, generator=torch.Generator("cuda").manual_seed(1))
     present = [(m, np.arange(16) + 16 * (ord(m.name[0]) % 3), 16) for m in cohort.members]
     cohort._pass(present, 0)
     return cohort.network.trained(name).gradients.cpu().clone()
@@ -153,11 +152,15 @@ def test_a_base_that_looks_at_its_numbers_is_run_plainly() -> None:
     cohort = cohort_of("ann")
     notices: list[str] = []
     cohort._recorder.notice = notices.append
-    cohort.network.encoder.encoder.layer[1].register_forward_hook(lambda *_: float(_[2].sum()) and None)
-    mine = weights(cohort, "ann", 24)
+
+    def look(module: torch.nn.Module, inputs: Any, output: Tensor) -> None:
+        assert output.detach().sum().item() != 0
+
+    cohort.network.encoder.encoder.layer[1].register_forward_hook(look)
+    mine = weights(cohort, "ann", 12)
     assert len(notices) == 1
     assert notices[0].startswith("passes of this base cannot be recorded, and are slower for it: ")
-    other = weights(cohort_of("ann"), "ann", 24)
+    other = weights(cohort_of("ann"), "ann", 12)
     for a, b in zip(mine, other, strict=True):
         assert (a - b).norm() < 0.02 * b.norm() + 1e-3
 
@@ -166,17 +169,18 @@ def test_a_base_can_be_trained_whole() -> None:
     cohort = cohort_of("ann", use_lora=False, lr=1e-3)
     (member,) = cohort.members
     losses = []
-    for _ in range(48):
+    for _ in range(90):
         cohort.step()
         losses += member.meter.read()
-    assert sum(losses[-6:]) < 0.7 * sum(losses[:6])
+    assert len(losses) == 90
+    assert sum(losses[-9:]) < 0.7 * sum(losses[:9])
 
 
 @pytest.mark.parametrize("names", [["ann"], list(LORAS)])
 def test_a_recorded_pass_learns_what_a_plain_one_does(
     names: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = 3 * PLAIN_RUNS * 12
+    steps = 12
     recorded = cohort_of(*names)
     mine = weights(recorded, names[0], steps)
     assert recorded._recorder._recordings
