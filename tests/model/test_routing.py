@@ -1,13 +1,20 @@
-"""Members' products side by side, alike in both ways of doing them; what dropout drops."""
+"""Members' products side by side, alike in both ways of doing them."""
 
 from __future__ import annotations
+
+import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from peft import LoraConfig, PeftModel
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
-from loratrack.model.routing import Adapter, Draws, Dropout, _drop, _factors, _Grouped, _mixed, _OneByOne
+from loratrack.model.dropout import Dropout
+from loratrack.model.routing import Adapter, Router, _Grouped, _OneByOne
+from loratrack.model.trained import Trained
 
 SLOTS = (9, 17, 4, 10)
 IN, OUT = 24, 16
@@ -58,47 +65,39 @@ def test_a_member_that_does_not_train_a_layer_changes_nothing_there() -> None:
     assert torch.allclose(back[9:26], grad[9:26] @ fp32.up @ fp32.down, atol=1e-5)
 
 
-@pytest.mark.parametrize("share", [0.001, 0.05, 0.5])
-def test_places_are_dropped_each_with_the_same_probability(share: float) -> None:
-    rows, columns = 4_000, 64
-    dropped = [Dropout(seed, 1, 0).places(5, rows * columns, share) for seed in range(10)]
-    kept = [_drop(torch.ones(rows, columns), torch.from_numpy(places)) for places in dropped]
-    counts = rows * columns - torch.stack(kept).sum(dim=(1, 2))
-    deviation = (rows * columns * share * (1 - share)) ** 0.5
-    assert (counts - rows * columns * share).abs().max() < 4.5 * deviation
-    assert (counts - counts.mean()).square().mean().sqrt() > 0.4 * deviation
-    by_column = 1 - torch.stack(kept).mean(dim=(0, 1))
-    assert (by_column - share).abs().max() < 4.5 * (share / (10 * rows)) ** 0.5
-    assert set(torch.stack(kept).unique().tolist()) == {0, 1}
-
-
-@pytest.mark.parametrize("share", [0.05, 0.5])
-def test_a_gpu_draws_its_share_from_token_layer_and_feature(share: float) -> None:
-    tokens, features = 3_000, 96
-
-    def drawn(seed: int, layer: int) -> Tensor:
-        numbers = np.arange(tokens, dtype=np.uint64) + np.uint64(Dropout(seed, 1, 0).key(0))
-        keys = torch.from_numpy(_mixed(numbers).astype(np.uint32).view(np.int32))
-        bounds = torch.full((tokens, 1), round(share * 2**31), dtype=torch.int32)
-        return _factors(Draws(keys[:, None], bounds), layer, features).float()
-
-    first = drawn(seed=7, layer=1)
-    assert sorted(first.unique().tolist()) == [0, 1]
-    assert abs(1 - first.mean() - share) < 4.5 * (share / first.numel()) ** 0.5
-    assert (1 - first.mean(dim=0) - share).abs().max() < 4.5 * (share / tokens) ** 0.5
-    assert (1 - first.mean(dim=1) - share).abs().max() < 5.5 * (share / features) ** 0.5
-    assert torch.equal(first, drawn(seed=7, layer=1))
-    for other in (drawn(seed=8, layer=1), drawn(seed=7, layer=2)):
-        both = ((1 - first) * (1 - other)).mean()
-        assert abs(both - share**2) < 4.5 * share / first.numel() ** 0.5
-
-
-def test_dropout_keys_differ_by_seed_step_micro_batch_and_layer() -> None:
-    keys = {
-        Dropout(seed, step, micro).key(layer)
-        for seed in range(8)
-        for step in range(8)
-        for micro in range(4)
-        for layer in range(8)
-    }
-    assert len(keys) == 8 * 8 * 4 * 8
+@pytest.mark.parametrize("kind", [nn.Linear, Conv1D])
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_an_adapted_layer_is_what_autograd_makes_of_its_formula(kind: type[nn.Module], share: float) -> None:
+    torch.manual_seed(0)
+    layer = nn.Sequential(Conv1D(OUT, IN) if kind is Conv1D else nn.Linear(IN, OUT)).requires_grad_(False)
+    settings = LoraConfig(
+        r=4, lora_alpha=6, lora_dropout=share, target_modules=["0"], fan_in_fan_out=kind is Conv1D
+    )
+    PeftModel(layer, settings, adapter_name="ann")
+    lora = layer[0]
+    down, up = lora.lora_A["ann"].weight, lora.lora_B["ann"].weight
+    nn.init.normal_(up)
+    trained, router = Trained([down, up], torch.float32), Router()
+    router.attach(layer, "ann", trained, share)
+    x, weights = torch.randn(1, 9, IN, requires_grad=True), torch.randn(1, 9, OUT)
+    dropout = Dropout(seed=7, step=1, micro_batch=0)
+    lengths = torch.tensor([9])
+    batch = SimpleNamespace(slots_each=(9,), tokens=(9,), real_tokens=None, lengths=lengths, more={})
+    with router.on(batch, ["ann"], [dropout]):  # type: ignore[arg-type]
+        result = layer(x)
+        (result * weights).sum().backward()
+    found = [x.grad, down.grad.clone(), up.grad.clone()]
+    copies = [value.detach().clone().requires_grad_() for value in (x, down, up)]
+    kept = torch.ones(9 * IN)
+    if share:
+        kept[torch.from_numpy(dropout.places(zlib.crc32(b"0"), 9 * IN, share))] = 0
+        assert 0 < (kept == 0).sum() < 9 * IN
+    seen = copies[0] * kept.view(1, 9, IN) / (1 - share)
+    expected = lora.base_layer(copies[0]) + 6 / 4 * (seen @ copies[1].T @ copies[2].T)
+    assert torch.allclose(result, expected, atol=1e-5)
+    (expected * weights).sum().backward()
+    for mine, other in zip(found, copies, strict=True):
+        assert mine is not None
+        assert other.grad is not None
+        assert other.grad.norm() > 1
+        assert torch.allclose(mine, other.grad, atol=1e-4)

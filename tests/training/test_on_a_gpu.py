@@ -112,18 +112,19 @@ def test_a_member_learns_the_same_alone_and_among_others(name: str) -> None:
 def test_grouped_products_are_as_exact_as_a_member_alone(name: str) -> None:
     exact = gradients(cohort_of(name, precision=torch.float32), name)
     alone, together = (gradients(cohort_of(*names), name) for names in ([name], list(LORAS)))
-    assert exact.norm() > 0.1
-    assert (alone - exact).norm() < 0.05 * exact.norm()
-    assert (together - exact).norm() < 0.05 * exact.norm()
+    for a, b, c in zip(exact, alone, together, strict=True):
+        assert a.any()
+        assert (b - a).norm() < 0.05 * a.norm()
+        assert (c - a).norm() < 0.05 * a.norm()
 
 
-def gradients(cohort: Cohort, name: str) -> Tensor:
+def gradients(cohort: Cohort, name: str) -> list[Tensor]:
     for member in cohort.members:
         for value in cohort.network.adapter_parameters(member.name).values():
             torch.nn.init.normal_(value, std=0.05, generator=torch.Generator("cuda").manual_seed(1))
     present = [(m, np.arange(16) + 16 * (ord(m.name[0]) % 3), 16) for m in cohort.members]
     cohort._pass(present, 0)
-    return cohort.network.trained(name).gradients.cpu().clone()
+    return [value.grad.cpu().clone() for value in cohort.network.parameters(name) if value.grad is not None]
 
 
 @pytest.mark.parametrize("kind", BASES)
@@ -145,7 +146,8 @@ def test_checkpointing_changes_no_gradient() -> None:
     saving.network.checkpoint_gradients()
     assert not saving.network.can_be_recorded
     plain, other = gradients(cohort_of(*LORAS), "ann"), gradients(saving, "ann")
-    assert (plain - other).norm() < 0.01 * plain.norm()
+    assert len(plain) > 4
+    assert all((a - b).norm() < 0.01 * a.norm() for a, b in zip(plain, other, strict=True))
 
 
 def test_a_base_that_looks_at_its_numbers_is_run_plainly() -> None:
@@ -158,6 +160,7 @@ def test_a_base_that_looks_at_its_numbers_is_run_plainly() -> None:
 
     cohort.network.encoder.encoder.layer[1].register_forward_hook(look)
     mine = weights(cohort, "ann", 12)
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
     assert len(notices) == 1
     assert notices[0].startswith("passes of this base cannot be recorded, and are slower for it: ")
     other = weights(cohort_of("ann"), "ann", 12)

@@ -187,7 +187,7 @@ class Train(Section):
     """Stop after this many epochs without a better `save_strategy` metric."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     layout: Literal["auto", "packed", "padded"] = "auto"
-    """How sequences of different lengths lie in a step; `auto` measures once at the start."""
+    """How sequences lie in a step; `auto` measures both once at the start, or packs on a GPU in bf16."""
     gradient_checkpointing: bool = False
     log_steps: PositiveInt = 10
     """Read the loss back, check it and show it every so many steps."""

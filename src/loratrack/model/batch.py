@@ -1,7 +1,7 @@
 """A batch: the rows of one or more members, laid out for one pass through the base.
 
 Rows of one member lie side by side, so each member owns one slice of the rows and one of the tokens. A batch
-is laid out in numpy first; then all of it goes to the device at once.
+is laid out in numpy first; then it goes to the device at once, but for the bins of a packed one.
 """
 
 from __future__ import annotations
@@ -95,15 +95,15 @@ class Laid:
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        """Batches of one shape take the same way through the network."""
+        """Ragged batches of one shape take the same way through the network."""
         sizes = tuple((name, array.shape) for name, array in self.arrays.items())
         return (self.layout, self.rows, self.longest, sizes)
 
-    def on(self, device: torch.device, place: Tensor | None = None) -> Batch:
-        """The batch on `device`, at `place` where one is given."""
-        return self.batch(send_together(self.arrays, device, place), device)
+    def on(self, device: torch.device) -> Batch:
+        return self.batch(send_together(self.arrays, device), device)
 
     def batch(self, sent: Mapping[str, Tensor], device: torch.device) -> Batch:
+        """The batch whose arrays were sent to `device` already."""
         packing: Packing | Ragged | None = None
         if self.is_ragged:
             packing = Ragged(sent["bounds"], self.longest)
@@ -148,37 +148,56 @@ def lay_out(
     }
     if source.token_types is not None:
         columns["token_types"] = np.asarray(source.token_types[wanted], dtype=np.int64)
-    row_of_token = np.repeat(np.arange(len(rows)), lengths)
-    width = int(lengths.max())
     counts = tuple(len(member) for member in rows_by_member)
     ends = np.cumsum([0, *counts])
-    arrays: Arrays = {"row_of_token": row_of_token, "lengths": lengths}
-    if layout == "padded":
-        place = row_of_token * width + positions
-        arrays |= {name: _laid(column, place, (len(rows), width)) for name, column in columns.items()}
-        arrays["attention_mask"] = (np.arange(width) < lengths[:, None]).astype(np.int64)
-        arrays["first_tokens"] = np.arange(len(rows)) * width
-        if len(place) < len(rows) * width:
-            arrays["real_tokens"] = place
+    longest = int(lengths.max())
+    if is_ragged:
+        longest = rounded_up(longest, RAGGED_SHAPES // 2)
+        arrays = _ragged(columns, lengths, longest)
+    elif layout == "packed":
+        # Tokens that lie as their bins do leave no room for others.
+        total = len(positions) if fits_as_it_lies(lengths) else rounded_up(len(positions), SHAPES)
+        arrays = _packed(columns, lengths, total)
     else:
-        total = rounded_up(len(positions), RAGGED_SHAPES if is_ragged else SHAPES)
-        if not is_ragged and fits_as_it_lies(lengths):
-            total = len(positions)  # tokens that lie as their bins do leave no room for others
-        arrays |= {name: _laid(column, None, (1, total)) for name, column in columns.items()}
-        arrays["first_tokens"] = before
-        if is_ragged:
-            width = rounded_up(width, RAGGED_SHAPES // 2)
-            arrays["bounds"] = ragged_bounds(lengths, total, width)
-            filler = np.full(total - len(positions), len(rows))
-            arrays["row_of_token"] = np.concatenate([row_of_token, filler])
+        arrays = _padded(columns, lengths, longest)
     return Laid(
         layout=layout,
         arrays=arrays,
         rows=counts,
         tokens=tuple(int(lengths[a:b].sum()) for a, b in zip(ends, ends[1:], strict=False)),
-        longest=width,
+        longest=longest,
         is_ragged=is_ragged,
     )
+
+
+def _packed(columns: Arrays, lengths: NDArray[np.int64], total: int) -> Arrays:
+    """One row after another, and tokens of nobody up to `total`."""
+    laid = {name: _laid(column, None, (1, total)) for name, column in columns.items()}
+    row_of_token = np.repeat(np.arange(len(lengths)), lengths)
+    first_tokens = np.cumsum(lengths) - lengths
+    return laid | {"row_of_token": row_of_token, "lengths": lengths, "first_tokens": first_tokens}
+
+
+def _ragged(columns: Arrays, lengths: NDArray[np.int64], longest: int) -> Arrays:
+    total = rounded_up(int(lengths.sum()), RAGGED_SHAPES)
+    arrays = _packed(columns, lengths, total)
+    filler = np.full(total - int(lengths.sum()), len(lengths))
+    arrays["row_of_token"] = np.concatenate([arrays["row_of_token"], filler])
+    return arrays | {"bounds": ragged_bounds(lengths, total, longest)}
+
+
+def _padded(columns: Arrays, lengths: NDArray[np.int64], width: int) -> Arrays:
+    shape = (len(lengths), width)
+    row_of_token = np.repeat(np.arange(len(lengths)), lengths)
+    before = np.cumsum(lengths) - lengths
+    place = row_of_token * width + np.arange(len(row_of_token)) - np.repeat(before, lengths)
+    arrays = {name: _laid(column, place, shape) for name, column in columns.items()}
+    arrays |= {"row_of_token": row_of_token, "lengths": lengths}
+    arrays["first_tokens"] = np.arange(len(lengths)) * width
+    arrays["attention_mask"] = (np.arange(width) < lengths[:, None]).astype(np.int64)
+    if len(place) < len(lengths) * width:
+        arrays["real_tokens"] = place
+    return arrays
 
 
 def send_together(

@@ -26,8 +26,9 @@ from loratrack.config.schema import Lora
 from loratrack.errors import UserError
 from loratrack.model import attention
 from loratrack.model.batch import Batch, Laid, Layout, Sequences, lay_out
+from loratrack.model.dropout import Dropout
 from loratrack.model.heads import Heads
-from loratrack.model.routing import Dropout, Router
+from loratrack.model.routing import Router
 from loratrack.model.targets import Coverage, find_targets
 from loratrack.model.trained import Trained
 
@@ -114,7 +115,8 @@ class Network:
 
     def parameters(self, member: str) -> list[nn.Parameter]:
         """What `member` trains, in a fixed order."""
-        return [*self.adapter_parameters(member).values(), *self.heads[member].parameters()]
+        own = [value for value in self.adapter_parameters(member).values() if value.requires_grad]
+        return [*own, *self.heads[member].parameters()]
 
     def adapter_parameters(self, member: str) -> dict[str, nn.Parameter]:
         """The member's part of the encoder: its LoRA matrices, or all of it without LoRA."""
@@ -160,7 +162,8 @@ class Network:
     @property
     def takes_ragged(self) -> bool:
         """Whether attention needs no bins: on a GPU, in bf16, where the base drops nothing."""
-        return self.device.type == "cuda" and self.dtype == torch.bfloat16 and self.use_lora
+        fits = self.device.type == "cuda" and self.dtype == torch.bfloat16 and self.use_lora
+        return fits and _has_even_heads(self.config)
 
     @property
     def can_be_recorded(self) -> bool:
@@ -248,6 +251,13 @@ class Network:
         rows = len(batch.lengths)
         sums = torch.zeros(rows + 1, states.shape[-1], device=self.device)  # the last is of nobody's tokens
         return sums.index_add(0, batch.row_of_token, real.float())[:rows] / batch.lengths[:, None]
+
+
+def _has_even_heads(config: Any) -> bool:
+    """Flash attention takes heads of a multiple of 8 numbers, 256 at most."""
+    heads = getattr(config, "num_attention_heads", None)
+    size = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
+    return 0 < size <= 256 and size % 8 == 0
 
 
 def is_causal(encoder: PreTrainedModel) -> bool:

@@ -9,61 +9,26 @@ random state and survives recomputation.
 from __future__ import annotations
 
 import functools
-import math
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from loratrack.errors import UserError
 from loratrack.model.batch import Arrays, Batch, Laid
-from loratrack.model.packing import send
+from loratrack.model.dropout import Draws, Dropout, draw_arrays, drop, drop_, factors
 from loratrack.model.trained import Trained
 
 ALIGNMENT = 8
 """Grouped products want rows of 16 bytes: ranks are filled up with zeros to a multiple of this."""
-DRAWS = 2**31
-"""A draw on a GPU is a whole number below this."""
-
-
-@dataclass(frozen=True)
-class Dropout:
-    """One member's dropout at one micro-batch: the same numbers whoever trains beside it."""
-
-    seed: int
-    step: int
-    micro_batch: int
-
-    def key(self, layer: int) -> int:
-        # A large odd multiplier for each part keeps neighbouring seeds and steps apart.
-        parts = (self.seed, self.step, self.micro_batch, layer)
-        factors = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93)
-        key = 0
-        for part, factor in zip(parts, factors, strict=True):
-            key = ((key ^ (part + 1)) * factor) % 2**64
-            key ^= key >> 29
-        return key % 2**63
-
-    def places(self, layer: int, count: int, share: float) -> NDArray[np.int64]:
-        """Of `count` places those that are dropped, each with probability `share`, some told twice.
-
-        Throwing a Poisson number of darts at places drawn evenly hits each of them by itself.
-        """
-        rng = np.random.Generator(np.random.SFC64(self.key(layer)))
-        return rng.integers(0, count, rng.poisson(-math.log1p(-share) * count))
-
-    def token_keys(self, tokens: int) -> NDArray[np.int32]:
-        """A number for each token, from which a GPU draws by itself."""
-        numbers = np.arange(tokens, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        return _mixed(numbers + np.uint64(self.key(0))).astype(np.uint32).view(np.int32)
 
 
 @dataclass(frozen=True)
@@ -80,16 +45,6 @@ class Route:
     """On a GPU: where each slice ends."""
     draws: Draws | None = None
     """On a GPU, where something is dropped."""
-
-
-@dataclass(frozen=True)
-class Draws:
-    """What dropout on a GPU is drawn from."""
-
-    keys: Tensor
-    """[slots, 1] a number of its own for each flattened token."""
-    bounds: Tensor
-    """[slots, 1] draws below it drop."""
 
 
 @dataclass(frozen=True)
@@ -164,17 +119,12 @@ class Router:
         """What a GPU needs of a route: where slices end, and what dropout is drawn from."""
         slots = laid.slots_each
         found: Arrays = {"ends": np.cumsum(slots, dtype=np.int32)}
-        if dropout is None or not self._drop(members):
+        if dropout is None or not self._drops(members):
             return found
-        keys = np.concatenate(
-            [each.token_keys(tokens) for each, tokens in zip(dropout, laid.tokens, strict=True)]
-        )
-        spread = np.zeros((sum(slots), 1), dtype=np.int32)
-        spread[laid.arrays.get("real_tokens", slice(len(keys))), 0] = keys
-        bounds = np.array([round(self.shares[member] * DRAWS) for member in members], dtype=np.int32)
-        return found | {"drop_keys": spread, "drop_bounds": np.repeat(bounds, slots)[:, None]}
+        shares = [self.shares[member] for member in members]
+        return found | draw_arrays(dropout, shares, laid.tokens, slots, laid.arrays.get("real_tokens"))
 
-    def _drop(self, members: Sequence[str]) -> bool:
+    def _drops(self, members: Sequence[str]) -> bool:
         return any(self.shares[member] > 0 for member in members)
 
     def _way(self, batch: Batch, members: Sequence[str], dropout: Sequence[Dropout] | None) -> Route:
@@ -183,7 +133,7 @@ class Router:
             slots=batch.slots_each,
             tokens=batch.tokens,
             real_tokens=batch.real_tokens,
-            dropout=tuple(dropout) if dropout is not None and self._drop(members) else None,
+            dropout=tuple(dropout) if dropout is not None and self._drops(members) else None,
             ends=batch.more.get("ends"),
             draws=Draws(batch.more["drop_keys"], batch.more["drop_bounds"])
             if "drop_keys" in batch.more
@@ -206,13 +156,16 @@ class _RoutedLayer:
         if not any(member in self.adapters for member in way.members):
             result: Tensor = self.base(x)
             return result
+        lines = x.numel() // x.shape[-1]
+        if lines != sum(way.slots):
+            way = _of_all_lines(way, lines)
         adapted: Tensor = _Adapted.apply(x, self.router.anchor, self, way)  # type: ignore[no-untyped-call]
         return adapted
 
     def dropped(self, way: Route, features: int) -> Tensor | None:
         """What is dropped of the flattened tokens: on a CPU the places, on a GPU a factor for each."""
         if way.draws is not None:
-            return _factors(way.draws, self.number, features)
+            return factors(way.draws, self.number, features)
         if way.dropout is None:
             return None
         parts, start = [np.empty(0, dtype=np.int64)], 0
@@ -251,7 +204,7 @@ class _Adapted(torch.autograd.Function):
         result: Tensor = layer.base(x)
         flat = x.reshape(-1, x.shape[-1])
         dropped = layer.dropped(way, flat.shape[-1])
-        seen = flat if dropped is None else _drop(flat, dropped)
+        seen = flat if dropped is None else drop(flat, dropped)
         ctx.layer, ctx.products = layer, layer.products(way, flat)
         inner = ctx.products.add(result.view(-1, result.shape[-1]), seen)
         ctx.save_for_backward(seen, dropped, *inner)
@@ -266,7 +219,7 @@ class _Adapted(torch.autograd.Function):
         if back is None:
             return None, None, None, None
         if dropped is not None:
-            _drop_(back, dropped)
+            drop_(back, dropped)
         base = ctx.layer.base
         back.addmm_(grad, base.weight.T if isinstance(base, Conv1D) else base.weight)
         return back.view(*grads[0].shape[:-1], -1), None, None, None
@@ -350,47 +303,22 @@ class _Grouped:
             back.copy_(F.grouped_mm(inner_grad, self.downs, offs=self.ends))
 
 
+def _of_all_lines(way: Route, lines: int) -> Route:
+    """Of a layer given something else than the tokens, like DeBERTa's positions: one member's, undropped."""
+    if len(way.members) > 1:
+        raise UserError(
+            "model.arch: this base adapts its positions with its tokens, so its members cannot be trained"
+            " together; set sweep.parallel=1"
+        )
+    return replace(way, slots=(lines,), dropout=None, draws=None)
+
+
 def _adapter(layer: LoraLayer, member: str, trained: Trained) -> Adapter:
     down, up = layer.lora_A[member].weight, layer.lora_B[member].weight
     return Adapter(trained.cast(down), trained.cast(up), down.grad, up.grad, layer.scaling[member])
-
-
-def _drop(x: Tensor, dropped: Tensor) -> Tensor:
-    return x * dropped if dropped.is_floating_point() else _drop_(x.clone(), dropped)
-
-
-def _drop_(x: Tensor, dropped: Tensor) -> Tensor:
-    """Zeros in `x` itself: at the places, or where the factor is zero."""
-    if dropped.is_floating_point():
-        return x.mul_(dropped)
-    x.view(-1).index_fill_(0, dropped, 0)
-    return x
-
-
-def _mixed(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Neighbouring numbers far apart, in the upper half of each (splitmix64)."""
-    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return numbers >> np.uint64(32)
-
-
-def _factors(draws: Draws, number: int, features: int) -> Tensor:
-    """[slots, features] in bf16: 0 where dropped and 1 where kept, drawn from token, layer and feature."""
-    drawn = draws.keys ^ _feature_keys(number, features, draws.keys.device)
-    for factor, shift in ((0x7FEB352D, 15), (0x46CA68B5, 16)):
-        drawn.mul_(factor)
-        drawn ^= (drawn >> shift) & (2 ** (32 - shift) - 1)
-    return ((drawn & (DRAWS - 1)) >= draws.bounds).to(torch.bfloat16)
 
 
 @functools.lru_cache(maxsize=1024)
 def _factor_of_each(scales: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     """[members, 1, 1]; sent once, since a transfer in the middle of a pass would hold it up."""
     return torch.tensor(scales, dtype=dtype).to(device)[:, None, None]
-
-
-@functools.lru_cache(maxsize=1024)
-def _feature_keys(number: int, features: int, device: torch.device) -> Tensor:
-    count = np.arange(features, dtype=np.uint64) + (np.uint64(number) << np.uint64(32))
-    with torch.inference_mode(False):  # what is kept from one pass is used in the next
-        return send(_mixed(count).astype(np.uint32).view(np.int32), device)

@@ -18,9 +18,9 @@ from torch import Tensor
 from loratrack.data import Dataset
 from loratrack.errors import UserError
 from loratrack.model.batch import send_together
+from loratrack.model.dropout import Dropout
 from loratrack.model.network import Network
-from loratrack.model.routing import Dropout
-from loratrack.training.evaluation import evaluate
+from loratrack.training.evaluation import Evaluation, evaluate
 from loratrack.training.member import Member
 from loratrack.training.order import micro_batches
 from loratrack.training.recorded import Recorder, is_out_of_memory
@@ -71,10 +71,25 @@ class Cohort:
         if not asked:
             return
         seconds = {member.name: member.epoch_seconds() for member in asked}
-        answers = evaluate(self.network, self.dataset.validation, {m.name: m.loss_weights for m in asked})
+        answers = self._evaluate({member.name: member.loss_weights for member in asked})
         for member in asked:
             member.end_epoch(answers[member.name], seconds[member.name])
         self.network.train()
+
+    def _evaluate(self, weights: dict[str, dict[str, float]]) -> dict[str, Evaluation]:
+        try:
+            return evaluate(self.network, self.dataset.validation, weights)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error) or not self._give_up_recordings():
+                raise
+        return evaluate(self.network, self.dataset.validation, weights)
+
+    def _give_up_recordings(self) -> bool:
+        """Their memory back; whether there was any."""
+        held = self._recorder.give_up()
+        if held:
+            self.notice("out of memory: passes are no longer recorded, which is slower and takes less")
+        return held
 
     def _learn(self, batches: list[tuple[Member, Rows]]) -> None:
         """Gradients of every member's whole batch, then one step of each optimizer.
@@ -95,7 +110,8 @@ class Cohort:
                     raise
             for member, _ in batches:
                 member.trained.forget()
-            self._use_less_memory(batches, share)
+            if not self._give_up_recordings():
+                self._use_less_memory(batches, share)
             batches = [(member, rows) for member, rows in batches if member.is_training]
         for (member, rows), task_sums in zip(batches, losses, strict=True):
             member.learn(task_sums, len(rows))
@@ -164,7 +180,6 @@ class Cohort:
         else:
             raise UserError(too_much)
         if self.network.device.type == "cuda":
-            self._recorder.forget()
             torch.cuda.empty_cache()
 
 

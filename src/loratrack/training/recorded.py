@@ -1,7 +1,7 @@
 """Recorded passes: what a GPU is asked to do in a pass is recorded once, then replayed at one word.
 
 A small base on a fast GPU waits for the thousand launches of each pass, however many rows are in it.
-Batches of one shape take the same way, so the second time a shape is met its pass is recorded.
+Batches of one shape take the same way, so the third time that a shape is met its pass is recorded.
 """
 
 from __future__ import annotations
@@ -61,22 +61,33 @@ class Recorder:
         return recording.result.clone()
 
     def forget(self) -> None:
-        """Their memory back, and room for members whose numbers lie elsewhere."""
+        """For members whose numbers lie elsewhere."""
         self._recordings.clear()
         self._runs.clear()
+        self._pool = None
+
+    def give_up(self) -> bool:
+        """No more recordings, and their memory back, which nothing else can use; whether there was any."""
+        held, self.can_record = self._pool is not None, False
+        self.forget()
+        if held:
+            torch.cuda.empty_cache()
+        return held
 
     def _try_to_record(self, key: Hashable, laid: Laid, kept: tuple[object, ...], work: Pass) -> None:
         """A base that looks at its own numbers in a pass cannot be recorded: it is run plainly."""
         del self._runs[key]
+        stream = torch.cuda.current_stream()
         try:
             self._recordings[key] = self._record(laid, kept, work)
         except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise
-            self.can_record = False
-            self.forget()
-            cause = str(error).splitlines()[0]
-            self.notice(f"passes of this base cannot be recorded, and are slower for it: {cause}")
+            torch.cuda.set_stream(stream)  # a recording that broke off leaves its own stream in place
+            cause = error.__context__ or error
+            if is_out_of_memory(error) or is_out_of_memory(cause):
+                raise torch.OutOfMemoryError(str(cause)) from error
+            self.give_up()
+            said = str(cause).splitlines()[0]
+            self.notice(f"passes of this base cannot be recorded, and are slower for it: {said}")
         if len(self._recordings) > MOST:
             self._recordings.popitem(last=False)
 
