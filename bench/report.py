@@ -188,10 +188,9 @@ Ours and what people run today train on the same machine, the same rows, the sam
 LoRA on query and value, the same rank, rates, schedule, batch size and seed. One process each, in turn, round
 after round; shown are the median and, in brackets, the least and the most of the rounds. A ratio is taken
 inside each round, then the median of the ratios.
-Figures are of the code of the day that stands below them. On a GPU ten times as many steps are taken; a base
-named there by its folder is the built-in one with its weights rounded to bf16 (*all-MiniLM-L6-v2-bf16*), or has
-BERT-base's shape and random weights (*bert-base-random*).
-
+Figures are of the code of the day that stands below them. On a GPU ten times as many steps are taken; a
+base named there by its folder is the built-in one with its weights rounded to bf16
+(*all-MiniLM-L6-v2-bf16*), or has BERT-base's shape and random weights (*bert-base-random*).
 
 - *examples/s*, *tokens/s*: over the training steps after a warm-up. Import, loading, tokenising and
   evaluation are left out for all. Tokens are real ones; padding is not counted.
