@@ -77,11 +77,9 @@ class Recorder:
     def _try_to_record(self, key: Hashable, laid: Laid, kept: tuple[object, ...], work: Pass) -> None:
         """A base that looks at its own numbers in a pass cannot be recorded: it is run plainly."""
         del self._runs[key]
-        stream = torch.cuda.current_stream()
         try:
             self._recordings[key] = self._record(laid, kept, work)
         except RuntimeError as error:
-            torch.cuda.set_stream(stream)  # a recording that broke off leaves its own stream in place
             cause = error.__context__ or error
             if is_out_of_memory(error) or is_out_of_memory(cause):
                 raise torch.OutOfMemoryError(str(cause)) from error
@@ -97,8 +95,12 @@ class Recorder:
         sent = send_together(laid.arrays, self.device, place)
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        with torch.cuda.graph(graph, pool=self._pool):
-            result = work(sent)
+        stream = torch.cuda.current_stream()
+        try:
+            with torch.cuda.graph(graph, pool=self._pool):
+                result = work(sent)
+        finally:
+            torch.cuda.set_stream(stream)  # a recording that breaks off leaves its own stream in place
         return Recording(graph, place, result, kept)
 
 
