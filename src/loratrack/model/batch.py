@@ -27,6 +27,8 @@ RAGGED_SHAPES = 8
 ALIGNMENT = 16
 """Bytes; where each array begins on its way to a GPU."""
 
+TENSOR_TYPES = {"int64": torch.int64, "int32": torch.int32, "float32": torch.float32}
+
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -227,9 +229,6 @@ def sent_bytes(arrays: Mapping[str, NDArray[Any]]) -> int:
 def _starts(arrays: Mapping[str, NDArray[Any]]) -> list[int]:
     sizes = [-(-array.nbytes // ALIGNMENT) * ALIGNMENT for array in arrays.values()]
     return [0, *accumulate(sizes)]
-
-
-TENSOR_TYPES = {"int64": torch.int64, "int32": torch.int32, "float32": torch.float32}
 
 
 def _laid(

@@ -33,7 +33,7 @@ def choose_layout(
     if _difference(network, split, member, batches[0]) > TOLERANCE[network.dtype]:
         notice("layout: padded, since this architecture does not give the same result on packed rows")
         return "padded"
-    if network.takes_ragged:  # its passes are recorded, and then several times as fast as padded ones
+    if network.takes_ragged:  # its passes can be recorded, and are then several times as fast as padded ones
         notice("layout: packed, with attention for sequences of any length")
         return "packed"
     seconds: dict[Layout, list[float]] = {"packed": [], "padded": []}
