@@ -14,14 +14,14 @@ import numpy as np
 from bench import machine
 from bench.assignment import Answer, Assignment, Recipe, Workload, total
 from bench.clock import Clock, wait_for_all
+from loratrack.bases.precision import precision_name
 from loratrack.config import RunConfig
 from loratrack.data import Encoded
-from loratrack.model.precision import precision_name
 from loratrack.training import session
 from loratrack.training.cohort import train
 from loratrack.training.log import ListLog
 from loratrack.training.member import Member
-from loratrack.training.order import epoch_batches
+from loratrack.training.schedule import epoch_batches
 
 
 def main() -> None:
@@ -42,22 +42,24 @@ def measure(assignment: Assignment, recipes: Sequence[Recipe]) -> Answer:
         settle=machine.settle,
     )
     configs = [config(assignment.workload, recipe, assignment.variant) for recipe in recipes]
-    bench = session.set_up(configs[0], log.notice)
+    prepared = session.set_up(configs[0], log.notice)
     with tempfile.TemporaryDirectory() as folder:
         members = [
-            session.enter(bench, each, log, Path(folder) / str(number), name=f"member-{number}")
+            session.enter(prepared, each, log, Path(folder) / str(number), name=f"member-{number}")
             for number, each in enumerate(configs)
         ]
-        train(bench.cohort, _Stopwatch(clock, bench.dataset.train), stop=lambda: clock.is_over)
+        train(prepared.cohort, _Stopwatch(clock, prepared.dataset.train), stop=lambda: clock.is_over)
         whole = assignment.steps is None
-        metrics = [session.summary(each, session.conclude(bench, each)) if whole else {} for each in members]
+        metrics = [
+            session.summary(each, session.conclude(prepared, each)) if whole else {} for each in members
+        ]
     return Answer(
         seconds=clock.seconds,
         examples=clock.examples,
         tokens=clock.tokens,
         memory_bytes=machine.peak_memory_bytes(),
-        linear_weights=machine.linear_weights(bench.network.encoder),
-        precision=precision_name(bench.network.dtype),
+        linear_weights=machine.linear_weights(prepared.network.encoder),
+        precision=precision_name(prepared.network.dtype),
         metrics=tuple(metrics),
         notices=tuple(log.notices),
     )

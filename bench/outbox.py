@@ -49,10 +49,10 @@ def measure(steps: int, server: subprocess.Popen[bytes]) -> None:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
-    from loratrack.tracking.runs import Run
+    from loratrack.tracking.writer import RunWriter
 
     client = MlflowClient()
-    run = Run.start(name="bench", params={}, tags={})
+    run = RunWriter.start(name="bench", params={}, tags={})
 
     def by_mlflow(step: int) -> None:
         metrics = [Metric(f"direct/{name}", value, 0, step) for name, value in VALUES.items()]
@@ -60,11 +60,11 @@ def measure(steps: int, server: subprocess.Popen[bytes]) -> None:
 
     print(f"{'milliseconds a step':<34}{'median':>9}{'p99':>9}{'max':>9}{'whole step':>12}")
     report("nothing told", steps, lambda step: None)
-    report("outbox, server up", steps, lambda step: run.metrics(VALUES, step))
+    report("outbox, server up", steps, lambda step: run.log_metrics(VALUES, step))
     report("MLflow's log_batch, server up", steps, by_mlflow)
     run.flush()
     kill(server)
-    report("outbox, server away", steps, lambda step: run.metrics(VALUES, steps + step))
+    report("outbox, server away", steps, lambda step: run.log_metrics(VALUES, steps + step))
     run.finish("KILLED", wait_seconds=0)
 
 

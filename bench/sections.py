@@ -23,7 +23,7 @@ COHORT = tuple(
 
 
 GPU_FACTOR = 10
-"""Steps on a GPU are that many times as many: they are short, and the first ones build and record."""
+"""Steps on a GPU are that many times as many: they are short, and the first ones build and run."""
 
 
 @dataclass(frozen=True)

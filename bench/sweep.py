@@ -29,7 +29,7 @@ import pandas as pd
 from bench.assignment import Recipe, Workload
 from bench.peers.optuna_script import Search
 from loratrack.config.sweep import SweepConfig, load_sweep
-from loratrack.sweep import choices, space
+from loratrack.sweep import samplers, space
 
 ROOT = Path(__file__).parents[1]
 CLINC = ROOT / "projects" / "clinc"
@@ -134,7 +134,7 @@ def _plain(
 
 def _recipe(config: SweepConfig, number: int) -> Recipe:
     """The trial that our sweep proposes under this number: a random sampler knows no other trials."""
-    study = optuna.create_study(sampler=choices.sampler(config, number))
+    study = optuna.create_study(sampler=samplers.sampler(config, number))
     run = space.trial_config(config, number, space.sample(study.ask(), config))
     lora = run.model.lora
     return Recipe(

@@ -137,10 +137,11 @@ def run_id(number: int) -> str:
 
 def fill(file: Path, num_runs: int) -> None:
     """Rows as MLflow writes them, many at once."""
-    from loratrack.tracking import store
+    from loratrack.store import opening
+    from loratrack.store.client import ensure_experiment
 
-    store.initialise(f"sqlite:///{file}")
-    experiment = int(store.ensure_experiment("loratrack"))
+    opening.initialise(f"sqlite:///{file}")
+    experiment = int(ensure_experiment("loratrack"))
     with closing(sqlite3.connect(file)) as database, database:
         database.execute("PRAGMA synchronous=off")
         many = database.executemany

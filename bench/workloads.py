@@ -11,7 +11,7 @@ from pathlib import Path
 from transformers import AutoTokenizer
 
 from bench.assignment import Workload
-from loratrack.model.base import resolve
+from loratrack.bases.base import resolve
 
 ROOT = Path(__file__).parents[1]
 CLINC = ROOT / "projects" / "clinc" / "data"

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from tests.stores import (  # noqa: F401
     any_store_of_runs,
+    client,
     empty_database,
     filled_postgresql,
     filled_server,
@@ -176,13 +177,13 @@ def untrained(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
     from loratrack.training.log import ListLog
 
     config, folder = load(sample.config), tmp_path_factory.mktemp("untrained")
-    bench = session.set_up(config, lambda text: None)
-    member = session.enter(bench, config, ListLog(), folder)
-    for parameter in bench.network.parameters(member.name):
+    prepared = session.set_up(config, lambda text: None)
+    member = session.enter(prepared, config, ListLog(), folder)
+    for parameter in prepared.network.parameters(member.name):
         torch.nn.init.normal_(parameter, std=0.3)
-    weights.save(bench.network, member.name, member.folder)
-    labels = bench.dataset.label_map.to_dict()
-    bundle.save(folder / "bundle", member.folder, bench.network, bench.base, config, labels)
+    weights.save(prepared.network, member.name, member.folder)
+    labels = prepared.dataset.label_map.to_dict()
+    bundle.save(folder / "bundle", member.folder, prepared.network, prepared.base, config, labels)
     return folder / "bundle"
 
 

@@ -32,11 +32,26 @@ POSTGRESQL_SETTINGS = ("fsync=off", "synchronous_commit=off", "listen_addresses=
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite file as MLflow makes it, to be copied: making one takes seconds."""
-    from loratrack.tracking import store
+    from loratrack.store import opening
 
     file = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    store.initialise(f"sqlite:///{file}")
+    opening.initialise(f"sqlite:///{file}")
     return file
+
+
+@pytest.fixture
+def client(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A client of an empty store in `tmp_path/mlruns`, which is the default store."""
+    from loratrack.store.client import connect
+
+    folder = tmp_path / "mlruns"
+    folder.mkdir()
+    shutil.copy(empty_database, folder)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "60")
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    return connect()
 
 
 @pytest.fixture(scope="session")

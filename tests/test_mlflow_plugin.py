@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from loratrack.mlflow_plugin import CONDA_STAND_IN, conda_settings, defaults
-from loratrack.tracking.store import tracking_uri
+from loratrack.store.place import tracking_uri
 
 PROJECT = Path("/home/anna/lora")
 OURS = "sqlite:////home/anna/lora/mlruns/mlflow.db"

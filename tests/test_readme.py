@@ -22,7 +22,7 @@ import mlflow.cli
 import pytest
 import yaml
 from pydantic import BaseModel
-from tests.test_architecture import FLOORS, SOURCE
+from tests.test_architecture import ROOMS, SOURCE
 
 from loratrack import cli, places
 from loratrack.config import RunConfig, load
@@ -385,9 +385,9 @@ def bounds(schema: dict[str, Any]) -> str:
 
 
 def test_the_table_of_rooms_is_the_floor_plan() -> None:
-    told = {room: int(floor) for room, floor, _ in rows(README, "room")}
-    there = {room: floor for room, floor in FLOORS.items() if any(SOURCE.glob(f"{room}*"))}
-    assert {room.strip("`"): floor for room, floor in told.items()} == {
+    table = rows((ROOT / "docs" / "architecture.md").read_text("utf-8"), "room")
+    there = {room: floor for room, (floor, _) in ROOMS.items() if any(SOURCE.glob(f"{room}*"))}
+    assert {room.strip("`"): int(floor) for room, floor, _ in table} == {
         room: floor for room, floor in there.items() if room != "__init__"
     }
 

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, DataCollatorWithPadding, Trainer, Traine
 
 from bench.assignment import Assignment, Frozen, Recipe, Workload
 from bench.peers import trainer as peer
-from loratrack.model.base import resolve
+from loratrack.bases.base import resolve
 
 
 class Search(Frozen):

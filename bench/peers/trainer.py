@@ -32,7 +32,7 @@ from transformers import (
 from bench import machine
 from bench.assignment import Answer, Assignment, Recipe, total
 from bench.clock import Clock, wait_for_all
-from loratrack.model.base import resolve
+from loratrack.bases.base import resolve
 
 FASTER = {"bf16": True, "train_sampling_strategy": "group_by_length"}
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -33,3 +34,9 @@ def faults_message(place: str, what: str, faults: Sequence[str]) -> str:
     """`place: N what to mend`, then one indented line for each fault."""
     lines = [f"{place}: {len(faults)} {what} to mend", *(f"  {fault}" for fault in faults)]
     return "\n".join(lines)
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """`; did you mean 'NAME'?` for the nearest of `names`, else nothing."""
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

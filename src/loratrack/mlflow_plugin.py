@@ -67,21 +67,21 @@ class ProjectExperiment:
         return our_project() is not None
 
     def get_experiment_id(self) -> str:
-        from loratrack.tracking.store import EXPERIMENT, ensure_experiment
+        from loratrack.store.client import EXPERIMENT, ensure_experiment
 
         return ensure_experiment(EXPERIMENT)
 
 
 def tracking_store(store_uri: str, artifact_uri: str | None = None) -> Any:
     """MLflow's own SQLite store, initialised by one process at a time."""
-    from loratrack.tracking.store import open_tracking_store
+    from loratrack.store.opening import open_tracking_store
 
     return open_tracking_store(store_uri, artifact_uri)
 
 
 def registry_store(store_uri: str) -> Any:
     """MLflow's own SQLite model registry, initialised by one process at a time."""
-    from loratrack.tracking.store import open_registry_store
+    from loratrack.store.opening import open_registry_store
 
     return open_registry_store(store_uri)
 

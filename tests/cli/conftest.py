@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.cohorts import config_of, dataset, new_cohort, seat  # noqa: F401
 
 from loratrack.cli import main
 

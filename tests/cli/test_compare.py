@@ -19,7 +19,9 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from loratrack.cli import compare, main, parser
-from loratrack.tracking import columns, index, tables
+from loratrack.index import search
+from loratrack.index.opened import open_tables
+from loratrack.views import columns
 
 LETTERS = "┃┡━╇┩│└┴┘┏┳┓"
 
@@ -82,8 +84,8 @@ def test_the_difference_alone(store_of_runs: str, capsys: pytest.CaptureFixture[
 
 
 def test_data_that_changed_behind_its_path_is_a_difference(store_of_runs: str) -> None:
-    with tables.opened() as opened:
-        runs = index.search(opened, filter_text="exp_id=exp_v4", limit=2).runs
+    with open_tables() as tables:
+        runs = search.search(tables, filter_text="exp_id=exp_v4", limit=2).runs
     told = [replace(run, tags={**run.tags, "data_sha256": 8 * str(n)}) for n, run in enumerate(runs)]
     found = columns.columns(told, is_diff=True)
     assert [column.name for column in found] == ["exp_id", "run_id", "model.lora.rank", "data_sha256"]

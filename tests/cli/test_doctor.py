@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from loratrack.cli import doctor, main
-from loratrack.tracking import process, store
+from loratrack.store import process
+from loratrack.store.client import connect, ensure_experiment
+from loratrack.store.place import store_folder, store_name
 from loratrack.tracking.outbox import Outbox
-from loratrack.tracking.runs import store_name
 
 Findings = dict[str, list[dict[str, str]]]
 
@@ -46,13 +47,13 @@ def findings(
 
 
 def open_run(tags: dict[str, str]) -> str:
-    client = store.client()
-    run_id = client.create_run(store.ensure_experiment("loratrack"), run_name="exp", tags=tags).info.run_id
+    client = connect()
+    run_id = client.create_run(ensure_experiment("loratrack"), run_name="exp", tags=tags).info.run_id
     return str(run_id)
 
 
 def a_dead_process() -> dict[str, str]:
-    program = "import json; from loratrack.tracking import process; print(json.dumps(process.own_tags()))"
+    program = "import json; from loratrack.store import process; print(json.dumps(process.own_tags()))"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
     return dict(json.loads(done.stdout))
 
@@ -83,24 +84,24 @@ def test_dead_runs_are_told_and_ended(findings: Any) -> None:
     code, found = findings("--fix")
     assert code == 0
     assert found["runs"][0]["text"] == f"exp ({dead}) is marked FAILED"
-    status = {run_id: store.client().get_run(run_id).info.status for run_id in (dead, living, far, silent)}
+    status = {run_id: connect().get_run(run_id).info.status for run_id in (dead, living, far, silent)}
     assert status == {dead: "FAILED", living: "RUNNING", far: "RUNNING", silent: "RUNNING"}
 
 
 def test_a_run_whose_last_words_wait_is_not_ended(findings: Any) -> None:
     dead = open_run(a_dead_process())
-    outbox = Outbox(store.folder(), store_name())
+    outbox = Outbox(store_folder(), store_name())
     outbox.add(dead, "status", "FINISHED")
     outbox.close()
     code, found = findings("--fix")
     assert code == 1
     assert found["runs"][0]["remedy"] == "loratrack sync"
     assert found["outbox"][0]["text"] == "1 rows wait for the store"
-    assert store.client().get_run(dead).info.status == "RUNNING"
+    assert connect().get_run(dead).info.status == "RUNNING"
 
 
 def test_drift_is_told(findings: Any) -> None:
-    client = store.client()
+    client = connect()
     client.create_registered_model("clinc")
     client.create_model_version("clinc", "s3://nowhere/model")
     client.set_registered_model_alias("clinc", "champion", "1")

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from loratrack.tracking import store
+from loratrack.store.client import connect
 
 
 def client() -> MlflowClient:
-    return store.client()
+    return connect()
 
 
 def aliases() -> dict[str, int]:

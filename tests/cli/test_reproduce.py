@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from loratrack.tracking import store
+from loratrack.store.client import connect
 
 
 def test_a_run_is_repeated_to_the_bit(ask: Any, trained: Any) -> None:
-    client = store.client()
+    client = connect()
     first = client.get_model_version("tiny", "1").run_id
     code, out, err = ask("reproduce", "first", "--check", "--json")
     assert code == 0, err
@@ -36,7 +36,7 @@ def test_other_data_is_told_and_gives_other_metrics(ask: Any, trained: Any) -> N
 
 
 def test_a_run_without_files_cannot_be_repeated(ask: Any) -> None:
-    client = store.client()
+    client = connect()
     run_id = client.create_run("0").info.run_id
     code, _, err = ask("reproduce", run_id)
     assert code == 1
@@ -47,7 +47,7 @@ def test_a_run_without_files_cannot_be_repeated(ask: Any) -> None:
 
 
 def test_all_files_come_back(ask: Any) -> None:
-    client = store.client()
+    client = connect()
     first = client.get_model_version("tiny", "1").run_id
     kept = Path(client.get_run(first).info.artifact_uri)
     code, out, _ = ask("restore", "first", "--out", "some/files", "--json")
@@ -63,7 +63,7 @@ def test_all_files_come_back(ask: Any) -> None:
 
 
 def test_files_that_changed_are_named(ask: Any) -> None:
-    client = store.client()
+    client = connect()
     first = client.get_model_version("tiny", "1").run_id
     file = Path(client.get_run(first).info.artifact_uri) / "heads.safetensors"
     file.write_bytes(file.read_bytes()[:-1])

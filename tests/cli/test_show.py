@@ -13,7 +13,7 @@ from rich.console import Console
 from tests.stores import use
 
 from loratrack.cli import main, parser, show
-from loratrack.tracking.runs import Run
+from loratrack.tracking.writer import RunWriter
 
 SHA256 = "0123456789abcdef" * 4
 
@@ -65,12 +65,12 @@ def full_run(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tm
         "gpu": {"devices": [{"name": "H200"}]},
     }
     (files / "env_info.json").write_text(json.dumps(facts))
-    run = Run.start(name="exp_full", params={"train.lr": 2e-5}, tags={"exp_id": "exp_full"})
+    run = RunWriter.start(name="exp_full", params={"train.lr": 2e-5}, tags={"exp_id": "exp_full"})
     for epoch in range(1, 31):
-        run.metrics({"f1": epoch / 100 if epoch != 7 else 0.9, "train/loss": 1 / epoch}, step=epoch)
-    run.metrics({"best_f1": 0.9, "best_epoch": 7, "test_f1": 0.8}, step=30)
-    run.dataset("train.csv", "data/train.csv", SHA256, "training", 12345)
-    run.artifacts(files)
+        run.log_metrics({"f1": epoch / 100 if epoch != 7 else 0.9, "train/loss": 1 / epoch}, step=epoch)
+    run.log_metrics({"best_f1": 0.9, "best_epoch": 7, "test_f1": 0.8}, step=30)
+    run.log_dataset("train.csv", "data/train.csv", SHA256, "training", 12345)
+    run.log_artifacts(files)
     assert run.finish("FINISHED")
     return run.run_id
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from loratrack.tracking import store
+from loratrack.store.place import store_folder
 
 FILES = {
     "header.csv": "text,risk,adopt\n",
@@ -74,7 +74,7 @@ def statuses() -> list[str]:
 
 def nothing_is_half_written(cache: Path) -> bool:
     drafts = [path for path in cache.rglob("*") if ".draft" in path.name]
-    return not drafts and not list((store.folder() / "work").iterdir())
+    return not drafts and not list((store_folder() / "work").iterdir())
 
 
 @pytest.mark.parametrize(("content", "message"), AFTER_THE_START.values(), ids=AFTER_THE_START)
@@ -113,7 +113,7 @@ def test_a_loss_that_is_no_number_stops_with_step_and_cause(
     assert "loratrack: dual: the loss was nan at step " in done.errors
     assert "the likely cause is the learning rate" in done.errors
     assert done.run.info.status == "FAILED"
-    assert not list((store.folder() / "work").iterdir())
+    assert not list((store_folder() / "work").iterdir())
 
 
 def test_a_damaged_cache_entry_is_built_again_and_told(loratrack_run: Any, sample: Any, cache: Path) -> None:

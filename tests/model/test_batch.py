@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from loratrack.model.batch import Batch, lay_out, sent_bytes
+from loratrack.model.batch import Batch, arrange, sent_bytes
 from loratrack.model.packing import Ragged, ragged_bounds
 
 CPU = torch.device("cpu")
 
 
-def assemble(*laid: Any, **settings: Any) -> Batch:
-    return lay_out(*laid, **settings).on(CPU)
+def assemble(*batch_layout: Any, **settings: Any) -> Batch:
+    return arrange(*batch_layout, **settings).on(CPU)
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,19 @@ def test_token_types_travel_with_their_tokens(layout: str) -> None:
 
 
 def test_ragged_rows_of_like_number_and_length_have_one_shape() -> None:
-    first = lay_out(rows_of([9, 7, 11]), [np.array([0]), np.array([1, 2])], "packed", is_ragged=True)
-    second = lay_out(rows_of([11, 11, 6]), [np.array([2]), np.array([0, 1])], "packed", is_ragged=True)
-    third = lay_out(rows_of([12, 11, 12]), [np.array([2]), np.array([0, 1])], "packed", is_ragged=True)
+    first = arrange(rows_of([9, 7, 11]), [np.array([0]), np.array([1, 2])], "packed", is_ragged=True)
+    second = arrange(rows_of([11, 11, 6]), [np.array([2]), np.array([0, 1])], "packed", is_ragged=True)
+    third = arrange(rows_of([12, 11, 12]), [np.array([2]), np.array([0, 1])], "packed", is_ragged=True)
     assert first.shape == second.shape != third.shape
     assert first.arrays["input_ids"].shape == (1, 28)
     assert third.arrays["input_ids"].shape == (1, 40)
 
 
 def test_ragged_rows_are_followed_by_tokens_of_nobody() -> None:
-    laid = lay_out(rows_of([9, 8]), [np.array([0, 1])], "packed", is_ragged=True)
-    assert laid.arrays["input_ids"].shape == (1, 20)
-    assert laid.arrays["row_of_token"].tolist() == [0] * 9 + [1] * 8 + [2] * 3
-    batch = laid.on(CPU)
+    batch_layout = arrange(rows_of([9, 8]), [np.array([0, 1])], "packed", is_ragged=True)
+    assert batch_layout.arrays["input_ids"].shape == (1, 20)
+    assert batch_layout.arrays["row_of_token"].tolist() == [0] * 9 + [1] * 8 + [2] * 3
+    batch = batch_layout.on(CPU)
     assert isinstance(batch.packing, Ragged)
     assert batch.packing.longest == 12
     assert batch.packing.bounds.tolist() == [0, 9, 17, 20, 20]

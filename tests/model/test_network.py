@@ -102,7 +102,7 @@ def logits(
     names = list(shares)
     dropout = [Dropout(seed=ord(name[0]), step=3, micro_batch=0) for name in names] if training else None
     network.train() if training else network.eval()
-    batch = network.lay_out(ROWS, list(shares.values()), names, dropout).on(CPU)
+    batch = network.arrange(ROWS, list(shares.values()), names, dropout).on(CPU)
     with network.routed(batch, names, dropout):
         result = network.logits(batch, names)
         if training:
@@ -115,7 +115,7 @@ def gradients(network: Network, name: str) -> list[Tensor]:
     network_grads = [grad.clone() for grad in found if grad is not None]
     assert len(network_grads) == len(found)
     assert all(grad.any() for grad in network_grads)
-    network.trained(name).forget()
+    network.flat_parameters(name).zero_grad()
     return network_grads
 
 
@@ -188,9 +188,9 @@ def test_members_routed_as_on_a_gpu_learn_what_each_does_alone(layout: Layout) -
         network.layout = layout
         network.train()
         dropout = [Dropout(seed=ord(name[0]), step=3, micro_batch=0) for name in names]
-        laid = network.lay_out(ROWS, [shares[name] for name in names], names, dropout)
-        laid.arrays.update(network.router.arrays(laid, names, dropout))
-        batch = laid.on(CPU)
+        batch_layout = network.arrange(ROWS, [shares[name] for name in names], names, dropout)
+        batch_layout.arrays.update(network.router.arrays(batch_layout, names, dropout))
+        batch = batch_layout.on(CPU)
         with network.routed(batch, names, dropout):
             assert network.router.route.ends is not None
             assert (network.router.route.draws is None) == (names == ("cid",))

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from loratrack.model.dropout import Dropout
+from loratrack.model.flat_parameters import FlatParameters
 from loratrack.model.routing import Adapter, Router, _Grouped, _OneByOne
-from loratrack.model.trained import Trained
 
 SLOTS = (9, 17, 4, 10)
 IN, OUT = 24, 16
@@ -78,7 +78,7 @@ def test_an_adapted_layer_is_what_autograd_makes_of_its_formula(kind: type[nn.Mo
     lora = layer[0]
     down, up = lora.lora_A["ann"].weight, lora.lora_B["ann"].weight
     nn.init.normal_(up)
-    trained, router = Trained([down, up], torch.float32), Router()
+    trained, router = FlatParameters([down, up], torch.float32), Router()
     router.attach(layer, "ann", trained, share)
     x, weights = torch.randn(1, 9, IN, requires_grad=True), torch.randn(1, 9, OUT)
     dropout = Dropout(seed=7, step=1, micro_batch=0)

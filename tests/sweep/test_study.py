@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from loratrack.config.sweep import SweepConfig
 from loratrack.errors import ConfigError, UserError
-from loratrack.sweep import groups, space, study
+from loratrack.sweep import cohorts, space, study
 from loratrack.sweep.study import Search
 
 Configs = Callable[..., SweepConfig]
@@ -127,7 +127,7 @@ def test_losers_are_pruned_by_what_is_reported(sweep_config: Configs, new_search
     for trial, value in zip(trials, [0.5, 0.1, 0.8, 0.2, 0.9, 0.3, 0.7, 0.4, 0.6], strict=True):
         search.report(trial, 1, value)
     # each must be in the best third of those that came this far before it
-    assert [trial.number for trial in trials if search.is_loser(trial)] == [1, 3, 5, 6, 7, 8]
+    assert [trial.number for trial in trials if search.should_prune(trial)] == [1, 3, 5, 6, 7, 8]
     search.prune(trials[1])
     assert search.trials()[1].state == TrialState.PRUNED
 
@@ -137,7 +137,7 @@ def test_no_trial_is_pruned_before_its_time(sweep_config: Configs, new_search: O
     trials = [trial for trial in (search.next() for _ in range(9)) if trial]
     for trial in trials:
         search.report(trial, 1, trial.number / 10)
-    assert not any(search.is_loser(trial) for trial in trials)
+    assert not any(search.should_prune(trial) for trial in trials)
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2", "cmaes"])
@@ -217,7 +217,7 @@ def test_a_seed_that_draws_the_validation_rows_is_not_a_members_own(
     data = config.data.model_copy(update={"validation_path": validation_path})
     one = config.model_copy(update={"data": data})
     other = one.model_copy(update={"train": one.train.model_copy(update={"seed": 3})})
-    assert (groups.group(one) == groups.group(other)) is mixes
+    assert (cohorts.group(one) == cohorts.group(other)) is mixes
 
 
 @pytest.mark.parametrize(
@@ -237,5 +237,5 @@ def test_what_changes_shapes_mixes_and_what_changes_the_base_does_not(
 ) -> None:
     config = sweep_config()
     one, other = space.trial_config(config, 0, {}), space.trial_config(config, 1, changed)
-    assert (groups.group(one) == groups.group(other)) is mixes
-    assert all(map(groups.is_own, changed)) is mixes
+    assert (cohorts.group(one) == cohorts.group(other)) is mixes
+    assert all(map(cohorts.is_own, changed)) is mixes

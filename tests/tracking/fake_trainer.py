@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from loratrack.tracking.runs import Run
+from loratrack.tracking.writer import RunWriter
 
 STEP_SECONDS = 0.01
 CHECKPOINT_STEPS = 25
@@ -20,11 +20,11 @@ def value(step: int) -> float:
 def main(folder: Path) -> None:
     checkpoint, enough = folder / "checkpoint", folder / "enough"
     step = int(checkpoint.read_text()) if checkpoint.exists() else 0
-    run = Run.start(name="exp_outage", params={"train.lr": 2e-5}, tags={"exp_id": "exp_outage"})
+    run = RunWriter.start(name="exp_outage", params={"train.lr": 2e-5}, tags={"exp_id": "exp_outage"})
     slowest = 0.0
     while not enough.exists():
         began = time.perf_counter()
-        run.metrics({"loss": value(step), "accuracy": 1 - value(step)}, step)
+        run.log_metrics({"loss": value(step), "accuracy": 1 - value(step)}, step)
         slowest = max(slowest, time.perf_counter() - began)
         time.sleep(STEP_SECONDS)
         step += 1
@@ -37,7 +37,7 @@ def main(folder: Path) -> None:
     plots = folder / "plots"
     plots.mkdir()
     (plots / "loss.txt").write_text("falling")
-    run.artifacts(plots)
+    run.log_artifacts(plots)
     sys.exit(0 if run.finish("FINISHED", wait_seconds=30) else 3)
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from loratrack.tracking import store
+from loratrack.store.client import connect
+from loratrack.store.place import store_folder
 from loratrack.tracking.outbox import Outbox
 from loratrack.tracking.shipper import sync
 
@@ -151,9 +152,9 @@ def test_what_an_unreachable_server_missed_goes_out_with_sync(server: Server, tm
     run_id = new_run(server)
     (tmp_path / "checkpoint").write_text("0")
     trainer = start_trainer(tmp_path, run_id)
-    outbox_file = store.folder() / "outbox.db"
+    outbox_file = store_folder() / "outbox.db"
     wait_for(outbox_file.exists)
-    outbox = Outbox(store.folder(), server.uri)
+    outbox = Outbox(store_folder(), server.uri)
 
     def has_told_steps() -> bool:
         return outbox.count("waiting") > 50
@@ -161,14 +162,14 @@ def test_what_an_unreachable_server_missed_goes_out_with_sync(server: Server, tm
     wait_for(has_told_steps)
     trainer.kill()
     trainer.wait()
-    client = store.client()
-    down = sync(store.folder(), server.uri, client)
+    client = connect()
+    down = sync(store_folder(), server.uri, client)
     assert down.fault is not None
     assert down.sent == 0
 
     server.start()
     wait_for(server.answers)
-    up = sync(store.folder(), server.uri, client)
+    up = sync(store_folder(), server.uri, client)
     assert (up.fault, up.waiting, up.busy, up.refused) == (None, 0, (), ())
     assert up.sent == down.waiting
     told = steps_told(server, run_id, "loss")

@@ -135,7 +135,7 @@ def test_ragged_rows_give_the_logits_of_padded_ones(kind: str) -> None:
     for layout in ("packed", "padded"):
         network.layout = layout  # type: ignore[assignment]
         network.eval()
-        batch = network.lay_out(DATASET.train, [np.arange(24)], ["cid"]).on(network.device)
+        batch = network.arrange(DATASET.train, [np.arange(24)], ["cid"]).on(network.device)
         with torch.inference_mode(), network.routed(batch, ["cid"]):
             answers.append(network.logits(batch, ["cid"]))
     assert (answers[0] - answers[1]).abs().max() < 0.05 * answers[1].abs().max()
@@ -144,7 +144,7 @@ def test_ragged_rows_give_the_logits_of_padded_ones(kind: str) -> None:
 def test_checkpointing_changes_no_gradient() -> None:
     saving = cohort_of(*LORAS)
     saving.network.checkpoint_gradients()
-    assert not saving.network.can_be_recorded
+    assert not saving.network.can_be_captured
     plain, other = gradients(cohort_of(*LORAS), "ann"), gradients(saving, "ann")
     assert len(plain) > 4
     assert all((a - b).norm() < 0.01 * a.norm() for a, b in zip(plain, other, strict=True))
@@ -153,7 +153,7 @@ def test_checkpointing_changes_no_gradient() -> None:
 def test_a_base_that_looks_at_its_numbers_is_run_plainly() -> None:
     cohort = cohort_of("ann")
     notices: list[str] = []
-    cohort._recorder.notice = notices.append
+    cohort._graphs.notice = notices.append
 
     def look(module: torch.nn.Module, inputs: Any, output: Tensor) -> None:
         assert output.detach().sum().item() != 0
@@ -186,11 +186,11 @@ def test_a_recorded_pass_learns_what_a_plain_one_does(
     steps = 12
     recorded = cohort_of(*names)
     mine = weights(recorded, names[0], steps)
-    assert recorded._recorder._recordings
-    monkeypatch.setattr(Network, "can_be_recorded", False)
+    assert recorded._graphs._graphs_by_shape
+    monkeypatch.setattr(Network, "can_be_captured", False)
     plain = cohort_of(*names)
     other = weights(plain, names[0], steps)
-    assert not plain._recorder._recordings
+    assert not plain._graphs._graphs_by_shape
     for a, b in zip(mine, other, strict=True):
         assert (a - b).norm() < 0.02 * b.norm() + 1e-3
 
@@ -200,12 +200,12 @@ def test_a_step_waits_for_nothing() -> None:
         cohort = cohort_of(*names)
         for _ in range(8):
             cohort.step()
-        cohort._recorder.forget()
+        cohort._graphs.clear()
         with waiting_is_an_error():
             cohort.step()  # plain
         for _ in range(24):
             cohort.step()
-        assert cohort._recorder._recordings
+        assert cohort._graphs._graphs_by_shape
         with waiting_is_an_error():
             cohort.step()
 

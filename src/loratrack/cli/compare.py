@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from loratrack.tracking.columns import Column
-    from loratrack.tracking.index import Answer
-    from loratrack.tracking.records import Record
+    from loratrack.index.runs import StoredRun
+    from loratrack.index.search import SearchResult
+    from loratrack.views.columns import Column
 
 NOTHING_FOUND = 1
 CELL_GAP = 3
@@ -80,11 +80,13 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def answer(arguments: argparse.Namespace, console: Console) -> int:
-    from loratrack.tracking import index, tables
+    from loratrack.index import search
+    from loratrack.index.opened import open_tables
+    from loratrack.store.place import store_name
 
-    with tables.opened(arguments.rebuild) as opened:
-        found = index.search(
-            opened,
+    with open_tables(arguments.rebuild) as tables:
+        found = search.search(
+            tables,
             filter_text=arguments.filter,
             sort_by=arguments.sort_by,
             columns=arguments.columns,
@@ -97,12 +99,12 @@ def answer(arguments: argparse.Namespace, console: Console) -> int:
     elif found.runs:
         _show(arguments, found, console)
     else:
-        _tell(console, _nothing(arguments, found, tables.store_name()))
+        _tell(console, _nothing(arguments, found, store_name()))
     return 0 if found.runs else NOTHING_FOUND
 
 
-def _show(arguments: argparse.Namespace, found: Answer, console: Console) -> None:
-    from loratrack.tracking import columns
+def _show(arguments: argparse.Namespace, found: SearchResult, console: Console) -> None:
+    from loratrack.views import columns
 
     side_by_side = columns.columns(
         found.runs, wanted=arguments.columns, sort_by=arguments.sort_by, is_diff=arguments.diff
@@ -115,7 +117,7 @@ def _show(arguments: argparse.Namespace, found: Answer, console: Console) -> Non
 
 def fitted(side_by_side: Sequence[Column], console: Console) -> tuple[Table, list[Column]]:
     """The columns that a terminal has room for, and the others; a file or a pipe has room for all."""
-    from loratrack.tracking import columns
+    from loratrack.views import columns
 
     shown: list[Column] = list(side_by_side)
     left_out: list[Column] = []
@@ -131,8 +133,8 @@ def fitted(side_by_side: Sequence[Column], console: Console) -> tuple[Table, lis
     return table, left_out
 
 
-def _notes(arguments: argparse.Namespace, found: Answer, left_out: Sequence[Column]) -> list[str]:
-    from loratrack.tracking import columns
+def _notes(arguments: argparse.Namespace, found: SearchResult, left_out: Sequence[Column]) -> list[str]:
+    from loratrack.views import columns
 
     notes = []
     if arguments.diff and not columns.differing_settings(found.runs):
@@ -150,7 +152,7 @@ def _notes(arguments: argparse.Namespace, found: Answer, left_out: Sequence[Colu
     return notes
 
 
-def _nothing(arguments: argparse.Namespace, found: Answer, place: str) -> str:
+def _nothing(arguments: argparse.Namespace, found: SearchResult, place: str) -> str:
     if not found.num_in_store:
         return f"no runs yet in {place}; make one with loratrack run CONFIG"
     return f"none of {found.num_in_store:,} runs has {arguments.filter}"
@@ -160,13 +162,13 @@ def _tell(console: Console, line: str) -> None:
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _as_json(arguments: argparse.Namespace, found: Answer) -> dict[str, Any]:
-    from loratrack.tracking import columns
+def _as_json(arguments: argparse.Namespace, found: SearchResult) -> dict[str, Any]:
+    from loratrack.views import columns
 
     names = columns.differing_settings(found.runs) if arguments.diff else None
     if arguments.columns:
         runs = [
-            {"run_id": run.head.run_id} | {name: _plain(run.values(name)) for name in arguments.columns}
+            {"run_id": run.summary.run_id} | {name: _plain(run.values(name)) for name in arguments.columns}
             for run in found.runs
         ]
     else:
@@ -174,21 +176,21 @@ def _as_json(arguments: argparse.Namespace, found: Answer) -> dict[str, Any]:
     return {"total": found.total, "in_store": found.num_in_store, "runs": runs}
 
 
-def as_json(run: Record, settings: Sequence[str] | None = None) -> dict[str, Any]:
+def as_json(run: StoredRun, settings: Sequence[str] | None = None) -> dict[str, Any]:
     """A run with these of its settings, or with all."""
-    from loratrack.tracking import links
+    from loratrack.store import links
 
-    head = run.head
+    summary = run.summary
     names = list(run.params) if settings is None else settings
     return {
-        "run_id": head.run_id,
-        "exp_id": head.exp_id,
-        "name": head.name,
-        "experiment": head.experiment,
-        "status": head.status,
-        "started": _moment(head.started_ms),
-        "ended": None if head.ended_ms is None else _moment(head.ended_ms),
-        "duration_seconds": head.duration_seconds,
+        "run_id": summary.run_id,
+        "exp_id": summary.exp_id,
+        "name": summary.name,
+        "experiment": summary.experiment,
+        "status": summary.status,
+        "started": _moment(summary.started_ms),
+        "ended": None if summary.ended_ms is None else _moment(summary.ended_ms),
+        "duration_seconds": summary.duration_seconds,
         "tags": {name: text for name, text in run.tags.items() if not name.startswith("mlflow.")},
         "settings": {name: run.params.get(name) for name in names},
         "best": {name: run.best(name) for name in run.scores},
@@ -197,7 +199,7 @@ def as_json(run: Record, settings: Sequence[str] | None = None) -> dict[str, Any
             {"model": each.model, "version": each.number, "stage": each.stage, "aliases": list(each.aliases)}
             for each in run.versions
         ],
-        "link": links.run_page(head.experiment_id, head.run_id),
+        "link": links.run_page(summary.experiment_id, summary.run_id),
     }
 
 
@@ -211,8 +213,8 @@ def _moment(milliseconds: int) -> str:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds")
 
 
-def _plot(arguments: argparse.Namespace, found: Answer) -> None:
-    from loratrack.tracking import charts
+def _plot(arguments: argparse.Namespace, found: SearchResult) -> None:
+    from loratrack.views import charts
 
     charts.draw(arguments.plot, found.runs, arguments.sort_by)
 

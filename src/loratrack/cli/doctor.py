@@ -24,7 +24,7 @@ from loratrack.errors import StoreError
 from loratrack.places import cache_folder, our_project
 
 if TYPE_CHECKING:
-    from loratrack.tracking.health import Finding
+    from loratrack.views.health import Finding
 
 FOUND_SOMETHING = 1
 LOCK = "requirements.txt"
@@ -70,7 +70,7 @@ def command(arguments: argparse.Namespace) -> int:
 
 def _environment() -> Iterator[Finding]:
     from loratrack.tracking.environment import packages
-    from loratrack.tracking.health import Finding
+    from loratrack.views.health import Finding
 
     installed = {str(canonicalize_name(name)): version for name, version in packages().items()}
     unmet = list(_unmet(installed))
@@ -106,7 +106,7 @@ def _unmet(installed: Mapping[str, str]) -> Iterator[str]:
 
 
 def _lock(file: Path, installed: Mapping[str, str]) -> Finding:
-    from loratrack.tracking.health import Finding
+    from loratrack.views.health import Finding
 
     wanted = {canonicalize_name(name): version for name, version in LOCKED.findall(file.read_text("utf-8"))}
     other = [
@@ -121,7 +121,7 @@ def _lock(file: Path, installed: Mapping[str, str]) -> Finding:
 
 
 def _store(is_fix: bool) -> Iterator[Finding]:
-    from loratrack.tracking import health
+    from loratrack.views import health
 
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", STORE_SECONDS)
     yield from health.check_outbox()
@@ -139,10 +139,10 @@ def _store(is_fix: bool) -> Iterator[Finding]:
 
 
 def _disk() -> Iterator[Finding]:
-    from loratrack.tracking import store
-    from loratrack.tracking.health import Finding
+    from loratrack.store.place import store_folder
+    from loratrack.views.health import Finding
 
-    for folder in (store.folder(), cache_folder()):
+    for folder in (store_folder(), cache_folder()):
         there = next(place for place in (folder, *folder.parents) if place.exists())
         free = shutil.disk_usage(there).free / GIBIBYTE
         text = f"{free:.1f} GiB free for {folder}"
@@ -155,7 +155,7 @@ def _disk() -> Iterator[Finding]:
 
 def _gpu() -> Finding:
     from loratrack.tracking import environment
-    from loratrack.tracking.health import Finding
+    from loratrack.views.health import Finding
 
     found = environment.gpu()
     if not found["devices"]:
@@ -167,7 +167,7 @@ def _gpu() -> Finding:
 
 
 def _hub() -> Finding:
-    from loratrack.tracking.health import Finding
+    from loratrack.views.health import Finding
 
     local = "bases come from this machine: minilm, a folder, or what was fetched before"
     for name in OFFLINE:

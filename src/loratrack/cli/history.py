@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from loratrack.tracking.events import Event
+    from loratrack.registry.events import Event
 
 NOTHING_FOUND = 1
 
@@ -28,7 +28,7 @@ def add_to(commands: Any) -> None:
 
 
 def command(arguments: argparse.Namespace) -> int:
-    from loratrack.tracking import promotion
+    from loratrack.registry import promotion
 
     moves, drifts = promotion.history(arguments.model), promotion.drift(arguments.model)
     console = Console(soft_wrap=True)

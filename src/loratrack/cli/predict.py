@@ -15,7 +15,7 @@ from loratrack.cli.screen import console
 from loratrack.errors import DataError, UserError
 
 if TYPE_CHECKING:
-    from loratrack.serving.classifier import Answer, Classifier
+    from loratrack.serving.classifier import Classifier, Prediction
 
 Row = dict[str, str | float]
 Columns = Mapping[str, list[str]]
@@ -47,12 +47,12 @@ def add_to(commands: Any) -> None:
 
 
 def command(arguments: argparse.Namespace) -> int:
+    from loratrack.registry import uri
     from loratrack.serving.classifier import Classifier
-    from loratrack.tracking import models
 
     if arguments.out is not None:
         _check_out(arguments.out, arguments.file)
-    classifier = Classifier(models.fetch(arguments.model), _tell)
+    classifier = Classifier(uri.fetch(arguments.model), _tell)
     columns = _columns(arguments, classifier.config.text_columns)
     rows = _labelled(classifier, columns)
     if arguments.out is None:
@@ -102,7 +102,7 @@ def _labelled(classifier: Classifier, columns: Columns) -> Iterator[Row]:
             yield _row(text, answers)
 
 
-def _row(texts: Mapping[str, str], answers: Mapping[str, Answer]) -> Row:
+def _row(texts: Mapping[str, str], answers: Mapping[str, Prediction]) -> Row:
     labels = {task: answer.label for task, answer in answers.items()}
     probabilities = {
         f"{task}_probability": round(a.probability, PROBABILITY_DIGITS) for task, a in answers.items()

@@ -12,8 +12,8 @@ from rich.console import Console
 from loratrack.errors import RefusedError, StoreError, UserError
 
 if TYPE_CHECKING:
-    from loratrack.tracking.promotion import Move
-    from loratrack.tracking.references import Candidate
+    from loratrack.registry.lookup import Candidate
+    from loratrack.registry.promotion import Move
 
 EXIT_CODES = "exit codes: 0 done, 1 nothing found or refused, 2 wrong use"
 
@@ -50,11 +50,11 @@ def add_to(commands: Any) -> None:
 
 
 def command(arguments: argparse.Namespace) -> int:
-    from loratrack.tracking import promotion, references
+    from loratrack.registry import lookup, promotion
 
     alias = promotion.alias_of(arguments.to)
     expected = None if arguments.expect is None else version_or_none(arguments.expect)
-    candidate = references.version_of(arguments.version, arguments.model)
+    candidate = lookup.version_of(arguments.version, arguments.model)
     current = promotion.aliases(candidate.model)
     before = current.get(alias)
     if expected is not None and (before or 0) != expected:
@@ -82,11 +82,11 @@ def version_or_none(text: str) -> int:
 
 def check_reload(candidate: Candidate) -> None:
     """Load the version from where the registry keeps it; RefusedError unless it still is what was trained."""
+    from loratrack.registry import uri
     from loratrack.serving.classifier import check_probe
-    from loratrack.tracking import models
 
     try:
-        check_probe(models.fetch(f"models:/{candidate}"))
+        check_probe(uri.fetch(f"models:/{candidate}"))
     except StoreError:
         raise
     except UserError as error:
@@ -118,14 +118,14 @@ def tell(move: Move, found: Sequence[str], is_json: bool) -> None:
 
 def _judge(condition: str | None, candidate: Candidate, champion: int | None) -> tuple[str, ...]:
     """What was found of the condition; RefusedError when it fails."""
-    from loratrack.tracking import conditions, references
+    from loratrack.registry import conditions, lookup
 
     if condition is None:
         return ()
-    own = references.metrics_of(candidate)
+    own = lookup.metrics_of(candidate)
     is_alone = champion is None or "champion" not in condition.lower()
-    other = None if is_alone else references.version_of(f"{candidate.model}/{champion}")
-    verdict = conditions.judge(condition, own, None if other is None else references.metrics_of(other))
+    other = None if is_alone else lookup.version_of(f"{candidate.model}/{champion}")
+    verdict = conditions.judge(condition, own, None if other is None else lookup.metrics_of(other))
     if not verdict.is_met:
         raise RefusedError("\n  ".join([f"{candidate}: does not meet --if", *verdict.told]))
     return verdict.told

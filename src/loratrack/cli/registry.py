@@ -35,7 +35,7 @@ def add_to(commands: Any) -> None:
 
 
 def reconcile(arguments: argparse.Namespace) -> int:
-    from loratrack.tracking import promotion
+    from loratrack.registry import promotion
 
     if arguments.force and arguments.model is None:
         raise UserError("--force: needs one MODEL, since it overrules other machines")
@@ -51,7 +51,7 @@ def reconcile(arguments: argparse.Namespace) -> int:
 
 
 def delete_version(arguments: argparse.Namespace) -> int:
-    from loratrack.tracking import promotion
+    from loratrack.registry import promotion
 
     move = promotion.delete(arguments.model, arguments.version, why=arguments.why)
     console = Console(soft_wrap=True)

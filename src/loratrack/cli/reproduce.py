@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from loratrack.cli import recording
 from loratrack.cli import run as runs
 from loratrack.cli.promote import EXIT_CODES
-from loratrack.cli.recording import CONFIG_COPY, RecordedLog
 from loratrack.config import RunConfig, load
 from loratrack.errors import RefusedError, UserError
+from loratrack.experiments import recording
+from loratrack.experiments.recording import CONFIG_COPY, WriterLog
 from loratrack.places import BUNDLE
 
 if TYPE_CHECKING:
-    from loratrack.tracking.reproduction import Difference
+    from loratrack.experiments.differences import Difference
 
 ENVIRONMENT, METRICS, REPORT = "env_info.json", "metrics.json", "data_report.json"
 UNEQUAL = 1
@@ -63,10 +63,10 @@ def add_to(commands: Any) -> None:
 def command(arguments: argparse.Namespace) -> int:
     import torch  # before the environment is looked at: it tells the threads
 
-    from loratrack.tracking import references
+    from loratrack.registry import lookup
 
     console = Console(soft_wrap=True, stderr=arguments.json)
-    first = _first(references.run_of(arguments.run))
+    first = _first(lookup.run_of(arguments.run))
     if first.config.train.threads is not None:
         torch.set_num_threads(first.config.train.threads)
     differences = _differences(first)
@@ -85,11 +85,11 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def _first(run: Any) -> First:
-    from loratrack.tracking import keeping
+    from loratrack.tracking import artifacts
 
     with tempfile.TemporaryDirectory() as folder:
         names = (CONFIG_COPY, BUNDLE, ENVIRONMENT, METRICS, REPORT)
-        files = keeping.fetch(run, names, Path(folder))
+        files = artifacts.fetch(run, names, Path(folder))
         missing = [name for name in (CONFIG_COPY, ENVIRONMENT, METRICS) if name not in files]
         if missing:
             raise RefusedError(
@@ -114,10 +114,10 @@ def _as_it_was(config: RunConfig, contents: Mapping[str, Any]) -> RunConfig:
 
 def _differences(first: First) -> list[Difference]:
     from loratrack import data
-    from loratrack.model import base as bases
+    from loratrack.bases import base as bases
+    from loratrack.experiments.differences import Difference, environment_differences
+    from loratrack.index.search import PARENT_TAG
     from loratrack.tracking.environment import environment
-    from loratrack.tracking.index import PARENT_TAG
-    from loratrack.tracking.reproduction import Difference, environment_differences
 
     config, tags = first.config, first.run.data.tags
     corpus = data.read(config)
@@ -143,44 +143,44 @@ def _train(
     first: First, differences: Sequence[Difference], console: Console
 ) -> tuple[str, dict[int, dict[str, float]], int]:
     """The new run, its epochs, and the exit code."""
-    from loratrack.tracking.reproduction import REPRODUCES
-    from loratrack.training.interrupt import interruptible
+    from loratrack.experiments.differences import REPRODUCES
+    from loratrack.experiments.interrupt import interruptible
 
     with interruptible() as interruption:
-        record = recording.start(first.config)
+        writer = recording.start(first.config)
         project = first.run.data.tags.get("project", "")
-        record.tags({REPRODUCES: first.run_id, **({"project": project} if project else {})})
-        console.print(f"{first.config.exp_id}: run {record.run_id}", highlight=False)
-        log = RecordedLog(record, lambda text: console.print(text, highlight=False, markup=False))
+        writer.set_tags({REPRODUCES: first.run_id, **({"project": project} if project else {})})
+        console.print(f"{first.config.exp_id}: run {writer.run_id}", highlight=False)
+        log = WriterLog(writer, lambda text: console.print(text, highlight=False, markup=False))
         for difference in differences:
             log.notices.append(f"different from run {first.run_id}: {difference}")
-        with recording.failing(record), recording.work_folder(record.run_id) as work:
-            bench, member, outcome = runs.train_one(first.config, log, work, console, interruption)
-            recording.keep(bench, member, outcome, log, work)
+        with recording.failing(writer), recording.work_folder(writer.run_id) as work:
+            prepared, member, outcome = runs.train_one(first.config, log, work, console, interruption)
+            recording.keep(prepared, member, outcome, log, work)
             if member.status == "failed":
                 raise UserError(f"{first.config.exp_id}: {member.reason}")
             is_ended = interruption.signal is not None
-            record.finish("KILLED" if is_ended else "FINISHED")
+            writer.finish("KILLED" if is_ended else "FINISHED")
     code = 128 + interruption.signal if interruption.signal is not None else 0
-    return record.run_id, dict(enumerate(map(dict, member.history), start=1)), code
+    return writer.run_id, dict(enumerate(map(dict, member.history), start=1)), code
 
 
 def _check(
     first: First, epochs: dict[int, dict[str, float]], around: Sequence[Difference], console: Console
 ) -> tuple[dict[str, Any], int]:
-    from loratrack.tracking import reproduction
+    from loratrack.experiments import differences
 
-    exact = reproduction.is_exact(around, first.contents[ENVIRONMENT])
-    then = reproduction.epochs_of(first.contents[METRICS])
+    exact = differences.is_exact(around, first.contents[ENVIRONMENT])
+    then = differences.epochs_of(first.contents[METRICS])
     is_whole = first.run.info.status == "FINISHED"
-    unequal = reproduction.metric_differences(then, epochs, exact=exact, is_whole=is_whole)
-    how = "to the bit" if exact else f"within {reproduction.TOLERANCE}, since what counts is different"
+    unequal = differences.metric_differences(then, epochs, exact=exact, is_whole=is_whole)
+    how = "to the bit" if exact else f"within {differences.TOLERANCE}, since what counts is different"
     title = f"check of {len(then)} epochs, {how}"
     _show(console, title, unequal, "every metric of every epoch is equal")
     content = {
         "equal": not unequal,
         "exact": exact,
-        "tolerance": 0.0 if exact else reproduction.TOLERANCE,
+        "tolerance": 0.0 if exact else differences.TOLERANCE,
         "epochs": len(then),
         "unequal": [str(difference) for difference in unequal],
     }

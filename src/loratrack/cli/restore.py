@@ -26,10 +26,11 @@ def add_to(commands: Any) -> None:
 
 
 def command(arguments: argparse.Namespace) -> int:
-    from loratrack.tracking import keeping, references
+    from loratrack.registry import lookup
+    from loratrack.tracking import artifacts
 
-    run = references.run_of(arguments.run)
-    changed = keeping.restore(run, arguments.out)
+    run = lookup.run_of(arguments.run)
+    changed = artifacts.restore(run, arguments.out)
     files = sorted(path for path in arguments.out.rglob("*") if path.is_file())
     console = Console(soft_wrap=True)
     if arguments.json:

@@ -9,7 +9,7 @@ from loratrack.cli import promote
 from loratrack.errors import RefusedError
 
 if TYPE_CHECKING:
-    from loratrack.tracking.references import Candidate
+    from loratrack.registry.lookup import Candidate
 
 
 def add_to(commands: Any) -> None:
@@ -30,7 +30,7 @@ def add_to(commands: Any) -> None:
 
 
 def command(arguments: argparse.Namespace) -> int:
-    from loratrack.tracking import promotion, references
+    from loratrack.registry import lookup, promotion
 
     candidate = _goal(arguments)
     expected = promotion.aliases(candidate.model).get(promotion.CHAMPION)
@@ -38,7 +38,7 @@ def command(arguments: argparse.Namespace) -> int:
         raise RefusedError(f"{candidate}: is champion already")
     found = []
     if promotion.was_champion(candidate.model, candidate.version):
-        if not references.has_files(candidate):
+        if not lookup.has_files(candidate):
             raise RefusedError(f"{candidate}: its files are gone; name another version with --to")
     else:
         promote.check_reload(candidate)
@@ -49,10 +49,10 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def _goal(arguments: argparse.Namespace) -> Candidate:
-    from loratrack.tracking import promotion, references
+    from loratrack.registry import lookup, promotion
 
     if arguments.exp_id is not None:
-        return references.version_of(arguments.exp_id, arguments.model)
-    model = arguments.model or references.model_with_champion()
+        return lookup.version_of(arguments.exp_id, arguments.model)
+    model = arguments.model or lookup.model_with_champion()
     version = promotion.previous_champion(model) if arguments.to is None else arguments.to
-    return references.version_of(str(version), model)
+    return lookup.version_of(str(version), model)

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from loratrack.cli import recording, screen
-from loratrack.cli.recording import RecordedLog
+from loratrack.cli import screen
 from loratrack.config import RunConfig, load
 from loratrack.errors import UserError
+from loratrack.experiments import recording
+from loratrack.experiments.recording import WriterLog
 
 if TYPE_CHECKING:
-    from loratrack.tracking.runs import Run
-    from loratrack.training.interrupt import Interruption
+    from loratrack.experiments.interrupt import Interruption
+    from loratrack.tracking.writer import RunWriter
     from loratrack.training.member import Member
-    from loratrack.training.session import Bench, Outcome
+    from loratrack.training.session import Outcome, Prepared
 
 
 def add_to(commands: Any) -> None:
@@ -43,51 +44,53 @@ def command(arguments: argparse.Namespace) -> int:
 
 def run(config: RunConfig, console: Console) -> int:
     """Train, log, check and register; the exit code is 0, or 128 + the signal that ended it early."""
-    from loratrack.training.interrupt import interruptible
+    from loratrack.experiments.interrupt import interruptible
 
     with interruptible() as interruption:
-        record = recording.start(config)
-        console.print(f"{config.exp_id}: run {record.run_id}")
-        log = RecordedLog(record, lambda text: console.print(text))
-        with recording.failing(record), recording.work_folder(record.run_id) as work:
-            bench, member, outcome = train_one(config, log, work, console, interruption)
-            values = recording.keep(bench, member, outcome, log, work)
+        writer = recording.start(config)
+        console.print(f"{config.exp_id}: run {writer.run_id}")
+        log = WriterLog(writer, lambda text: console.print(text))
+        with recording.failing(writer), recording.work_folder(writer.run_id) as work:
+            prepared, member, outcome = train_one(config, log, work, console, interruption)
+            values = recording.keep(prepared, member, outcome, log, work)
             if member.status == "failed":
                 raise UserError(f"{config.exp_id}: {member.reason}")
             if interruption.signal is not None:
-                record.finish("KILLED")
+                writer.finish("KILLED")
                 kept = f"epoch {member.best.epoch} is kept" if member.best else "nothing was learned yet"
                 console.print(f"ended by {interruption.signal.name}; {kept}")
                 return 128 + interruption.signal
-            version = _register(config, record, values, console)
-            sent = record.finish("FINISHED")
-    _tell(console, record, member, values, version, sent)
+            version = _register(config, writer, values, console)
+            sent = writer.finish("FINISHED")
+    _tell(console, writer, member, values, version, sent)
     return 0
 
 
 def train_one(
-    config: RunConfig, log: RecordedLog, work: Path, console: Console, interruption: Interruption
-) -> tuple[Bench, Member, Outcome | None]:
+    config: RunConfig, log: WriterLog, work: Path, console: Console, interruption: Interruption
+) -> tuple[Prepared, Member, Outcome | None]:
     import torch
 
+    from loratrack.cli.progress import ProgressBar
     from loratrack.training import session
     from loratrack.training.cohort import train
-    from loratrack.training.progress import ProgressBar
 
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
-    bench = session.set_up(config, log.notice)
-    member = recording.enter(bench, config, log, work)
+    prepared = session.set_up(config, log.notice)
+    member = recording.enter(prepared, config, log, work)
     with ProgressBar(console) as bar:
-        train(bench.cohort, bar, stop=lambda: bool(interruption))
-    outcome = session.conclude(bench, member) if member.best and not interruption else None
-    return bench, member, outcome
+        train(prepared.cohort, bar, stop=lambda: bool(interruption))
+    outcome = session.conclude(prepared, member) if member.best and not interruption else None
+    return prepared, member, outcome
 
 
-def _register(config: RunConfig, record: Run, values: Mapping[str, float], console: Console) -> int | None:
+def _register(
+    config: RunConfig, writer: RunWriter, values: Mapping[str, float], console: Console
+) -> int | None:
     if config.register_as is False:
         return None
-    version = recording.register(config, record, str(config.register_as), values)
+    version = recording.register(config, writer, str(config.register_as), values)
     if version is None:
         console.print("not registered, since the tracking store does not answer", style="yellow")
     return version
@@ -95,25 +98,26 @@ def _register(config: RunConfig, record: Run, values: Mapping[str, float], conso
 
 def _tell(
     console: Console,
-    record: Run,
+    writer: RunWriter,
     member: Member,
     values: Mapping[str, float],
     version: int | None,
     sent: bool,
 ) -> None:
     """The summary: scores of each task, the best epoch, and what to do next."""
-    from loratrack.tracking import store
+
+    from loratrack.store.client import connect
 
     config = member.config
     console.print(_scores(member, values))
     assert member.best is not None, "a finished run has a best epoch"
-    model = f"models:/{config.register_as}/{version}" if version else f"runs:/{record.run_id}"
+    model = f"models:/{config.register_as}/{version}" if version else f"runs:/{writer.run_id}"
     given = '--text "…"' if len(config.text_columns) == 1 else "--file in.csv"
     chosen_by = config.best_metric or "save_strategy: last"
     lines = [
         f"best epoch   {member.best.epoch} of {len(member.history)} (by {chosen_by})",
-        f"run          {record.run_id}",
-        f"artefacts    {store.client().get_run(record.run_id).info.artifact_uri}",
+        f"run          {writer.run_id}",
+        f"artefacts    {connect().get_run(writer.run_id).info.artifact_uri}",
         f"model        {model}",
         "look at it   mlflow ui",
         f"predict      loratrack predict --model {model} {given}",

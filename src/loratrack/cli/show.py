@@ -14,7 +14,7 @@ from rich.table import Table
 from loratrack.cli import compare
 
 if TYPE_CHECKING:
-    from loratrack.tracking.detail import Detail
+    from loratrack.index.detail import Detail
 
 MAX_EPOCHS = 12
 FIRST_CURVES = ("train/loss", "validation/loss", "avg_f1", "f1", "avg_accuracy", "accuracy")
@@ -43,10 +43,11 @@ def command(arguments: argparse.Namespace) -> int:
 
 
 def answer(arguments: argparse.Namespace, console: Console) -> int:
-    from loratrack.tracking import detail, tables
+    from loratrack.index import detail
+    from loratrack.index.opened import open_tables
 
-    with tables.opened() as opened:
-        found = detail.detail(opened, arguments.run)
+    with open_tables() as tables:
+        found = detail.detail(tables, arguments.run)
     if arguments.json:
         console.out(json.dumps(_as_json(found), ensure_ascii=False, indent=1), highlight=False)
         return 0
@@ -63,48 +64,51 @@ def answer(arguments: argparse.Namespace, console: Console) -> int:
 def _parts(found: Detail, console: Console) -> list[RenderableType]:
     """From the top of the screen to the bottom."""
     parts: list[RenderableType] = [*_head(found), ""]
-    if found.record.scores:
+    if found.run.scores:
         parts.append(_scores(found))
     if found.epochs:
         parts += _epochs(found, console)
-    return [*parts, "", _settings(found.record.params), "", *_kept(found)]
+    return [*parts, "", _settings(found.run.params), "", *_kept(found)]
 
 
 def _head(found: Detail) -> list[str]:
-    from loratrack.tracking import columns, links
+    from loratrack.store import links
+    from loratrack.views import columns
 
-    record, head = found.record, found.record.head
-    lasted = "" if head.duration_seconds is None else f", took {columns.duration(head.duration_seconds)}"
-    told = [head.status, record.tags.get("task_type"), record.tags.get("project"), record.tags.get("device")]
-    description = record.params.get("description")
+    run, summary = found.run, found.run.summary
+    lasted = (
+        "" if summary.duration_seconds is None else f", took {columns.duration(summary.duration_seconds)}"
+    )
+    told = [summary.status, run.tags.get("task_type"), run.tags.get("project"), run.tags.get("device")]
+    description = run.params.get("description")
     lines = [
-        f"{head.exp_id}  {'  '.join(columns.printable(text) for text in told if text)}",
+        f"{summary.exp_id}  {'  '.join(columns.printable(text) for text in told if text)}",
         *([columns.printable(description)] if description else []),
-        f"run          {head.run_id}",
-        f"started      {columns.shown('started', head.started_ms / 1000)}{lasted}",
-        f"MLflow       {links.run_page(head.experiment_id, head.run_id)}",
+        f"run          {summary.run_id}",
+        f"started      {columns.shown('started', summary.started_ms / 1000)}{lasted}",
+        f"MLflow       {links.run_page(summary.experiment_id, summary.run_id)}",
     ]
-    return lines + [f"registered   {version}" for version in record.versions]
+    return lines + [f"registered   {version}" for version in run.versions]
 
 
 def _scores(found: Detail) -> Table:
-    from loratrack.tracking import detail
+    from loratrack.index import detail
 
-    record = found.record
+    run = found.run
     table = Table()
     at = "best" if found.best_epoch is None else f"epoch {found.best_epoch}"
     for heading in ("task", f"accuracy, {at}", f"F1, {at}", "test accuracy", "test F1"):
         table.add_column(heading, justify="left" if heading == "task" else "right")
-    for name, prefix in detail.tasks(record.scores).items():
-        best = [record.best(f"{prefix}{measure}") for measure in ("accuracy", "f1")]
-        test = [record.metrics.get(f"test_{prefix}{measure}") for measure in ("accuracy", "f1")]
+    for name, prefix in detail.tasks(run.scores).items():
+        best = [run.best(f"{prefix}{measure}") for measure in ("accuracy", "f1")]
+        test = [run.metrics.get(f"test_{prefix}{measure}") for measure in ("accuracy", "f1")]
         table.add_row(name, *(NONE if value is None else f"{value:.4f}" for value in (*best, *test)))
     return table
 
 
 def _epochs(found: Detail, console: Console) -> list[RenderableType]:
     """A row for each epoch, the best one marked, and what had no room."""
-    from loratrack.tracking.columns import Column, shown
+    from loratrack.views.columns import Column, shown
 
     names = list(dict.fromkeys(name for values in found.epochs.values() for name in values))
     names = sorted(names, key=lambda name: (name not in FIRST_CURVES, "/" in name, name))
@@ -129,7 +133,7 @@ def _few(epochs: Sequence[int], best: int | None) -> list[int]:
 
 def _settings(params: Any) -> Columns:
     """A block for each section of the config, side by side where there is room."""
-    from loratrack.tracking import columns
+    from loratrack.views import columns
 
     blocks: dict[str, list[tuple[str, str]]] = {section: [] for section in SECTIONS}
     for name, value in params.items():
@@ -173,7 +177,7 @@ def _environment(facts: Any) -> str:
 
 
 def _as_json(found: Detail) -> dict[str, Any]:
-    return compare.as_json(found.record) | {
+    return compare.as_json(found.run) | {
         "best_epoch": found.best_epoch,
         "epochs": {str(epoch): values for epoch, values in found.epochs.items()},
         "datasets": [

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from loratrack.cli import recording
 from loratrack.config import RunConfig, files, flat, plain
 from loratrack.config.sweep import SweepConfig, load_sweep
 from loratrack.errors import UserError
+from loratrack.experiments import recording
 from loratrack.places import PYFUNC
 
 if TYPE_CHECKING:
     import optuna
 
+    from loratrack.experiments.interrupt import Interruption
     from loratrack.sweep.report import Report
     from loratrack.sweep.study import Search
-    from loratrack.tracking.runs import Run
-    from loratrack.training.interrupt import Interruption
+    from loratrack.tracking.writer import RunWriter
 
 DATABASE, LOCK = "optuna.db", ".optuna.lock"
 SHOW = "show"
@@ -69,13 +69,13 @@ def command(arguments: argparse.Namespace) -> int:
 
 def sweep(config: SweepConfig, project: str, console: Console) -> int:
     """Work on the sweep until it is over; the exit code is 0, or 128 + the signal that ended it early."""
-    from loratrack.cli.sweep_lines import Lines
-    from loratrack.cli.trials import Floor
+    from loratrack.cli.sweep_lines import SweepScreen
+    from loratrack.experiments.interrupt import interruptible
+    from loratrack.experiments.trials import TrialRunner
+    from loratrack.store.place import store_folder
     from loratrack.sweep.study import Search
-    from loratrack.tracking import store
-    from loratrack.training.interrupt import interruptible
 
-    folder = store.folder()
+    folder = store_folder()
     folder.mkdir(parents=True, exist_ok=True)
     url = config.sweep.storage or f"sqlite:///{folder / DATABASE}"
     search = Search(config, url, folder / LOCK, lambda text: _print(console, text))
@@ -84,7 +84,7 @@ def sweep(config: SweepConfig, project: str, console: Console) -> int:
             parent = _parent(search, config)
             _print(console, f"{config.sweep.name}: run {parent.run_id}, study in {url}")
             try:
-                Floor(search, parent, Lines(console, search), lambda: bool(interruption)).work()
+                TrialRunner(search, parent, SweepScreen(console, search), lambda: bool(interruption)).work()
                 return _end(search, config, project, parent, console, interruption)
             except BaseException:
                 parent.finish("FAILED")
@@ -95,12 +95,12 @@ def sweep(config: SweepConfig, project: str, console: Console) -> int:
 
 def show(arguments: argparse.Namespace, console: Console) -> int:
     """The best trials of a sweep, and what mattered."""
+    from loratrack.store.place import store_folder
     from loratrack.sweep import report, study
-    from loratrack.tracking import store
 
     if arguments.name is None:
         raise UserError("sweep show: needs the name of a sweep: loratrack sweep show NAME")
-    file = store.folder() / DATABASE
+    file = store_folder() / DATABASE
     if arguments.storage is None and not file.exists():
         raise UserError(f"sweep show: there is no sweep yet in {file}")
     found_study = study.existing(arguments.storage or f"sqlite:///{file}", arguments.name)
@@ -112,18 +112,18 @@ def show(arguments: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _parent(search: Search, config: SweepConfig) -> Run:
+def _parent(search: Search, config: SweepConfig) -> RunWriter:
     """The run of the sweep, which all its processes share."""
     from loratrack.sweep.study import PARENT
-    from loratrack.tracking.runs import Run
+    from loratrack.tracking.writer import RunWriter
 
-    with search.turn():
-        known = search.noted(PARENT)
+    with search.locked():
+        known = search.attr(PARENT)
         if known is not None:
-            return Run.attach(known)
+            return RunWriter.attach(known)
         tags = {**recording.tags(config), "sweep": config.sweep.name}
-        parent = Run.start(name=config.sweep.name, params=flat(plain(config)), tags=tags)
-        search.note(PARENT, parent.run_id)
+        parent = RunWriter.start(name=config.sweep.name, params=flat(plain(config)), tags=tags)
+        search.set_attr(PARENT, parent.run_id)
         return parent
 
 
@@ -131,7 +131,7 @@ def _end(
     search: Search,
     config: SweepConfig,
     project: str,
-    parent: Run,
+    parent: RunWriter,
     console: Console,
     interruption: Interruption,
 ) -> int:
@@ -139,15 +139,15 @@ def _end(
     from loratrack.sweep.study import CONCLUDED
 
     _end_runs_of_the_dead(search, parent)
-    with search.alone() as is_alone:
+    with search.last_one_out() as is_alone:
         if not is_alone or search.running_elsewhere():
             parent.leave()
         elif interruption.signal is None:
             done = search.num_done()
-            if search.noted(CONCLUDED) != done:
+            if search.attr(CONCLUDED) != done:
                 _conclude(search, config, project, parent, console, interruption)
             if not interruption:
-                search.note(CONCLUDED, done)
+                search.set_attr(CONCLUDED, done)
             parent.finish("KILLED" if interruption else "FINISHED")
         else:
             parent.finish("KILLED")
@@ -158,32 +158,32 @@ def _end(
     return 0
 
 
-def _end_runs_of_the_dead(search: Search, parent: Run) -> None:
+def _end_runs_of_the_dead(search: Search, parent: RunWriter) -> None:
     """A run whose trial is over and that is still RUNNING belongs to a process that was killed."""
-    from loratrack.tracking import children
+    from loratrack.tracking import child_runs
 
-    for child in children.running(parent.run_id):
+    for child in child_runs.running(parent.run_id):
         name, _, number = child.name.rpartition("-")
         if name == search.sweep.name and number.isdecimal() and search.is_over(int(number)):
-            children.end(child.run_id, "KILLED", "its process died; the trial was begun again")
+            child_runs.end(child.run_id, "KILLED", "its process died; the trial was begun again")
 
 
 def _conclude(
     search: Search,
     config: SweepConfig,
     project: str,
-    parent: Run,
+    parent: RunWriter,
     console: Console,
     interruption: Interruption,
 ) -> None:
     """Best trial, its version, its retraining and the report, on the sweep's run."""
+    from loratrack.store.place import store_folder
     from loratrack.sweep import report, space
-    from loratrack.tracking import store
 
     best = search.best()
     found = report.report(search.study)
     _tell(found, console)
-    work = store.folder() / "work" / parent.run_id
+    work = store_folder() / "work" / parent.run_id
     shutil.rmtree(work, ignore_errors=True)
     try:
         _write_report(search.study, found, work)
@@ -191,36 +191,38 @@ def _conclude(
         if best is not None:
             best_config = space.trial_config(config, best.number, space.replay(config, best.params))
             files.save(best_config, work / BEST_CONFIG)
-            parent.tags({f"best.{key}": str(value) for key, value in best.params.items()})
-            parent.tags({"best_trial": str(best.number), "best_run_id": str(best.user_attrs.get("run_id"))})
+            parent.set_tags({f"best.{key}": str(value) for key, value in best.params.items()})
+            parent.set_tags(
+                {"best_trial": str(best.number), "best_run_id": str(best.user_attrs.get("run_id"))}
+            )
             _register(search, best_config, project, parent, console)
             _retrain(search, best_config, parent, console, interruption)
-        parent.artifacts(work)
+        parent.log_artifacts(work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _register(search: Search, best: RunConfig, project: str, parent: Run, console: Console) -> None:
+def _register(search: Search, best: RunConfig, project: str, parent: RunWriter, console: Console) -> None:
     """The best trial becomes a version, once."""
-    from loratrack.tracking import registry
+    from loratrack.registry import register
 
     trial = search.best()
     assert trial is not None, "asked for the best"
-    if not search.sweep.register_best or search.noted("registered") == trial.number:
+    if not search.sweep.register_best or search.attr("registered") == trial.number:
         return
     name = project if best.register_as is False else str(best.register_as)
     metrics = zip(search.sweep.metrics, trial.values, strict=True)
     tags = {"exp_id": best.exp_id, **{f"best_{metric}": f"{value:.6g}" for metric, value in metrics}}
-    version = registry.register(str(trial.user_attrs["run_id"]), name, PYFUNC, tags)
-    search.note("registered", trial.number)
-    parent.tags({"best_version": f"models:/{name}/{version}"})
+    version = register.register(str(trial.user_attrs["run_id"]), name, PYFUNC, tags)
+    search.set_attr("registered", trial.number)
+    parent.set_tags({"best_version": f"models:/{name}/{version}"})
     _print(console, f"model        models:/{name}/{version}")
 
 
 def _retrain(
-    search: Search, best: RunConfig, parent: Run, console: Console, interruption: Interruption
+    search: Search, best: RunConfig, parent: RunWriter, console: Console, interruption: Interruption
 ) -> None:
-    from loratrack.cli.retraining import retrain
+    from loratrack.experiments.retraining import retrain
 
     times = search.sweep.retrain_best
     if not times:
@@ -233,7 +235,7 @@ def _retrain(
         told |= {f"retrained_{name}_mean": spread.mean, f"retrained_{name}_sd": spread.deviation}
         if name in search.sweep.metrics or name.removeprefix("test_") in search.sweep.metrics:
             _print(console, f"  {name} {spread.mean:.4f} ± {spread.deviation:.4f} (sd of {times} seeds)")
-    parent.metrics(told, step=search.num_done())
+    parent.log_metrics(told, step=search.num_done())
 
 
 def _write_report(study: optuna.Study, found: Report, folder: Path) -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from loratrack.training.member import Member
 
 
-class Lines:
+class SweepScreen:
     def __init__(self, console: Console, search: Search) -> None:
         self.console, self.search = console, search
         self._began = time.monotonic()

@@ -21,10 +21,12 @@ def add_to(commands: Any) -> None:
 
 
 def command(_: argparse.Namespace) -> int:
-    from loratrack.tracking import runs, shipper, store
+    from loratrack.store.client import connect
+    from loratrack.store.place import store_folder, store_name
+    from loratrack.tracking import shipper
 
-    report = shipper.sync(store.folder(), runs.store_name(), store.client())
-    for line in lines(report, runs.store_name()):
+    report = shipper.sync(store_folder(), store_name(), connect())
+    for line in lines(report, store_name()):
         console().print(line)
     return UNSENT if report.waiting or report.refused else 0
 

@@ -1,9 +1,9 @@
 """Files to examples to tokens; labels; splits; the token cache."""
 
 from loratrack.data import cache
-from loratrack.data.corpus import Corpus, Examples, read
-from loratrack.data.dataset import Dataset, Encoded, encode
-from loratrack.data.labels import LabelMap, TaskLabels
+from loratrack.data.labelled.corpus import Corpus, Examples, read
+from loratrack.data.labelled.dataset import Dataset, Encoded, encode
+from loratrack.data.labelled.labels import LabelMap, TaskLabels
 from loratrack.data.texts import read_texts
 from loratrack.data.tokens import Tokenizer, Tokens, encode_texts, prepare_texts
 

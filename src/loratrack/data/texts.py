@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from loratrack.data.checks import text_faults
+from loratrack.data.labelled.checks import text_faults
 from loratrack.data.tables import is_guessed, read_table
 from loratrack.errors import DataError, faults_message
 

@@ -1,7 +1,7 @@
-"""A batch: the rows of one or more members, laid out for one pass through the base.
+"""A batch: the rows of one or more members, batch_layout out for one pass through the base.
 
 Rows of one member lie side by side, so each member owns one slice of the rows and one of the tokens. A batch
-is laid out in numpy first; then it goes to the device at once, but for the bins of a packed one.
+is batch_layout out in numpy first; then it goes to the device at once, but for the bins of a packed one.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def slots_each(layout: Layout, rows: Sequence[int], tokens: Sequence[int], width
 
 
 @dataclass(frozen=True)
-class Laid:
+class BatchLayout:
     """A batch before it is sent to the device."""
 
     layout: Layout
@@ -130,14 +130,14 @@ class Laid:
         )
 
 
-def lay_out(
+def arrange(
     source: Sequences,
     rows_by_member: Sequence[NDArray[np.int64]],
     layout: Layout,
     first_position: int = 0,
     *,
     is_ragged: bool = False,
-) -> Laid:
+) -> BatchLayout:
     """The named rows of `source`, member after member; ragged: packed for an attention without bins."""
     rows = np.concatenate(list(rows_by_member))
     starts, lengths = source.offsets[rows], np.diff(source.offsets)[rows]
@@ -162,7 +162,7 @@ def lay_out(
         arrays = _packed(columns, lengths, total)
     else:
         arrays = _padded(columns, lengths, longest)
-    return Laid(
+    return BatchLayout(
         layout=layout,
         arrays=arrays,
         rows=counts,
@@ -174,10 +174,10 @@ def lay_out(
 
 def _packed(columns: Arrays, lengths: NDArray[np.int64], total: int) -> Arrays:
     """One row after another, and tokens of nobody up to `total`."""
-    laid = {name: _laid(column, None, (1, total)) for name, column in columns.items()}
+    batch_layout = {name: _laid(column, None, (1, total)) for name, column in columns.items()}
     row_of_token = np.repeat(np.arange(len(lengths)), lengths)
     first_tokens = np.cumsum(lengths) - lengths
-    return laid | {"row_of_token": row_of_token, "lengths": lengths, "first_tokens": first_tokens}
+    return batch_layout | {"row_of_token": row_of_token, "lengths": lengths, "first_tokens": first_tokens}
 
 
 def _ragged(columns: Arrays, lengths: NDArray[np.int64], longest: int) -> Arrays:

@@ -21,14 +21,14 @@ from typing import Any
 
 import torch
 
+from loratrack.bases import base as bases
+from loratrack.bases.base import Base
+from loratrack.bases.precision import best_device, compute_dtype, precision_name
 from loratrack.config import RunConfig, files
 from loratrack.errors import UserError
-from loratrack.model import base as bases
 from loratrack.model import probe as probes
 from loratrack.model import weights
-from loratrack.model.base import Base
 from loratrack.model.network import Network
-from loratrack.model.precision import best_device, compute_dtype, precision_name
 from loratrack.model.probe import PROBE, Probe
 from loratrack.places import BUNDLE, our_project
 

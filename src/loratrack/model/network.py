@@ -25,12 +25,12 @@ from transformers.pytorch_utils import Conv1D
 from loratrack.config.schema import Lora
 from loratrack.errors import UserError
 from loratrack.model import attention
-from loratrack.model.batch import Batch, Laid, Layout, Sequences, lay_out
+from loratrack.model.batch import Batch, BatchLayout, Layout, Sequences, arrange
 from loratrack.model.dropout import Dropout
+from loratrack.model.flat_parameters import FlatParameters
 from loratrack.model.heads import Heads
 from loratrack.model.routing import Router
 from loratrack.model.targets import Coverage, find_targets
-from loratrack.model.trained import Trained
 
 Pooling = Literal["cls", "mean"]
 
@@ -56,7 +56,7 @@ class Network:
         self.coverage: dict[str, Coverage] = {}
         self.peft: PeftModel | None = None
         self.router = Router()
-        self._trained: dict[str, Trained] = {}
+        self._trained: dict[str, FlatParameters] = {}
         self.first_position = _first_position(encoder)
         self.layouts: tuple[Layout, ...] = _layouts(encoder)
         self.is_causal = is_causal(encoder)
@@ -92,7 +92,7 @@ class Network:
             raise ValueError("a fully fine-tuned base has one owner")
         self.heads[member] = Heads(self.config.hidden_size, classes, seed).to(self.device)
         if self.use_lora:
-            self.router.attach(self.encoder, member, self.trained(member), lora.dropout)
+            self.router.attach(self.encoder, member, self.flat_parameters(member), lora.dropout)
 
     def remove(self, member: str) -> None:
         del self.heads[member]
@@ -106,11 +106,11 @@ class Network:
                 self.peft.delete_adapter(member)
             self._unfreeze(self.heads)
 
-    def trained(self, member: str) -> Trained:
+    def flat_parameters(self, member: str) -> FlatParameters:
         """What `member` trains as one row of numbers; from the first call on its parameters live there."""
         if member not in self._trained:
             dtype = self.dtype if self.use_lora else torch.float32
-            self._trained[member] = Trained(self.parameters(member), dtype)
+            self._trained[member] = FlatParameters(self.parameters(member), dtype)
         return self._trained[member]
 
     def parameters(self, member: str) -> list[nn.Parameter]:
@@ -145,19 +145,19 @@ class Network:
         self._checkpoints = True
         self.encoder.activation_checkpointing_enable({"use_reentrant": False})
 
-    def lay_out(
+    def arrange(
         self,
         source: Sequences,
         rows_by_member: Sequence[NDArray[np.int64]],
         members: Sequence[str],
         dropout: Sequence[Dropout] | None = None,
-    ) -> Laid:
+    ) -> BatchLayout:
         """The named rows of each member, as this network wants them."""
         ragged = self.layout == "packed" and self.takes_ragged
-        laid = lay_out(source, rows_by_member, self.layout, self.first_position, is_ragged=ragged)
+        batch_layout = arrange(source, rows_by_member, self.layout, self.first_position, is_ragged=ragged)
         if self.use_lora and self.device.type != "cpu":
-            laid.arrays.update(self.router.arrays(laid, members, dropout))
-        return laid
+            batch_layout.arrays.update(self.router.arrays(batch_layout, members, dropout))
+        return batch_layout
 
     @property
     def takes_ragged(self) -> bool:
@@ -166,7 +166,7 @@ class Network:
         return fits and _has_even_heads(self.config)
 
     @property
-    def can_be_recorded(self) -> bool:
+    def can_be_captured(self) -> bool:
         """Whether a pass of training does the same for all batches of one shape, and waits for nothing."""
         return (
             self.takes_ragged and self.layout == "packed" and not self._checkpoints and self.router.is_aligned

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from loratrack.errors import UserError
-from loratrack.model.batch import Arrays, Batch, Laid
+from loratrack.model.batch import Arrays, Batch, BatchLayout
 from loratrack.model.dropout import Draws, Dropout, draw_arrays, drop, drop_, factors
-from loratrack.model.trained import Trained
+from loratrack.model.flat_parameters import FlatParameters
 
 ALIGNMENT = 8
 """Grouped products want rows of 16 bytes: ranks are filled up with zeros to a multiple of this."""
@@ -67,10 +67,10 @@ class Router:
         self.shares: dict[str, float] = {}
         """What each member drops."""
         self._route: Route | None = None
-        self._trained: dict[str, Trained] = {}
+        self._trained: dict[str, FlatParameters] = {}
         self._layers: dict[str, _RoutedLayer] = {}
 
-    def attach(self, network: nn.Module, member: str, trained: Trained, dropout_share: float) -> None:
+    def attach(self, network: nn.Module, member: str, trained: FlatParameters, dropout_share: float) -> None:
         """Route the layers that `member` adapts, with its matrices as `trained` has them."""
         self.shares[member], self._trained[member] = dropout_share, trained
         for name, module in network.named_modules():
@@ -115,14 +115,18 @@ class Router:
         """Something trained: what comes of it is part of the backward pass."""
         return self._trained[self.route.members[0]].matrices
 
-    def arrays(self, laid: Laid, members: Sequence[str], dropout: Sequence[Dropout] | None) -> Arrays:
+    def arrays(
+        self, batch_layout: BatchLayout, members: Sequence[str], dropout: Sequence[Dropout] | None
+    ) -> Arrays:
         """What a GPU needs of a route: where slices end, and what dropout is drawn from."""
-        slots = laid.slots_each
+        slots = batch_layout.slots_each
         found: Arrays = {"ends": np.cumsum(slots, dtype=np.int32)}
         if dropout is None or not self._drops(members):
             return found
         shares = [self.shares[member] for member in members]
-        return found | draw_arrays(dropout, shares, laid.tokens, slots, laid.arrays.get("real_tokens"))
+        return found | draw_arrays(
+            dropout, shares, batch_layout.tokens, slots, batch_layout.arrays.get("real_tokens")
+        )
 
     def _drops(self, members: Sequence[str]) -> bool:
         return any(self.shares[member] > 0 for member in members)
@@ -313,7 +317,7 @@ def _of_all_lines(way: Route, lines: int) -> Route:
     return replace(way, slots=(lines,), dropout=None, draws=None)
 
 
-def _adapter(layer: LoraLayer, member: str, trained: Trained) -> Adapter:
+def _adapter(layer: LoraLayer, member: str, trained: FlatParameters) -> Adapter:
     down, up = layer.lora_A[member].weight, layer.lora_B[member].weight
     return Adapter(trained.cast(down), trained.cast(up), down.grad, up.grad, layer.scaling[member])
 

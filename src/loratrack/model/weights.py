@@ -22,8 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from loratrack.bases.base import quiet, without_pooler
 from loratrack.errors import UserError
-from loratrack.model.base import quiet, without_pooler
 from loratrack.model.network import Network
 
 ADAPTER = "lora_adapter"

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from loratrack import data
+from loratrack.bases import base as bases
 from loratrack.config import RunConfig
 from loratrack.data import LabelMap
 from loratrack.errors import DataError, UserError
-from loratrack.model import base as bases
 from loratrack.model import bundle
 from loratrack.model import probe as probes
-from loratrack.model.answers import predict
 from loratrack.model.batch import Sequences
 from loratrack.model.network import Network
+from loratrack.model.passes import predict
 from loratrack.model.probe import PROBE, computing_place
 
 EXACT_ON = "cpu"
@@ -30,7 +30,7 @@ MAX_SHOWN = 10
 
 
 @dataclass(frozen=True)
-class Answer:
+class Prediction:
     label: str
     probability: float
 
@@ -49,7 +49,7 @@ class Classifier:
         self._lock = threading.Lock()
         self._tokenizer = bases.load_tokenizer(base, trust_remote_code=self.config.model.trust_remote_code)
 
-    def answer(self, columns: Mapping[str, Sequence[str]]) -> list[dict[str, Answer]]:
+    def answer(self, columns: Mapping[str, Sequence[str]]) -> list[dict[str, Prediction]]:
         """For each row the answer of each task; `columns` holds the text columns of the training data."""
         names = self.config.text_columns
         if missing := [name for name in names if name not in columns]:
@@ -70,10 +70,10 @@ class Classifier:
             return predict(self.network, rows, [bundle.MEMBER])[bundle.MEMBER]
 
     @staticmethod
-    def _choose(labels: Sequence[str], logits: Tensor) -> list[Answer]:
+    def _choose(labels: Sequence[str], logits: Tensor) -> list[Prediction]:
         best = torch.softmax(logits, dim=-1).max(dim=-1)
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return [Answer(labels[index], value) for index, value in pairs]
+        return [Prediction(labels[index], value) for index, value in pairs]
 
 
 def _refuse_rows_without_text(texts: Sequence[Sequence[str]]) -> None:

@@ -10,7 +10,7 @@ from loratrack.config import RunConfig
 from loratrack.config.faults import closest_setting, setting_names
 from loratrack.config.sweep import Choice, Int, Log, Simplex, Space, SweepConfig, Times, Uniform
 from loratrack.errors import ConfigError, faults_message
-from loratrack.sweep import goals
+from loratrack.sweep import objectives
 from loratrack.sweep.space import applies, in_order, needs, trial_config
 
 NOT_VARIED = ("exp_id", "description", "register", "base_config", "resources.")
@@ -41,13 +41,13 @@ def _name_faults(config: SweepConfig) -> Iterator[str]:
 
 
 def _metric_faults(config: SweepConfig) -> Iterator[str]:
-    sweep, known = config.sweep, goals.known_metrics(config)
+    sweep, known = config.sweep, objectives.known_metrics(config)
     for metric in sweep.metrics:
         if metric not in known:
             yield f"sweep.metric: must be one of {', '.join(known)}, got {metric!r}"
     if len(set(sweep.metrics)) < len(sweep.metrics):
         yield f"sweep.metric: must name different metrics, got {', '.join(sweep.metrics)}"
-    count, directions = len(sweep.metrics), goals.directions(sweep)
+    count, directions = len(sweep.metrics), objectives.directions(sweep)
     if len(directions) != count:
         yield (
             f"sweep.direction: needs one for each of {count} metric(s),"
@@ -87,7 +87,7 @@ def _sampler_faults(config: SweepConfig) -> Iterator[str]:
 def _pruner_faults(config: SweepConfig) -> Iterator[str]:
     sweep, epochs = config.sweep, most_epochs(config)
     if (
-        goals.pruner_name(sweep) != "none"
+        objectives.pruner_name(sweep) != "none"
         and sweep.min_epochs >= epochs
         and "min_epochs" in sweep.model_fields_set
     ):

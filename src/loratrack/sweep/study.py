@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 from loratrack.config import RunConfig
 from loratrack.config.sweep import Sweep, SweepConfig
 from loratrack.errors import ConfigError, StoreError, UserError
-from loratrack.sweep import choices, facts, goals, space
+from loratrack.sweep import fingerprint, objectives, samplers, space
 
 SILENT_BEATS = 3
 """A process that misses so many heartbeats is taken for dead."""
@@ -62,18 +62,18 @@ class Search:
         self.config, self.sweep, self.notice = config, config.sweep, notice
         self._lock, self._open = lock, dict[int, Trial]()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        with self.turn():
+        with self.locked():
             self._storage = storage(url, self.sweep.heartbeat_seconds)
             self.study = _study(self._storage, config)
             if self.sweep.sampler == "grid":
                 for point in space.combinations(config):
                     self.study.enqueue_trial(point, skip_if_exists=True)
-        self.study.pruner = choices.pruner(config)
+        self.study.pruner = samplers.pruner(config)
         self._deadline = _deadline(self.sweep.max_hours)
         self._heart = _Heart(self._storage, self.sweep.heartbeat_seconds)
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """One process at a time. SQLite has no row locks, so Optuna's own steps need this too."""
         self._lock.parent.mkdir(parents=True, exist_ok=True)
         with self._lock.open("a") as held:
@@ -81,7 +81,7 @@ class Search:
             yield
 
     @contextmanager
-    def alone(self) -> Iterator[bool]:
+    def last_one_out(self) -> Iterator[bool]:
         """Whether this process is the one that concludes the sweep; held until the block ends."""
         with self._lock.with_name(f"{self._lock.name}.{self.sweep.name}").open("a") as held:
             try:
@@ -94,8 +94,8 @@ class Search:
     def next(self) -> Trial | None:
         """The next trial, now ours; None when there is none to start now."""
         while True:
-            with self.turn():
-                self._bury_the_dead()
+            with self.locked():
+                self._fail_stale()
                 if not self._may_start():
                     return None
                 handle = self._ask()
@@ -115,7 +115,7 @@ class Search:
             trial.handle.report(value, step=epoch)
             trial.reported_epochs = epoch
 
-    def is_loser(self, trial: Trial) -> bool:
+    def should_prune(self, trial: Trial) -> bool:
         """Whether the trial should be stopped, by what is reported of it and of the others."""
         if len(self.sweep.metrics) > 1 or trial.reported_epochs < self.sweep.min_epochs:
             return False
@@ -132,7 +132,7 @@ class Search:
 
     def give_back(self, trial: Trial) -> None:
         """The trial was interrupted: it counts as not done, and whoever goes on begins it again."""
-        with self.turn():
+        with self.locked():
             self._close(trial, TrialState.FAIL, reason="interrupted")
             _queue_again(self.study, self._storage.get_trial(trial.handle._trial_id), None)
 
@@ -161,15 +161,15 @@ class Search:
 
     def num_started(self) -> int:
         """Trials that are done or in training; one that was interrupted or died is not."""
-        return len([t for t in _standing(self.trials()) if t.state != TrialState.WAITING])
+        return len([t for t in _without_retried(self.trials()) if t.state != TrialState.WAITING])
 
     def num_done(self) -> int:
-        return len([t for t in _standing(self.trials()) if t.state.is_finished()])
+        return len([t for t in _without_retried(self.trials()) if t.state.is_finished()])
 
     def num_wanted(self) -> int | None:
         """How many trials the sweep has in all; None where only the time is limited."""
         if self.sweep.sampler == "grid":
-            points = len(_standing(self.trials()))
+            points = len(_without_retried(self.trials()))
             return points if self.sweep.trials is None else min(points, self.sweep.trials)
         return self.sweep.trials
 
@@ -183,19 +183,19 @@ class Search:
             return None
         if len(self.sweep.metrics) == 1:
             return self.study.best_trial
-        sign = goals.sign(self.sweep)
+        sign = objectives.sign(self.sweep)
         return max(self.study.best_trials, key=lambda trial: sign * trial.values[0])
 
     def is_best(self, values: Sequence[float]) -> bool:
         """Whether no trial so far is better at the first metric."""
         best = self.best()
-        sign = goals.sign(self.sweep)
+        sign = objectives.sign(self.sweep)
         return best is None or bool(sign * values[0] >= sign * best.values[0])
 
-    def note(self, key: str, value: Any) -> None:
+    def set_attr(self, key: str, value: Any) -> None:
         self.study.set_user_attr(key, value)
 
-    def noted(self, key: str) -> Any:
+    def attr(self, key: str) -> Any:
         return self.study.user_attrs.get(key)
 
     def close(self) -> None:
@@ -204,7 +204,7 @@ class Search:
         self._storage.engine.dispose()
 
     def _ask(self) -> optuna.Trial:
-        self.study.sampler = choices.sampler(self.config, len(self.trials()))
+        self.study.sampler = samplers.sampler(self.config, len(self.trials()))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Heartbeat of storage is supposed", UserWarning)
             handle = self.study.ask()
@@ -222,7 +222,7 @@ class Search:
     def _queue(self) -> list[FrozenTrial]:
         return [trial for trial in self.trials() if trial.state == TrialState.WAITING]
 
-    def _bury_the_dead(self) -> None:
+    def _fail_stale(self) -> None:
         """Trials whose process is gone fail, and are queued again."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
@@ -286,20 +286,20 @@ def _study(kept: RDBStorage, config: SweepConfig) -> optuna.Study:
     """The study with these settings; one that came to nothing so far makes way for other settings."""
     try:
         study = _opened(kept, config.sweep)
-        changed = facts.changes(study, config)
+        changed = fingerprint.changes(study, config)
         if changed and any(trial.state in RESULTS for trial in study.get_trials(deepcopy=False)):
-            raise facts.refusal(config, changed)
+            raise fingerprint.refusal(config, changed)
         if changed:
             optuna.delete_study(study_name=config.sweep.name, storage=kept)
             study = _opened(kept, config.sweep)
-        facts.keep(study, config)
+        fingerprint.keep(study, config)
     except optuna.exceptions.StorageInternalError as error:
         raise StoreError(f"sweep.storage: the database must answer, got {error}") from error
     return study
 
 
 def _opened(kept: RDBStorage, sweep: Sweep) -> optuna.Study:
-    directions = list(goals.directions(sweep))
+    directions = list(objectives.directions(sweep))
     study = optuna.create_study(
         storage=kept, study_name=sweep.name, directions=directions, load_if_exists=True
     )
@@ -318,7 +318,7 @@ def _queue_again(study: optuna.Study, trial: FrozenTrial, retries: int | None) -
         RetryHeartbeatStaleTrialCallback(max_retry=retries)(study, trial)
 
 
-def _standing(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+def _without_retried(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     """Without those that another trial stands for."""
     replaced = {number for trial in trials for number in trial.system_attrs.get("retry_history", ())}
     return [trial for trial in trials if trial.number not in replaced]

@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from loratrack.tracking.secrets import scrub
+from loratrack.store.secrets import scrub
 
 GIT_TIMEOUT_SECONDS = 30
 MAX_DIFF_CHARACTERS = 1_000_000

@@ -7,7 +7,6 @@ the project, or with `loratrack sync`.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,8 +19,9 @@ from mlflow.exceptions import MlflowException, RestException
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
+from loratrack.store.client import REFUSALS, use_short_requests
+from loratrack.store.secrets import scrub_text
 from loratrack.tracking.outbox import Outbox, Row
-from loratrack.tracking.secrets import scrub_text
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -32,15 +32,6 @@ POLL_SECONDS = 1.0
 FIRST_RETRY_SECONDS = 0.5
 LAST_RETRY_SECONDS = 3.0
 ROWS_AT_ONCE = 500
-REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
-"""Answers that another try does not change; everything else is tried again."""
-
-SHORT_REQUESTS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
-}
-"""MLflow's own seven retries take four minutes, in which a server that is back goes unnoticed."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +69,6 @@ def sync(folder: Path, store: str, client: MlflowClient) -> SyncReport:
     )
     outbox.close()
     return report
-
-
-def use_short_requests() -> None:
-    for name, value in SHORT_REQUESTS.items():
-        os.environ.setdefault(name, value)
 
 
 class Shipper(threading.Thread):

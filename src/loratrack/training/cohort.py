@@ -20,10 +20,10 @@ from loratrack.errors import UserError
 from loratrack.model.batch import send_together
 from loratrack.model.dropout import Dropout
 from loratrack.model.network import Network
-from loratrack.training.evaluation import Evaluation, evaluate
+from loratrack.training.cuda_graphs import GraphCache, is_out_of_memory
 from loratrack.training.member import Member
-from loratrack.training.order import micro_batches
-from loratrack.training.recorded import Recorder, is_out_of_memory
+from loratrack.training.objectives.evaluation import Evaluation, evaluate
+from loratrack.training.schedule import micro_batches
 
 Rows = NDArray[np.int64]
 
@@ -45,11 +45,11 @@ class Cohort:
         """How many passes the members of a step are spread over; more once memory ran out."""
         self.micro_batch_limits: dict[str, int] = {}
         """Members whose micro-batches are no larger than this, since memory ran out for them."""
-        self._recorder = Recorder(network.device, notice)
+        self._graphs = GraphCache(network.device, notice)
 
     def join(self, member: Member) -> None:
         self.members.append(member)
-        self._recorder.forget()
+        self._graphs.clear()
 
     @property
     def training(self) -> list[Member]:
@@ -80,13 +80,13 @@ class Cohort:
         try:
             return evaluate(self.network, self.dataset.validation, weights)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error) or not self._give_up_recordings():
+            if not is_out_of_memory(error) or not self._give_up_graphs_by_shape():
                 raise
         return evaluate(self.network, self.dataset.validation, weights)
 
-    def _give_up_recordings(self) -> bool:
+    def _give_up_graphs_by_shape(self) -> bool:
         """Their memory back; whether there was any."""
-        held = self._recorder.give_up()
+        held = self._graphs.disable()
         if held:
             self.notice("out of memory: passes are no longer recorded, which is slower and takes less")
         return held
@@ -109,8 +109,8 @@ class Cohort:
                 if not is_out_of_memory(error):
                     raise
             for member, _ in batches:
-                member.trained.forget()
-            if not self._give_up_recordings():
+                member.flat_parameters.zero_grad()
+            if not self._give_up_graphs_by_shape():
                 self._use_less_memory(batches, share)
             batches = [(member, rows) for member, rows in batches if member.is_training]
         for (member, rows), task_sums in zip(batches, losses, strict=True):
@@ -135,12 +135,14 @@ class Cohort:
         network, names = self.network, [member.name for member, _, _ in present]
         rows = [part for _, part, _ in present]
         dropout = [Dropout(member.config.train.seed, member.step, number) for member, _, _ in present]
-        laid = network.lay_out(self.dataset.train, rows, names, dropout)
-        laid.arrays["labels"] = np.asarray(self.dataset.train.labels[np.concatenate(rows)], dtype=np.int64)
-        laid.arrays["weights"] = row_weights(present)
+        batch_layout = network.arrange(self.dataset.train, rows, names, dropout)
+        batch_layout.arrays["labels"] = np.asarray(
+            self.dataset.train.labels[np.concatenate(rows)], dtype=np.int64
+        )
+        batch_layout.arrays["weights"] = row_weights(present)
 
         def work(sent: Mapping[str, Tensor]) -> Tensor:
-            batch = laid.batch(sent, network.device)
+            batch = batch_layout.batch(sent, network.device)
             with network.routed(batch, names, dropout):
                 logits = network.heads[names[0]].split(network.logits(batch, names))
                 losses = task_losses(logits, batch.more["labels"])
@@ -148,10 +150,12 @@ class Cohort:
             parts = torch.split(losses.detach(), list(batch.rows))
             return torch.stack([part.sum(dim=0) for part in parts])
 
-        if network.can_be_recorded:
-            sums = self._recorder.run(laid, tuple(member.trained for member, _, _ in present), work)
+        if network.can_be_captured:
+            sums = self._graphs.run(
+                batch_layout, tuple(member.flat_parameters for member, _, _ in present), work
+            )
         else:
-            sums = work(send_together(laid.arrays, network.device))
+            sums = work(send_together(batch_layout.arrays, network.device))
         return dict(zip(names, sums, strict=True))
 
     def _micro_batch_size(self, member: Member) -> int | None:

@@ -55,7 +55,7 @@ def step_seconds(
     logits = _logits(network, split, member, layout, rows, training=True)
     logits.sum().backward()  # type: ignore[no-untyped-call]
     _wait(network.device)
-    network.trained(member).forget()
+    network.flat_parameters(member).zero_grad()
     return time.perf_counter() - started
 
 
@@ -78,7 +78,7 @@ def _logits(
 ) -> Tensor:
     network.train() if training else network.eval()
     network.layout = layout
-    batch = network.lay_out(split, [rows], [member]).on(network.device)
+    batch = network.arrange(split, [rows], [member]).on(network.device)
     with network.routed(batch, [member]):
         return network.logits(batch, [member])
 

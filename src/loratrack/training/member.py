@@ -17,10 +17,10 @@ from torch import Tensor
 from loratrack.config import RunConfig
 from loratrack.model import weights
 from loratrack.model.network import Network
-from loratrack.training.evaluation import Evaluation
 from loratrack.training.log import RunLog
-from loratrack.training.metrics import scores
-from loratrack.training.order import epoch_batches, learning_rate
+from loratrack.training.objectives.evaluation import Evaluation
+from loratrack.training.objectives.scores import scores
+from loratrack.training.schedule import epoch_batches, learning_rate
 
 Status = Literal["training", "finished", "failed", "stopped"]
 
@@ -79,7 +79,7 @@ class Member:
         self.best: Best | None = None
         self.loss_weights = config.loss_weights
         self.total_steps = math.ceil(num_rows / config.train.batch_size) * config.train.epochs
-        self.trained = network.trained(name)
+        self.flat_parameters = network.flat_parameters(name)
         self.optimizer = self._optimizer()
         self._batches = self._epoch()
 
@@ -96,12 +96,12 @@ class Member:
         self.meter.add(task_sums, rows)
         train = self.config.train
         if train.max_grad_norm is not None:
-            self.trained.clip(train.max_grad_norm)
+            self.flat_parameters.clip(train.max_grad_norm)
         rate = learning_rate(train, self.step, self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        self.trained.forget()
+        self.flat_parameters.zero_grad()
         self.step += 1
 
     def check_losses(self) -> None:
@@ -178,7 +178,7 @@ class Member:
     def _optimizer(self) -> torch.optim.AdamW:
         """Weight decay for matrices only. Fused: one kernel for all parameters."""
         groups = [
-            {"params": [self.trained.matrices], "weight_decay": self.config.train.weight_decay},
-            {"params": [self.trained.vectors], "weight_decay": 0.0},
+            {"params": [self.flat_parameters.matrices], "weight_decay": self.config.train.weight_decay},
+            {"params": [self.flat_parameters.vectors], "weight_decay": 0.0},
         ]
         return torch.optim.AdamW(groups, lr=self.config.train.lr, fused=True)

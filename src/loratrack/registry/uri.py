@@ -1,0 +1,166 @@
+"""Where a model lies: from the name that MLflow knows it by to a local folder with its bundle."""
+
+from __future__ import annotations
+
+import atexit
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from loratrack.errors import UserError, did_you_mean
+from loratrack.places import PYFUNC
+from loratrack.store.client import MISSING, answering, connect, quoted, use_short_requests
+from loratrack.store.place import store_name, tracking_uri
+
+MODELS, RUNS = "models:/", "runs:/"
+LOADER = "loratrack.serving.pyfunc"
+STAGES = ("Production", "Staging", "Archived")
+FORMS = "models:/NAME@alias, models:/NAME/3, models:/NAME/Production, runs:/RUN_ID, or a folder"
+
+
+def fetch(model: str) -> Path:
+    """The local folder of the bundle that `model` names, in one of `FORMS`.
+
+    What lies on a server is downloaded, and deleted when the process ends.
+    """
+    if model.startswith(MODELS):
+        return _bundle(_registered(model))
+    if model.startswith(RUNS):
+        return _bundle(_of_run(model))
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"model: must be {FORMS}, got {model!r}, and there is no such folder")
+    return _bundle(folder)
+
+
+def _registered(model: str) -> Path:
+    use_short_requests()
+    with answering():
+        client = connect()
+        name, version = _version(client, model)
+        return _local(client.get_model_version_download_uri(name, str(version)), f"{name} version {version}")
+
+
+def _version(client: Any, model: str) -> tuple[str, int]:
+    """The name and number that `models:/NAME@alias`, `models:/NAME/3` or `models:/NAME/Stage` mean."""
+    name, mark, wanted = _parts(model.removeprefix(MODELS))
+    known = _known(client, name)
+    if mark == "/" and wanted.isdecimal():
+        _refuse_unknown_version(client, name, int(wanted))
+        return name, int(wanted)
+    if mark == "/":
+        stages = {found.current_stage.lower(): int(found.version) for found in known.latest_versions}
+        return name, _of_stage(name, wanted, stages)
+    return name, _of_alias(name, wanted, {alias: int(number) for alias, number in known.aliases.items()})
+
+
+def _parts(text: str) -> tuple[str, str, str]:
+    """Name, `/` or `@`, and what stands behind; nothing but the name when neither is there."""
+    return text.partition("/") if "/" in text or "@" not in text else text.rpartition("@")
+
+
+def _known(client: Any, name: str) -> Any:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code not in MISSING:
+            raise
+    names = [found.name for found in client.search_registered_models()]
+    listed = f"; the registry has {_listed(names)}" if names else "; the registry is empty"
+    raise UserError(f"{MODELS}{name}: no such registered model{did_you_mean(name, names) or listed}")
+
+
+def _of_alias(name: str, wanted: str, aliases: Mapping[str, int]) -> int:
+    if wanted in aliases:
+        return aliases[wanted]
+    there = _listed(f"@{alias} (version {number})" for alias, number in sorted(aliases.items()))
+    instead = f"it has {there}" if aliases else "it has none, so name a version, such as /1"
+    if not wanted:
+        raise UserError(
+            f"{MODELS}{name}: must say which version, as @alias, /3 or /Production; of aliases {instead}"
+        )
+    raise UserError(f"{MODELS}{name}@{wanted}: no such alias{did_you_mean(wanted, aliases)}; {instead}")
+
+
+def _of_stage(name: str, wanted: str, stages: Mapping[str, int]) -> int:
+    if wanted.lower() not in [stage.lower() for stage in STAGES]:
+        raise UserError(
+            f"{MODELS}{name}/{wanted}: must be a number or one of {', '.join(STAGES)}, got {wanted!r}"
+        )
+    if wanted.lower() not in stages:
+        taken = [f"{stage} (version {stages[stage.lower()]})" for stage in STAGES if stage.lower() in stages]
+        raise UserError(
+            f"{MODELS}{name}/{wanted}: no version is in this stage; in use: {_listed(taken) or 'no stage'}"
+        )
+    return stages[wanted.lower()]
+
+
+def _refuse_unknown_version(client: Any, name: str, number: int) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.get_model_version(name, str(number))
+    except MlflowException as error:
+        if error.error_code not in MISSING:
+            raise
+        numbers = sorted(int(found.version) for found in client.search_model_versions(f"name={quoted(name)}"))
+        raise UserError(f"{MODELS}{name}/{number}: no such version; it has {_listed(numbers)}") from None
+
+
+def _of_run(model: str) -> Path:
+    from mlflow.exceptions import MlflowException
+
+    use_short_requests()
+    run_id, _, path = model.removeprefix(RUNS).strip("/").partition("/")
+    path = path or PYFUNC
+    with answering():
+        client = connect()
+        try:
+            info = client.get_run(run_id).info
+        except MlflowException as error:
+            if error.error_code not in MISSING:
+                raise
+            raise UserError(f"{RUNS}{run_id}: no such run in {store_name()}") from None
+        kept = [file.path for file in client.list_artifacts(run_id, str(Path(path).parent).strip("."))]
+        if path not in kept:
+            raise UserError(
+                f"{RUNS}{run_id}: the run {info.run_name!r} ({info.status}) keeps no model at {path!r},"
+                f" it has {_listed(kept) or 'no artifacts'}"
+            )
+        return _local(f"{info.artifact_uri}/{path}", f"run {run_id}")
+
+
+def _local(uri: str, owner: str) -> Path:
+    from mlflow.artifacts import download_artifacts
+    from mlflow.utils.file_utils import local_file_uri_to_path
+    from mlflow.utils.uri import is_local_uri
+
+    if is_local_uri(uri):
+        folder = Path(local_file_uri_to_path(uri))
+        if not folder.is_dir():
+            raise UserError(f"{owner}: its files are not in {folder} any more; put the folder back")
+        return folder
+    target = tempfile.mkdtemp(prefix="loratrack-model-")
+    atexit.register(shutil.rmtree, target, ignore_errors=True)
+    return Path(download_artifacts(artifact_uri=uri, dst_path=target, tracking_uri=tracking_uri()))
+
+
+def _bundle(folder: Path) -> Path:
+    """The folder itself, or the one inside it when it is an MLflow model."""
+    file = folder / "MLmodel"
+    if not file.is_file():
+        return folder
+    flavor = yaml.safe_load(file.read_text("utf-8")).get("flavors", {}).get("python_function", {})
+    if flavor.get("loader_module") != LOADER:
+        raise UserError(f"{folder}: must be a model that loratrack saved, got one of another kind")
+    return folder / str(flavor["data"])
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(str(value) for value in values)

@@ -1,0 +1,146 @@
+"""One registered model in small questions, each as quick among ten thousand versions as among ten.
+
+MLflow reads all versions whenever it is asked for a model, and its client asks before each write whether
+the model is a prompt: 0.4 s each at 10,000 versions. So versions are asked for by alias and number, and
+writing goes past that question.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mlflow.exceptions import MlflowException
+
+from loratrack.errors import RefusedError, did_you_mean
+from loratrack.index.opened import open_tables
+from loratrack.store.client import MISSING, quoted
+from loratrack.store.place import tracking_uri
+
+MAX_NUMBERS = 20
+
+
+class Model:
+    """A registered model; the store's errors come as MlflowException."""
+
+    def __init__(self, client: Any, name: str) -> None:
+        self.name, self._client = name, client
+        self._writer = client._get_registry_client()
+
+    def aliases(self, wanted: Iterable[str]) -> dict[str, int]:
+        """Where those of the wanted aliases are that there are; RefusedError where there is no such model."""
+        found = {alias: version for alias in wanted if (version := self._at(alias)) is not None}
+        if not found and not self._client.search_model_versions(f"name = {quoted(self.name)}", max_results=1):
+            self._refuse_missing()
+        return found
+
+    def has(self, version: int) -> bool:
+        with if_there():
+            self._client.get_model_version(self.name, str(version))
+            return True
+        return False
+
+    def numbers(self) -> str:
+        """Its newest versions, to be shown."""
+        newest = self._client.search_model_versions(
+            f"name = {quoted(self.name)}", max_results=MAX_NUMBERS + 1, order_by=["version_number DESC"]
+        )
+        numbers = sorted(int(each.version) for each in newest)
+        more = "…, " if len(numbers) > MAX_NUMBERS else ""
+        return more + ", ".join(map(str, numbers[-MAX_NUMBERS:])) if numbers else "none"
+
+    def in_stages(self, stages: Iterable[str], also: Iterable[int]) -> dict[int, str]:
+        """The stage of each version in one of the stages, and of the versions in `also`."""
+        wanted, numbers = set(stages), set(also)
+        if not _is_database():
+            versions = pages(self._client.search_model_versions, f"name = {quoted(self.name)}")
+            rows = [(int(each.version), each.current_stage) for each in versions]
+            return {n: stage for n, stage in sorted(rows) if stage in wanted or n in numbers}
+        with open_tables() as tables:
+            rows = tables.rows(
+                "SELECT v.version, v.current_stage FROM model_versions v WHERE v.name = :name"
+                f" AND (v.current_stage IN ({', '.join(repr(stage) for stage in sorted(wanted))})"
+                f" OR v.version IN ({', '.join(map(str, numbers)) or 'NULL'})) ORDER BY v.version",
+                name=self.name,
+            )
+        return {int(number): stage for number, stage in rows}
+
+    def set_stage(self, version: int, stage: str) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # stages are deprecated, and asked for
+            self._writer.transition_model_version_stage(self.name, str(version), stage, False)
+
+    def set_alias(self, alias: str, version: int) -> None:
+        self._writer.set_registered_model_alias(self.name, alias, str(version))
+
+    def drop_alias(self, alias: str) -> None:
+        self._writer.delete_registered_model_alias(self.name, alias)
+
+    def delete(self, version: int) -> None:
+        self._writer.delete_model_version(self.name, str(version))
+
+    def source(self, version: int) -> str:
+        """Where its files lie."""
+        return str(self._writer.get_model_version_download_uri(self.name, str(version)))
+
+    def _at(self, alias: str) -> int | None:
+        try:
+            return int(self._client.get_model_version_by_alias(self.name, alias).version)
+        except MlflowException as error:
+            if error.error_code not in MISSING:
+                raise
+            return None
+
+    def _refuse_missing(self) -> None:
+        known = names(self._client)
+        if self.name in known:
+            return
+        has = f"; the registry has {', '.join(known)}" if known else "; the registry is empty"
+        close = did_you_mean(self.name, known)
+        raise RefusedError(f"{self.name!r}: no such registered model{close or has}")
+
+
+def names(client: Any) -> list[str]:
+    """Of all registered models."""
+    if not _is_database():
+        return sorted(each.name for each in pages(client.search_registered_models))
+    with open_tables() as tables:
+        return [name for (name,) in tables.rows("SELECT m.name FROM registered_models m ORDER BY m.name")]
+
+
+def with_alias(client: Any, alias: str) -> list[str]:
+    """The models that have it."""
+    if not _is_database():
+        found = pages(client.search_registered_models)
+        return sorted(each.name for each in found if alias in each.aliases)
+    query = "SELECT a.name FROM registered_model_aliases a WHERE a.alias = :alias ORDER BY a.name"
+    with open_tables() as tables:
+        return [name for (name,) in tables.rows(query, alias=alias)]
+
+
+def pages(ask: Any, condition: str | None = None) -> Iterator[Any]:
+    """All that MLflow finds, page after page."""
+    token = None
+    while True:
+        page = ask(filter_string=condition, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+@contextmanager
+def if_there() -> Iterator[None]:
+    """What is not there is passed over."""
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code not in MISSING:
+            raise
+
+
+def _is_database() -> bool:
+    """Whether the tables can be asked, so that a question need not go over all versions."""
+    return not tracking_uri().startswith("http")

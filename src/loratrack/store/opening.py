@@ -1,0 +1,81 @@
+"""The first use of a store: a database is seen whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from loratrack.disk import locked
+from loratrack.store import relocation
+from loratrack.store.place import SQLITE, database_file
+
+
+def open_tracking_store(uri: str, artifact_root: str | None = None) -> Any:
+    """MLflow's own store for a SQLite URI, after `initialise`."""
+    from mlflow.tracking._tracking_service.utils import _get_sqlalchemy_store
+
+    initialise(uri)
+    root = artifact_root or os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT")
+    return _keeping_killed(_get_sqlalchemy_store(uri, root))
+
+
+def _keeping_killed(opened: Any) -> Any:
+    """`mlflow run` marks a run FAILED after Ctrl-C, also one that has ended itself as KILLED."""
+    from mlflow.entities import RunStatus
+
+    update = opened.update_run_info
+
+    def update_run_info(
+        run_id: str, run_status: int | None, end_time: int | None, run_name: str | None
+    ) -> Any:
+        if run_status == RunStatus.FAILED and opened.get_run(run_id).info.status == "KILLED":
+            run_status = end_time = None
+        return update(run_id, run_status, end_time, run_name)
+
+    opened.update_run_info = update_run_info
+    return opened
+
+
+def open_registry_store(uri: str) -> Any:
+    """MLflow's own registry for a SQLite URI, after `initialise`."""
+    from mlflow.tracking._model_registry.utils import _get_sqlalchemy_store
+
+    initialise(uri)
+    return _get_sqlalchemy_store(uri)
+
+
+def initialise(uri: str) -> None:
+    """Build the database file of `uri` where there is none, under a lock, and rename it into place.
+
+    One that was moved is told where it is now.
+
+    MLflow builds a fresh one in some fifty migrations with no lock; eight processes that start
+    together all fail, and leave it broken.
+    """
+    file = database_file(uri)
+    if file is None or (_is_there(file) and relocation.is_in_place(file)):
+        return
+    with locked(file.with_name(f".{file.name}.lock")):
+        if not _is_there(file):
+            _build(file)
+        relocation.follow(file)
+
+
+def _build(file: Path) -> None:
+    from mlflow.tracking._tracking_service.utils import _get_sqlalchemy_store
+
+    draft = file.with_name(f".{file.name}.draft")
+    for remains in draft.parent.glob(f"{draft.name}*"):  # of a process that was killed
+        remains.unlink()
+    root = os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT")
+    _get_sqlalchemy_store(f"{SQLITE}{draft}", root)._dispose_engine()
+    connection = sqlite3.connect(draft)
+    connection.execute("PRAGMA journal_mode=WAL")  # lasting: readers no longer wait for writers
+    connection.close()
+    draft.rename(file)
+
+
+def _is_there(file: Path) -> bool:
+    return file.exists() and file.stat().st_size > 0

@@ -1,0 +1,51 @@
+"""The samplers and pruners that a sweep can name."""
+
+from __future__ import annotations
+
+import warnings
+
+from optuna.exceptions import ExperimentalWarning
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
+from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, RandomSampler, TPESampler
+
+from loratrack.config.sweep import SweepConfig
+from loratrack.sweep import objectives
+from loratrack.sweep.checks import most_epochs
+
+POPULATION = 50
+REDUCTION = 3
+"""At each rung of hyperband a third goes on."""
+MEDIAN_STARTUP_TRIALS = 4
+
+
+def sampler(config: SweepConfig, number: int) -> BaseSampler:
+    """The sampler for the trial with this number: its draws are its own, whichever process asks."""
+    sweep = config.sweep
+    seed = (sweep.seed * 1_000_003 + number) % 2**32
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        match sweep.sampler:
+            case "tpe":  # constant_liar: open trials count as bad ones, so that none is proposed twice
+                return TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
+            case "random" | "grid":
+                return RandomSampler(seed=seed)
+            case "nsga2":
+                size = max(4, min(POPULATION, (sweep.trials or POPULATION) // 4))
+                return NSGAIISampler(population_size=size, seed=seed)
+            case "cmaes":
+                return CmaEsSampler(seed=seed, warn_independent_sampling=False)
+
+
+def pruner(config: SweepConfig) -> BasePruner:
+    epochs, first = most_epochs(config), config.sweep.min_epochs
+    match objectives.pruner_name(config.sweep):
+        case "hyperband":
+            return HyperbandPruner(
+                min_resource=min(first, epochs), max_resource=epochs, reduction_factor=REDUCTION
+            )
+        case "asha":
+            return SuccessiveHalvingPruner(min_resource=first, reduction_factor=REDUCTION)
+        case "median":
+            return MedianPruner(n_startup_trials=MEDIAN_STARTUP_TRIALS, n_warmup_steps=first - 1)
+        case _:
+            return NopPruner()

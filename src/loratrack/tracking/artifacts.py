@@ -1,0 +1,84 @@
+"""What a run has kept: single files of it, and the whole set brought back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from loratrack.errors import RefusedError, UserError
+from loratrack.places import BUNDLE
+from loratrack.store.client import answering, connect
+from loratrack.store.place import tracking_uri
+
+
+def fetch(run: Any, names: Sequence[str], folder: Path) -> dict[str, Path]:
+    """Those of the files that the run has kept, copied to `folder`."""
+    from mlflow.artifacts import download_artifacts
+
+    with answering():
+        kept = {file.path for file in connect().list_artifacts(run.info.run_id)}
+        return {
+            name: Path(
+                download_artifacts(
+                    artifact_uri=f"{run.info.artifact_uri}/{name}",
+                    dst_path=str(folder),
+                    tracking_uri=tracking_uri(),
+                )
+            )
+            for name in names
+            if name in kept
+        }
+
+
+def restore(run: Any, out: Path) -> list[str]:
+    """Everything that the run has kept, whole in `out` or nothing; gives the files that are not as saved.
+
+    `out` must be empty or not there yet.
+    """
+    from mlflow.artifacts import download_artifacts
+
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"--out: must be a folder that is empty or not there yet, got {str(out)!r}")
+    draft = out.absolute().parent / f".{out.name}.{uuid4().hex[:8]}.draft"
+    draft.mkdir(parents=True)
+    try:
+        with answering():
+            if not connect().list_artifacts(run.info.run_id):
+                raise RefusedError(f"run {run.info.run_id} ({run.info.status}): has kept no files")
+            download_artifacts(
+                artifact_uri=run.info.artifact_uri, dst_path=str(draft), tracking_uri=tracking_uri()
+            )
+        top = _top(draft)
+        if out.exists():
+            out.rmdir()
+        top.rename(out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return changed_files(out)
+
+
+def changed_files(folder: Path) -> list[str]:
+    """Files of the bundle in `folder` that are missing or not as they were saved."""
+    file = folder / BUNDLE
+    if not file.is_file():
+        return []
+    expected = json.loads(file.read_text("utf-8"))["files"]
+    return [name for name, sha256 in expected.items() if _sha256(folder / name) != sha256]
+
+
+def _top(draft: Path) -> Path:
+    """MLflow puts the content into the folder itself, or into one called like the artifact root."""
+    inside = list(draft.iterdir())
+    return inside[0] if len(inside) == 1 and inside[0].name == "artifacts" else draft
+
+
+def _sha256(file: Path) -> str | None:
+    if not file.is_file():
+        return None
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -1,0 +1,225 @@
+"""A run: one MLflow run, everything about it told through the outbox."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from mlflow.exceptions import MlflowException
+from mlflow.tracking.context.registry import resolve_tags
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+
+from loratrack.errors import StoreError
+from loratrack.store import process, secrets
+from loratrack.store.client import EXPERIMENT, REFUSALS, connect, ensure_experiment, use_short_requests
+from loratrack.store.place import store_folder, store_name
+from loratrack.tracking import sampler
+from loratrack.tracking.outbox import Outbox
+from loratrack.tracking.shipper import Shipper, adopt
+
+log = logging.getLogger(__name__)
+
+GIVE_UP_SECONDS = 60.0
+LOOK_SECONDS = 0.05
+DIGEST_LENGTH = 32
+"""MLflow keeps 36 characters; the whole sha256 is a tag."""
+SCRUBBED_FILES = ("config_copy.yaml", "env_info.json", "notices.txt")
+MEASURED_AREAS = ("time/", sampler.PREFIX)
+"""Metrics that differ whenever a step is done again."""
+
+
+class RunWriter:
+    """One MLflow run. No method waits for the tracking store except `start`, `flush` and `finish`.
+
+    `finish` comes last; what is told after it goes out with another run or `loratrack sync`.
+    """
+
+    def __init__(self, run_id: str, experiment_id: str, outbox: Outbox, sender: Shipper) -> None:
+        self.run_id, self.experiment_id = run_id, experiment_id
+        self._outbox, self._shipper = outbox, sender
+        self._sampler: sampler.Sampler | None = None
+
+    @classmethod
+    def start(
+        cls,
+        *,
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        parent_run_id: str | None = None,
+    ) -> RunWriter:
+        """Join the run that `mlflow run` made, once, else make one in the default experiment.
+
+        A joined run starts even while the tracking store is away; a new one raises StoreError then.
+        """
+        use_short_requests()
+        client = connect()
+        parent = {MLFLOW_PARENT_RUN_ID: parent_run_id} if parent_run_id else {}
+        named = {**tags, **parent, **process.own_tags(), MLFLOW_RUN_NAME: name}
+        run_id = os.environ.pop("MLFLOW_RUN_ID", None)
+        if run_id is None:
+            run_id, experiment_id = _create(client, name, parent)
+            known: set[str] = set()
+        else:
+            experiment_id, known = _join(client, run_id)
+        run = cls._open(run_id, experiment_id, client)
+        run.log_params({key: value for key, value in params.items() if key not in known})
+        run.set_tags(named)
+        run._start_sampler()
+        return run
+
+    @classmethod
+    def attach(cls, run_id: str) -> RunWriter:
+        """Go on with a run that was started before, here or elsewhere; it is RUNNING again."""
+        client = connect()
+        experiment_id, _ = _join(client, run_id)
+        return cls._open(run_id, experiment_id, client)
+
+    def leave(self) -> None:
+        """Nothing more from here; the run goes on as it is."""
+        if self._sampler is not None:
+            self._sampler.stop()
+        self.flush()
+        self._shipper.release(self.run_id)
+
+    @classmethod
+    def _open(cls, run_id: str, experiment_id: str, client: Any) -> RunWriter:
+        place, folder = store_name(), store_folder()
+        return cls(run_id, experiment_id, Outbox(folder, place), adopt(run_id, folder, place, client))
+
+    def log_metrics(self, values: Mapping[str, float], step: int) -> None:
+        """A metric has one value for each step: the first. Telling a step again changes nothing."""
+        plain = {name: float(value) for name, value in values.items()}
+        earlier = self._outbox.add_metrics(self.run_id, plain, step)
+        for name, value in earlier.items():
+            if not name.startswith(MEASURED_AREAS):
+                log.warning(
+                    "step %d: %s was %r and is now %r; the first stays", step, name, value, plain[name]
+                )
+
+    def log_params(self, values: Mapping[str, Any]) -> None:
+        """A param is told once and never changes."""
+        if values:
+            shown = {key: _as_text(value) for key, value in secrets.scrub(values).items()}
+            self._outbox.add(self.run_id, "params", shown)
+
+    def set_tags(self, values: Mapping[str, str]) -> None:
+        if values:
+            shown = {key: str(value) for key, value in secrets.scrub(values).items()}
+            self._outbox.add(self.run_id, "tags", shown)
+
+    def log_artifacts(self, folder: Path) -> None:
+        """The folder's content becomes the run's artifacts; the folder may change or go afterwards."""
+        self._outbox.add_artifacts(self.run_id, folder, change=_scrub_files)
+
+    def log_dataset(self, name: str, source: str, sha256: str, context: str, num_rows: int) -> None:
+        """A file that the run reads; `context` says what for: training, validation or test."""
+        content = {
+            "name": name,
+            "digest": sha256[:DIGEST_LENGTH],
+            "source_type": "local",
+            "source": json.dumps({"uri": secrets.scrub(source)}, ensure_ascii=False),
+            "profile": json.dumps({"num_rows": num_rows}),
+            "tags": {"mlflow.data.context": context, "sha256": sha256},
+        }
+        self._outbox.add(self.run_id, "dataset", content)
+
+    def flush(self, wait_seconds: float = GIVE_UP_SECONDS) -> bool:
+        """Wait until all is sent, but no longer than `wait_seconds` for a store that does not answer.
+
+        False: something is still in the outbox.
+        """
+        self._shipper.wake()
+        asked = time.monotonic()
+        while self._outbox.count("waiting", self.run_id):
+            failing_since = self._shipper.failing_since
+            stuck = failing_since is not None or not self._shipper.sends(self.run_id)
+            if stuck and time.monotonic() - max(asked, failing_since or asked) >= wait_seconds:
+                return False
+            time.sleep(LOOK_SECONDS)
+        return self._outbox.count("refused", self.run_id) == 0
+
+    def finish(
+        self, status: Literal["FINISHED", "FAILED", "KILLED"], wait_seconds: float = GIVE_UP_SECONDS
+    ) -> bool:
+        """End the run; False: something is still in the outbox, and goes out with `loratrack sync`."""
+        if self._sampler is not None:
+            self._sampler.stop()
+        self._outbox.add(self.run_id, "status", status)
+        done = self.flush(wait_seconds)
+        self._shipper.release(self.run_id)
+        return done
+
+    def _start_sampler(self) -> None:
+        if sampler.is_wanted():
+            first_step = self._outbox.next_step(self.run_id, sampler.PREFIX)
+            self._sampler = sampler.Sampler(self.log_metrics, first_step)
+            self._sampler.start()
+
+
+def _create(client: Any, name: str, parent: Mapping[str, str]) -> tuple[str, str]:
+    try:
+        experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID") or ensure_experiment(
+            os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+        )
+        tags = secrets.scrub(resolve_tags(dict(parent)))
+        info = client.create_run(experiment_id, run_name=name, tags=tags).info
+    except MlflowException as error:
+        raise StoreError(
+            f"{store_name()}: the tracking store must answer to start a run,"
+            f" got: {secrets.scrub_text(str(error))};"
+            " see that it is up and MLFLOW_TRACKING_URI names it"
+        ) from error
+    return str(info.run_id), str(info.experiment_id)
+
+
+def _join(client: Any, run_id: str) -> tuple[str, set[str]]:
+    """The experiment of the run, and the params it has already."""
+    try:
+        run = client.get_run(run_id)
+        if run.info.status != "RUNNING":
+            client.update_run(run_id, status="RUNNING")
+        _hide_secrets(client, run)
+    except MlflowException as error:
+        if error.error_code in REFUSALS:
+            raise StoreError(f"MLFLOW_RUN_ID: must name a run of {store_name()}, got {run_id!r}") from error
+        fault = secrets.scrub_text(str(error))
+        log.warning("the tracking store does not answer; run %s starts without it: %s", run_id, fault)
+        return os.environ.get("MLFLOW_EXPERIMENT_ID", ""), {"config", "set"}
+    return str(run.info.experiment_id), set(run.data.params)
+
+
+def _hide_secrets(client: Any, run: Any) -> None:
+    """`mlflow run` itself tells the git remote and the command's parameters as they are."""
+    for key, value in run.data.tags.items():
+        if (shown := secrets.scrub({key: value})[key]) != value:
+            client.set_tag(run.info.run_id, key, shown)
+    for key, value in run.data.params.items():
+        if secrets.scrub({key: value})[key] != value:
+            log.warning(
+                "param %r of run %s holds a secret and params cannot be changed: delete the run"
+                " (mlflow runs delete, mlflow gc) and renew the secret",
+                key,
+                run.info.run_id,
+            )
+
+
+def _scrub_files(folder: Path) -> None:
+    for file in [file for name in SCRUBBED_FILES for file in folder.rglob(name)]:
+        text = file.read_text(encoding="utf-8")
+        shown = secrets.scrub_text(text)
+        if shown != text:
+            mode = file.stat().st_mode
+            file.unlink()
+            file.write_text(shown, encoding="utf-8")
+            file.chmod(mode)
+
+
+def _as_text(value: Any) -> str:
+    is_nested = isinstance(value, list | tuple | dict)
+    return json.dumps(value, ensure_ascii=False) if is_nested else str(value)

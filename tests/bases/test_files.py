@@ -1,0 +1,99 @@
+"""The digests of a base: what they cover, and that remembering them never gives a wrong one."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from loratrack.bases.files import cache_folder, file_sha256, network_sha256, tokenizer_sha256
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LORATRACK_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def entries() -> list[Path]:
+    return sorted((cache_folder() / "digests").iterdir())
+
+
+def test_the_digest_is_the_one_that_sha256sum_gives(tiny: Path) -> None:
+    names = ("config.json", "model.safetensors")
+    lines = [f"{sha256((tiny / name).read_bytes())}  {name}\n" for name in names]
+    assert network_sha256(tiny) == sha256("".join(lines).encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "is_network", "is_tokenizer"),
+    [
+        ("config.json", True, False),
+        ("model.safetensors", True, False),
+        ("vocab.txt", False, True),
+        ("tokenizer_config.json", False, True),
+        ("README.md", False, False),
+    ],
+)
+def test_a_changed_byte_changes_the_digest_of_its_side_alone(
+    tiny: Path, name: str, is_network: bool, is_tokenizer: bool
+) -> None:
+    before = network_sha256(tiny), tokenizer_sha256(tiny)
+    with (tiny / name).open("ab") as file:
+        file.write(b" ")
+    assert (network_sha256(tiny) != before[0], tokenizer_sha256(tiny) != before[1]) == (
+        is_network,
+        is_tokenizer,
+    )
+
+
+def test_a_copy_elsewhere_has_the_same_digests(tiny: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(tiny, tmp_path / "copy"))
+    assert (network_sha256(copy), tokenizer_sha256(copy)) == (network_sha256(tiny), tokenizer_sha256(tiny))
+
+
+def test_an_unchanged_file_is_read_once(tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(b"weights")
+    assert file_sha256(file) == sha256(b"weights")
+    (entry,) = entries()
+    entry.write_text("0" * 64)  # believed, so the file was not read
+    assert file_sha256(file) == "0" * 64
+
+
+def test_a_file_of_the_same_size_and_date_is_read_again(tmp_path: Path) -> None:
+    file, other = tmp_path / "weights", tmp_path / "other"
+    file.write_bytes(b"weights")
+    file_sha256(file)
+    other.write_bytes(b"WEIGHTS")
+    stat = file.stat()
+    os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    other.rename(file)
+    assert file_sha256(file) == sha256(b"WEIGHTS")
+
+
+@pytest.mark.parametrize("rubbish", ["", "half a dig", "\N{SNOWMAN}"])
+def test_a_spoiled_entry_is_made_anew(tmp_path: Path, rubbish: str) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(b"weights")
+    file_sha256(file)
+    (entry,) = entries()
+    entry.write_text(rubbish, encoding="utf-8")
+    assert file_sha256(file) == sha256(b"weights")
+    assert entry.read_text() == sha256(b"weights")
+
+
+def test_a_cache_that_cannot_be_written_costs_time_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(b"weights")
+    monkeypatch.setenv("LORATRACK_CACHE", str(file))
+    assert file_sha256(file) == sha256(b"weights")

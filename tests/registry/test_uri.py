@@ -1,0 +1,158 @@
+"""From the names of a model to its files, and what is said when there are none."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from loratrack.errors import StoreError, UserError
+from loratrack.registry import register, uri
+from loratrack.store.client import ensure_experiment
+from loratrack.store.place import tracking_uri
+
+MODEL = {"flavors": {"python_function": {"loader_module": "loratrack.serving.pyfunc", "data": "data/bundle"}}}
+
+
+@pytest.fixture
+def run_id(client: MlflowClient, tmp_path: Path) -> str:
+    """A run that keeps a model."""
+    draft = tmp_path / "pyfunc"
+    (draft / "data" / "bundle").mkdir(parents=True)
+    (draft / "MLmodel").write_text(yaml.safe_dump(MODEL))
+    (draft / "data" / "bundle" / "bundle.json").write_text("{}")
+    run_id = new_run(client)
+    client.log_artifacts(run_id, str(draft), "pyfunc")
+    return run_id
+
+
+def new_run(client: MlflowClient) -> str:
+    return str(client.create_run(ensure_experiment("loratrack"), run_name="dual").info.run_id)
+
+
+@pytest.fixture
+def bundle(client: MlflowClient, run_id: str) -> Path:
+    """Where the bundle lies of versions 1 and 2 of the model `intents`."""
+    for _ in range(2):
+        register.register(run_id, "intents", "pyfunc", {})
+    client.set_registered_model_alias("intents", "champion", "2")
+    return Path(client.get_run(run_id).info.artifact_uri) / "pyfunc" / "data" / "bundle"
+
+
+def fault(model: str) -> str:
+    with pytest.raises(UserError) as caught:
+        uri.fetch(model)
+    return str(caught.value)
+
+
+def test_each_name_of_a_registered_model_leads_to_its_bundle(client: MlflowClient, bundle: Path) -> None:
+    assert (bundle / "bundle.json").is_file()
+    assert uri.fetch("models:/intents@champion") == bundle
+    assert uri.fetch("models:/intents/1") == bundle
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")  # MLflow's stages, which are asked for
+def test_a_stage_leads_to_the_bundle_too(client: MlflowClient, bundle: Path) -> None:
+    assert fault("models:/intents/Production") == (
+        "models:/intents/Production: no version is in this stage; in use: no stage"
+    )
+    client.transition_model_version_stage("intents", "1", "Staging")
+    assert uri.fetch("models:/intents/staging") == bundle
+    assert fault("models:/intents/Production") == (
+        "models:/intents/Production: no version is in this stage; in use: Staging (version 1)"
+    )
+
+
+def test_the_number_behind_the_name_is_the_one_that_is_read(client: MlflowClient, bundle: Path) -> None:
+    other = new_run(client)
+    client.log_artifacts(other, str(bundle.parents[1]), "pyfunc")
+    register.register(other, "intents", "pyfunc", {})
+    found = uri.fetch("models:/intents/3")
+    assert other in found.parts
+    assert uri.fetch("models:/intents@champion") == bundle
+
+
+def test_a_run_leads_to_its_bundle(run_id: str) -> None:
+    bundle = uri.fetch(f"runs:/{run_id}")
+    assert (bundle / "bundle.json").is_file()
+    assert uri.fetch(f"runs:/{run_id}/pyfunc") == bundle
+
+
+def test_a_folder_is_a_bundle_or_holds_one(
+    run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert uri.fetch("pyfunc") == Path("pyfunc/data/bundle")
+    assert uri.fetch(str(tmp_path / "pyfunc/data/bundle")) == tmp_path / "pyfunc/data/bundle"
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("models:/intent/1", "models:/intent: no such registered model; did you mean 'intents'?"),
+        ("models:/x@champion", "models:/x: no such registered model; the registry has intents"),
+        (
+            "models:/intents@champoin",
+            "models:/intents@champoin: no such alias; did you mean 'champion'?; it has @champion (version 2)",
+        ),
+        ("models:/intents/3", "models:/intents/3: no such version; it has 1, 2"),
+        (
+            "models:/intents/Prod",
+            "models:/intents/Prod: must be a number or one of Production, Staging, Archived, got 'Prod'",
+        ),
+        (
+            "models:/intents",
+            "models:/intents: must say which version, as @alias, /3 or /Production;"
+            " of aliases it has @champion (version 2)",
+        ),
+        (
+            "intents",
+            "model: must be models:/NAME@alias, models:/NAME/3, models:/NAME/Production, runs:/RUN_ID,"
+            " or a folder, got 'intents', and there is no such folder",
+        ),
+    ],
+)
+def test_a_name_of_nothing_is_told_with_what_there_is(bundle: Path, model: str, message: str) -> None:
+    assert fault(model) == message
+
+
+def test_an_empty_registry_is_told(client: MlflowClient) -> None:
+    assert fault("models:/x/1") == "models:/x: no such registered model; the registry is empty"
+
+
+def test_a_run_that_is_not_there_is_told(client: MlflowClient) -> None:
+    assert fault("runs:/abc") == f"runs:/abc: no such run in {tracking_uri()}"
+
+
+def test_a_run_without_a_model_is_told(client: MlflowClient) -> None:
+    run_id = new_run(client)
+    client.log_text(run_id, "…", "notices.txt")
+    assert fault(f"runs:/{run_id}") == (
+        f"runs:/{run_id}: the run 'dual' (RUNNING) keeps no model at 'pyfunc', it has notices.txt"
+    )
+
+
+def test_files_that_are_gone_are_told(client: MlflowClient, bundle: Path) -> None:
+    place = bundle.parents[1]
+    shutil.rmtree(place)
+    assert fault("models:/intents/1") == (
+        f"intents version 1: its files are not in {place} any more; put the folder back"
+    )
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "MLmodel").write_text(yaml.safe_dump({"flavors": {"sklearn": {}}}))
+    assert (
+        fault(str(tmp_path)) == f"{tmp_path}: must be a model that loratrack saved, got one of another kind"
+    )
+
+
+def test_a_store_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:hidden@127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(StoreError, match="the tracking store must answer, got") as caught:
+        uri.fetch("models:/intents/1")
+    assert "hidden" not in str(caught.value)

@@ -1,0 +1,61 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from loratrack.views import curves
+from loratrack.views.curves import draw, drawable
+
+LATIN_ONLY = [curves.LATIN_FONT]
+
+
+def history(tasks: list[str]) -> dict[int, dict[str, float]]:
+    prefixes = [f"{task}_" for task in tasks] if len(tasks) > 1 else [""]
+    scores = [f"{prefix}{measure}" for prefix in prefixes for measure in ("accuracy", "f1")]
+    return {
+        epoch: {"train/loss": 1 / epoch, "validation/loss": 2 / epoch, **dict.fromkeys(scores, 0.9)}
+        for epoch in (1, 2, 3)
+    }
+
+
+def confusion(num_labels: int) -> np.ndarray:
+    return np.eye(num_labels, dtype=int) * 9 + (np.indices((num_labels, num_labels)).sum(axis=0) % 7 == 0)
+
+
+def test_each_task_has_its_curves_and_its_matrix(tmp_path: Path) -> None:
+    labels = {"risk_level": ["低风险", "中风险", "高风险 $x$"], "is/adopt": ["采纳", "不\n采纳"]}
+    matrices = {task: (names, confusion(len(names))) for task, names in labels.items()}
+    draw(tmp_path / "plots", history(list(labels)), matrices, best_epoch=2)
+    assert sorted(file.name for file in (tmp_path / "plots").iterdir()) == [
+        "confusion_is_adopt.png",
+        "confusion_risk_level.png",
+        "is_adopt.png",
+        "loss.png",
+        "risk_level.png",
+    ]
+
+
+def test_150_labels_have_room_for_their_names(tmp_path: Path) -> None:
+    draw(tmp_path, history(["intent"]), {"intent": ([f"intent_{n}" for n in range(150)], confusion(150))})
+    height, width, _ = imread(tmp_path / "confusion_intent.png").shape
+    pixels_of_a_line = 7 * curves.DOTS_PER_INCH / 72
+    assert min(height, width) > 150 * pixels_of_a_line
+
+
+def test_a_run_without_an_epoch_has_empty_plots(tmp_path: Path) -> None:
+    draw(tmp_path, {}, {"label": (["a", "b"], np.zeros((2, 2), dtype=int))})
+    assert (tmp_path / "loss.png").exists()
+
+
+def test_letters_without_a_font_become_escapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And matplotlib warns of no missing glyph: warnings are errors here."""
+    monkeypatch.setattr(curves, "fonts", lambda: LATIN_ONLY)
+    assert drawable("高 high\n") == "\\u9ad8 high\\n"
+    draw(tmp_path, history(["风险"]), {"风险": (["高", "低"], confusion(2))})
+
+
+def test_long_labels_lose_their_middle(tmp_path: Path) -> None:
+    shown = curves._label("a" * 40 + "_end")
+    assert len(shown) == curves.MAX_LABEL_CHARACTERS
+    assert shown.endswith("_end")
