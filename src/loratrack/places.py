@@ -16,6 +16,14 @@ BUNDLE = "bundle.json"
 """The run's artifact that says what its model is made of."""
 PYFUNC = "pyfunc"
 """The run's artifact that MLflow can load, serve and register."""
+CONFIG_COPY = "config_copy.yaml"
+"""The frozen settings of a run; this file alone gives the run again."""
+LABEL_MAP = "label_map.json"
+METRICS = "metrics.json"
+ENVIRONMENT = "env_info.json"
+DATA_REPORT = "data_report.json"
+NOTICES = "notices.txt"
+PLOTS = "plots"
 OUR_NAME = re.compile(r"^name:\s*[\"']?loratrack[\"']?\s*(#.*)?$", re.MULTILINE)
 
 

@@ -12,9 +12,10 @@ from typing import Any, Protocol
 from urllib.parse import unquote, urlparse
 
 from loratrack.errors import RefusedError, UserError
-from loratrack.index.runs import ONLY_LATEST, SCORE, RunSummary, StoredRun, in_full
+from loratrack.index.runs import ONLY_LATEST, RunSummary, StoredRun, in_full
 from loratrack.index.search import parents, summaries
 from loratrack.index.tables import Dataset, Tables
+from loratrack.metrics import SCORE
 from loratrack.store.client import answering, connect
 from loratrack.store.place import store_name
 

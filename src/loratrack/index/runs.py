@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from loratrack.index.comparisons import LENGTHS, MOMENTS, Value
 from loratrack.index.tables import Tables
+from loratrack.metrics import SCORE, is_lower_better
 
-SCORE = re.compile(r"([\w-]+_)?(accuracy|f1)")
-LOW_IS_GOOD = re.compile(r"(^|[/_])(loss|perplexity|epoch_seconds)($|_)")
 NO_STAGE = "None"
 ATTRIBUTES = ("run_id", "exp_id", "name", "status", "experiment", *MOMENTS, *LENGTHS)
 REGISTERED = ("model", "version", "stage", "alias")
@@ -109,7 +107,7 @@ class StoredRun:
 
     def _extreme(self, metric: str) -> float | None:
         low, high = self.extremes.get(metric, (None, None))
-        return low if is_low_good(metric) else high
+        return low if is_lower_better(metric) else high
 
     def values(self, name: str) -> tuple[Value, ...]:
         """What the run has under `name`, as an expression knows it."""
@@ -169,11 +167,6 @@ def versions_by_run(tables: Tables, run_ids: Sequence[str] | None = None) -> dic
         version = Version(model, int(number), shown_stage, tuple(aliases.get((model, int(number)), ())))
         found.setdefault(run_id, []).append(version)
     return {run_id: tuple(versions) for run_id, versions in found.items()}
-
-
-def is_low_good(metric: str) -> bool:
-    """Whether less of it is better, as of a loss."""
-    return LOW_IS_GOOD.search(metric) is not None
 
 
 def names_of(metric: str) -> tuple[str, ...]:

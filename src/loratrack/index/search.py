@@ -23,11 +23,11 @@ from loratrack.index.runs import (
     RunSummary,
     StoredRun,
     in_full,
-    is_low_good,
     names_of,
     versions_by_run,
 )
 from loratrack.index.tables import Tables
+from loratrack.metrics import is_lower_better
 
 EVENTS_EXPERIMENT = "registry-events"
 """Its runs are moves in the registry, no trainings."""
@@ -193,7 +193,7 @@ class Heads:
 
     def _extreme(self, metric: str, run_ids: Sequence[str]) -> dict[str, float]:
         self.tables.need_history(run_ids, [metric])
-        best = "MIN" if is_low_good(metric) else "MAX"
+        best = "MIN" if is_lower_better(metric) else "MAX"
         query = f"SELECT m.run_uuid, {best}(m.value) FROM metrics m WHERE m.key = :key AND NOT m.is_nan"
         if len(run_ids) < MANY_SHARE * len(self.by_id):
             part = f"{query} AND m.run_uuid IN (:runs) GROUP BY m.run_uuid"
@@ -240,7 +240,7 @@ def _sorted(ordered: Sequence[RunSummary], known: Heads, name: str) -> list[RunS
     values = {summary.run_id: sort_value(column[summary.run_id][0]) for summary in having}
     if any(isinstance(value, str) for value in values.values()):
         return sorted(having, key=lambda summary: str(column[summary.run_id][0])) + rest
-    is_high_first = not is_low_good(name)
+    is_high_first = not is_lower_better(name)
     return sorted(having, key=lambda summary: values[summary.run_id], reverse=is_high_first) + rest
 
 

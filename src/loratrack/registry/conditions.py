@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from loratrack.errors import UserError, did_you_mean
 from loratrack.index.comparisons import number
 from loratrack.index.expression import Comparison, ExpressionError, comparisons, holds, parse
-from loratrack.index.runs import is_low_good, names_of
+from loratrack.index.runs import names_of
+from loratrack.metrics import is_lower_better
 
 Metrics = Mapping[str, float]
 
@@ -83,7 +84,7 @@ def _beside_champion(
     if champion is None:
         return True, f"{told}, got {got:.6g} and no champion"
     best = _metric(name, champion, "the champion")
-    gain = best - got if is_low_good(name) else got - best
+    gain = best - got if is_lower_better(name) else got - best
     is_met = (gain > by - ROUNDING and gain > 0) if is_better else gain >= -by - ROUNDING
     return is_met, f"{told}, got {got:.6g}, the champion has {best:.6g}"
 

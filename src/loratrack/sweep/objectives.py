@@ -6,18 +6,20 @@ from typing import Literal
 
 from loratrack.config import RunConfig
 from loratrack.config.sweep import Sweep
+from loratrack.metrics import is_lower_better
 
-LESS_IS_BETTER = ("validation/loss", "trainable_parameters")
+ALSO_KNOWN = ("validation/loss", "trainable_parameters")
+"""What a sweep can aim at beside the scores."""
 
 
 def known_metrics(config: RunConfig) -> tuple[str, ...]:
-    return (*config.metric_names, *LESS_IS_BETTER)
+    return (*config.metric_names, *ALSO_KNOWN)
 
 
 def directions(sweep: Sweep) -> tuple[Literal["maximize", "minimize"], ...]:
     """One for each metric."""
     if sweep.direction is None:
-        return tuple("minimize" if name in LESS_IS_BETTER else "maximize" for name in sweep.metrics)
+        return tuple("minimize" if is_lower_better(name) else "maximize" for name in sweep.metrics)
     return (sweep.direction,) if isinstance(sweep.direction, str) else sweep.direction
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from loratrack.config import RunConfig
+from loratrack.metrics import is_better
 from loratrack.model import weights
 from loratrack.model.network import Network
 from loratrack.training.log import RunLog
@@ -152,7 +153,7 @@ class Member:
 
     def _is_best(self, values: dict[str, float]) -> bool:
         metric = self.config.best_metric
-        return metric is None or self.best is None or values[metric] > self.best.value
+        return metric is None or self.best is None or is_better(metric, values[metric], self.best.value)
 
     def _epoch_metrics(self, evaluation: Evaluation, seconds: float) -> dict[str, float]:
         means = dict(zip(self.loss_weights, self.meter.means(), strict=True))

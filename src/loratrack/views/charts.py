@@ -20,7 +20,8 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 
 from loratrack.index.comparisons import number
-from loratrack.index.runs import StoredRun, is_low_good
+from loratrack.index.runs import StoredRun
+from loratrack.metrics import is_lower_better
 from loratrack.store import links
 from loratrack.views import columns
 from loratrack.views.curves import DOTS_PER_INCH, drawable, fonts
@@ -177,7 +178,7 @@ def _colours(runs: Sequence[StoredRun], metric: str | None) -> list[Any]:
     """From dark for the worst to bright for the best; grey where there is no value."""
     values = [None if metric is None else run.best(metric) for run in runs]
     known = sorted(value for value in values if value is not None)
-    if metric is not None and is_low_good(metric):
+    if metric is not None and is_lower_better(metric):
         known.reverse()
     last = max(1, len(known) - 1)
     colour = colormaps["viridis"]

@@ -9,7 +9,8 @@ from datetime import datetime
 from rich.cells import cell_len, set_cell_size
 
 from loratrack.index.comparisons import LENGTHS, MOMENTS, Value, number
-from loratrack.index.runs import SCORE, StoredRun
+from loratrack.index.runs import StoredRun
+from loratrack.metrics import SCORE
 
 NOT_SETTINGS = (
     "config",
