@@ -7,11 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 import torch
 
-from loratrack.cli.sweep_lines import SweepScreen
 from loratrack.errors import UserError
 from loratrack.experiments import recording
 from loratrack.experiments.recording import WriterLog
@@ -45,12 +45,16 @@ class RunningTrial:
         return self.log.writer
 
 
+class Screen(Protocol):
+    def notice(self, text: str) -> None: ...
+    def trial(self, trial: Trial, member: Member, state: str, values: Sequence[float]) -> None: ...
+    def failed(self, trial: Trial, reason: str) -> None: ...
+
+
 class TrialRunner:
     """This process's trials. A watcher of the cohort: it sees every step and every epoch."""
 
-    def __init__(
-        self, search: Search, parent: RunWriter, lines: SweepScreen, stop: Callable[[], bool]
-    ) -> None:
+    def __init__(self, search: Search, parent: RunWriter, lines: Screen, stop: Callable[[], bool]) -> None:
         self.search, self.parent, self.lines, self.stop = search, parent, lines, stop
         self.places = Parallelism(search.sweep.parallel, memory_left)
         self.prepared: Prepared | None = None
