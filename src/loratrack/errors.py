@@ -1,4 +1,4 @@
-"""What the user can mend, told in one message: place, fault, value, remedy."""
+"""What the user can mend, told in one message: source, problem, value, remedy."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ class UserError(Exception):
 
 
 class ConfigError(UserError):
-    """A config file that cannot be used; all its faults at once."""
+    """A config file that cannot be used; all its problems at once."""
 
 
 class DataError(UserError):
-    """Data files that cannot be used; all their faults at once."""
+    """Data files that cannot be used; all their problems at once."""
 
 
 class BaseNotFoundError(UserError):
@@ -27,16 +27,22 @@ class StoreError(UserError):
 
 
 class RefusedError(UserError):
-    """Asked for rightly, but nothing was found or nothing was done; the process ends with exit code 1."""
+    """A valid request that found nothing or was refused (exit 1; other UserErrors exit 2)."""
 
 
-def faults_message(place: str, what: str, faults: Sequence[str]) -> str:
-    """`place: N what to mend`, then one indented line for each fault."""
-    lines = [f"{place}: {len(faults)} {what} to mend", *(f"  {fault}" for fault in faults)]
-    return "\n".join(lines)
+def problems_message(source: str, problems: Sequence[str], noun: str = "problem") -> str:
+    """`SOURCE: 2 problems`, then one indented line for each."""
+    count = f"{len(problems)} {noun}{'' if len(problems) == 1 else 's'}"
+    return "\n".join([f"{source}: {count}", *(f"  {problem}" for problem in problems)])
 
 
-def did_you_mean(name: str, names: Iterable[str]) -> str:
+def closest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The one of `names` that was probably meant; None when all are less alike than `cutoff` (0 to 1)."""
+    matches = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
+    return matches[0] if matches else None
+
+
+def did_you_mean(name: str, names: Iterable[str], cutoff: float = 0.6) -> str:
     """`; did you mean 'NAME'?` for the nearest of `names`, else nothing."""
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    near = closest(name, names, cutoff)
+    return "" if near is None else f"; did you mean {near!r}?"

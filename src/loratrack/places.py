@@ -46,5 +46,6 @@ def database_uri(folder: Path) -> str:
 
 
 def cache_folder() -> Path:
-    """What can be made again lies here; LORATRACK_CACHE moves it."""
-    return Path(os.environ.get("LORATRACK_CACHE") or platformdirs.user_cache_dir("loratrack")).absolute()
+    """What can be made again lies here; LORATRACK_CACHE moves it, and `~` in it is the home folder."""
+    named = os.environ.get("LORATRACK_CACHE") or platformdirs.user_cache_dir("loratrack")
+    return Path(named).expanduser().absolute()

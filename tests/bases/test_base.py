@@ -84,7 +84,7 @@ def test_what_is_neither_a_folder_nor_a_hub_name_is_told(arch: str) -> None:
 
 def test_everything_that_a_folder_lacks_is_told_at_once(tmp_path: Path) -> None:
     assert refusal(tmp_path) == (
-        f"model.arch: {tmp_path}: 3 fault(s) to mend\n"
+        f"model.arch: {tmp_path}: 3 problems\n"
         "  config.json is missing; a base is a folder as `save_pretrained` writes it\n"
         "  model.safetensors is missing\n"
         "  the tokenizer is missing; one of tokenizer.json, vocab.txt, vocab.json, *.model, *.tiktoken must"
@@ -173,7 +173,7 @@ def with_code(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_foreign_code_is_refused_unless_trusted(with_code: Path) -> None:
     assert refusal(with_code) == (
-        f"model.arch: {with_code}: 1 fault(s) to mend\n"
+        f"model.arch: {with_code}: 1 problem\n"
         "  brings its own code for 'acme', which transformers does not know; read that code, and if you trust"
         " it --set model.trust_remote_code=true"
     )

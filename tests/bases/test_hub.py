@@ -205,7 +205,7 @@ def test_pickles_are_refused_before_anything_travels(hub: Any, tiny: Path) -> No
     hub.add("nghuyong/ernie-3.0-base-zh", tiny)
     message = refusal("nghuyong/ernie-3.0-base-zh")
     assert message.startswith(
-        "model.arch: nghuyong/ernie-3.0-base-zh: 1 fault(s) to mend\n"
+        "model.arch: nghuyong/ernie-3.0-base-zh: 1 problem\n"
         "  has its weights as pytorch_model.bin only, and a pickle can run any code; if you trust it,"
         ' convert it once: python -c "from transformers import'
     )

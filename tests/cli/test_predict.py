@@ -139,7 +139,7 @@ def test_a_file_that_cannot_be_read_is_told_with_its_lines(
 ) -> None:
     Path("in.csv").write_text(content)
     assert words("--file", "in.csv", "--out", "out.csv") == 2
-    assert f"loratrack: in.csv: 1 fault(s) to mend\n  {message}" in capsys.readouterr().err
+    assert f"loratrack: in.csv: 1 problem\n  {message}" in capsys.readouterr().err
     assert not Path("out.csv").exists()
 
 

@@ -211,7 +211,7 @@ def test_every_name_that_fits_nothing_is_told_at_once() -> None:
             allow_partial=True,
         )  # fmt: skip
     assert str(raised.value) == (
-        "model.lora.target_modules: 4 fault(s) to mend\n"
+        "model.lora.target_modules: 4 problems\n"
         "  'quary' fits no module; did you mean 'query'? the linear modules are query, key, value, dense\n"
         "  'LayerNorm' is embeddings.LayerNorm (LayerNorm), not a linear module of a layer\n"
         "  'word_embeddings' is embeddings.word_embeddings (Embedding), not a linear module of a layer\n"
@@ -226,7 +226,7 @@ def test_a_partial_match_shows_the_layers_that_lack_it() -> None:
     with pytest.raises(UserError) as raised:
         find_targets(PARTIAL, "x", ("query", "w1"), allow_partial=False)
     assert str(raised.value) == (
-        "model.lora.target_modules: 1 fault(s) to mend\n"
+        "model.lora.target_modules: 1 problem\n"
         "  query: in 2 of 3 layers; missing in h.2, which have qkv, w1, w2; choose modules that all layers"
         " have, or --set model.lora.allow_partial=true"
     )

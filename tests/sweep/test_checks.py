@@ -42,7 +42,7 @@ def faults(tmp_path: Path) -> Callable[..., list[str]]:
         with pytest.raises(ConfigError) as caught:
             check(load_sweep(file), str(file))
         first, *lines = str(caught.value).splitlines()
-        assert first == f"{file}: {len(lines)} setting(s) to mend"
+        assert first == f"{file}: {len(lines)} invalid setting{'s' if len(lines) > 1 else ''}"
         return [line.removeprefix("  ") for line in lines]
 
     return told
@@ -174,7 +174,7 @@ def test_a_sweep_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(file)
     assert str(caught.value) == (
-        f"{file}: 1 setting(s) to mend\n  sweep: is not for a single training; start it with loratrack sweep"
+        f"{file}: 1 invalid setting\n  sweep: is not for a single training; start it with loratrack sweep"
     )
 
 

@@ -117,7 +117,7 @@ def test_a_trial_that_cannot_be_is_its_own_failure(sweep_config: Configs, new_se
     assert states(search).count("FAIL") == 1
     (told,) = notices
     assert told.endswith(
-        "1 setting(s) to mend\n  train.micro_batch_size (16) must not be larger than train.batch_size (8)"
+        "1 invalid setting\n  train.micro_batch_size (16) must not be larger than train.batch_size (8)"
     )
 
 

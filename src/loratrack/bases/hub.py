@@ -28,7 +28,7 @@ from loratrack.bases.files import (
     names_in,
     shard_faults,
 )
-from loratrack.errors import BaseNotFoundError, faults_message
+from loratrack.errors import BaseNotFoundError, problems_message
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ def fetch(name: str, *, trust_remote_code: bool) -> Path:
 
 def refuse(name: str, faults: list[str]) -> None:
     if faults:
-        raise BaseNotFoundError(faults_message(f"model.arch: {name}", "fault(s)", faults))
+        raise BaseNotFoundError(problems_message(f"model.arch: {name}", faults))
 
 
 def _cached(name: str, error: HubError, trust_remote_code: bool) -> Path:

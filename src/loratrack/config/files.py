@@ -16,10 +16,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from loratrack.config.faults import faults
 from loratrack.config.layers import FROZEN_MARK, Layer, Settings, layers, merged, project_root, with_paths
+from loratrack.config.problems import faults
 from loratrack.config.schema import RunConfig
-from loratrack.errors import ConfigError, faults_message
+from loratrack.errors import ConfigError, problems_message
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -36,7 +36,9 @@ def parse(settings: Settings, place: str, said: Sequence[Layer] = ()) -> RunConf
     try:
         return RunConfig.model_validate(settings)
     except ValidationError as error:
-        raise ConfigError(faults_message(place, "setting(s)", faults(settings, error, place, said))) from None
+        raise ConfigError(
+            problems_message(place, faults(settings, error, place, said), "invalid setting")
+        ) from None
 
 
 def plain(config: BaseModel) -> Settings:

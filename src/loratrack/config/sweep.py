@@ -21,11 +21,11 @@ from pydantic import (
     model_validator,
 )
 
-from loratrack.config.faults import faults
 from loratrack.config.files import plain
 from loratrack.config.layers import Settings, layers, merged, with_paths
+from loratrack.config.problems import faults
 from loratrack.config.schema import LORA_ALIASES, NotEmpty, RunConfig, Section
-from loratrack.errors import ConfigError, faults_message
+from loratrack.errors import ConfigError, problems_message
 
 KINDS = (
     "{choice: [a, b]}, {log: [low, high]}, {uniform: [low, high]}, {int: [low, high]},"
@@ -219,7 +219,7 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepConfig:
         return SweepConfig.model_validate(settings)
     except ValidationError as error:
         told = faults(settings, error, str(path), said, SweepConfig)
-        raise ConfigError(faults_message(str(path), "setting(s)", told)) from None
+        raise ConfigError(problems_message(str(path), told, "invalid setting")) from None
 
 
 def _as_mapping(value: Any) -> Any:

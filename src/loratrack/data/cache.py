@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-import platformdirs
 
 from loratrack.errors import UserError
+from loratrack.places import cache_folder
 
 FORMAT = 1
 ENTRY = "entry.json"
@@ -54,9 +54,8 @@ class _DamagedError(Exception):
 
 
 def folder() -> Path:
-    """Where the entries are: under LORATRACK_CACHE, else under the user's cache folder."""
-    root = os.environ.get("LORATRACK_CACHE") or platformdirs.user_cache_dir("loratrack")
-    return Path(root).expanduser().absolute() / "tokens"
+    """Where the entries are."""
+    return cache_folder() / "tokens"
 
 
 def key_of(settings: Mapping[str, Any]) -> str:

@@ -6,17 +6,17 @@ Every value stays the text that stands in the file: `NA`, `007` and `1.0` are la
 from __future__ import annotations
 
 import csv
-import difflib
 import hashlib
 import io
 import json
 from codecs import BOM_UTF8
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from loratrack.data.encoding import GUESSED, Decoded, UndecodableError, decode
+from loratrack.errors import did_you_mean
 
 MAX_SHOWN = 10
 
@@ -76,11 +76,6 @@ def lines_text(lines: Sequence[int]) -> str:
     shown = ", ".join(str(line) for line in lines[:MAX_SHOWN])
     more = f", … and {len(lines) - MAX_SHOWN} more" if len(lines) > MAX_SHOWN else ""
     return f"line {shown}" if len(lines) == 1 else f"lines {shown}{more}"
-
-
-def did_you_mean(name: str, choices: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(choices), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def is_guessed(table: Table) -> bool:

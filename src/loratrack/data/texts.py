@@ -7,7 +7,7 @@ from pathlib import Path
 
 from loratrack.data.labelled.checks import text_faults
 from loratrack.data.tables import is_guessed, read_table
-from loratrack.errors import DataError, faults_message
+from loratrack.errors import DataError, problems_message
 
 
 def read_texts(
@@ -19,7 +19,7 @@ def read_texts(
     if table is not None:
         faults += text_faults(table, text_columns)
     if faults or table is None:
-        raise DataError(faults_message(str(file), "fault(s)", faults))
+        raise DataError(problems_message(str(file), faults))
     if is_guessed(table):
         notice(f"{file}: read as {table.encoding}, which is a guess; save it as UTF-8 to be sure")
     return {name: [value or "" for value in table.columns[name]] for name in text_columns}

@@ -12,7 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from loratrack.errors import UserError, faults_message
+from loratrack.errors import UserError, problems_message
 from loratrack.model.architectures import default_targets
 
 SETTING = "model.lora.target_modules"
@@ -226,4 +226,4 @@ def _partial(layers: Layers, suffixes: str, without: Sequence[str]) -> str:
 
 def _refuse(faults: list[str]) -> None:
     if faults:
-        raise UserError(faults_message(SETTING, "fault(s)", faults))
+        raise UserError(problems_message(SETTING, faults))

@@ -7,9 +7,9 @@ from graphlib import CycleError
 from typing import Any
 
 from loratrack.config import RunConfig
-from loratrack.config.faults import closest_setting, setting_names
+from loratrack.config.problems import closest_setting, setting_names
 from loratrack.config.sweep import Choice, Int, Log, Simplex, Space, SweepConfig, Times, Uniform
-from loratrack.errors import ConfigError, faults_message
+from loratrack.errors import ConfigError, problems_message
 from loratrack.sweep import objectives
 from loratrack.sweep.space import applies, in_order, needs, trial_config
 
@@ -21,7 +21,7 @@ def check(config: SweepConfig, place: str) -> None:
     told = [*_name_faults(config), *_metric_faults(config), *_sampler_faults(config)]
     told = told or [*_value_faults(config), *_pruner_faults(config)]
     if told:
-        raise ConfigError(faults_message(place, "setting(s)", told))
+        raise ConfigError(problems_message(place, told, "invalid setting"))
 
 
 def _name_faults(config: SweepConfig) -> Iterator[str]:

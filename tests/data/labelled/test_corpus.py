@@ -19,7 +19,7 @@ def told(config: RunConfig) -> list[str]:
         read(config)
     folder = str(Path(config.data.raw_data_path).parent)
     first, *faults = str(caught.value).replace(f"{folder}/", "").split("\n")
-    assert first == f"data of exp: {len(faults)} fault(s) to mend"
+    assert first == f"data of exp: {len(faults)} problem{'s' if len(faults) > 1 else ''}"
     return [fault.removeprefix("  ") for fault in faults]
 
 

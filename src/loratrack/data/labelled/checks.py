@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loratrack.data.tables import Table, did_you_mean, lines_text
+from loratrack.data.tables import Table, lines_text
+from loratrack.errors import did_you_mean
 
 MAX_LABELS_TOLD = 5
 

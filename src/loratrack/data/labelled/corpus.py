@@ -16,7 +16,7 @@ from loratrack.data.labelled.report import rows_report
 from loratrack.data.labelled.rows import Rows, known_rows
 from loratrack.data.labelled.splits import Ints, held_out
 from loratrack.data.tables import Table, read_table
-from loratrack.errors import DataError, faults_message
+from loratrack.errors import DataError, problems_message
 
 RAW, VALIDATION, TEST = "data.raw_data_path", "data.validation_path", "data.test_path"
 
@@ -74,7 +74,7 @@ def read(config: RunConfig) -> Corpus:
 
 def _raise(config: RunConfig, faults: Sequence[str]) -> None:
     if faults:
-        raise DataError(faults_message(f"data of {config.exp_id}", "fault(s)", faults))
+        raise DataError(problems_message(f"data of {config.exp_id}", faults))
 
 
 def _read_tables(config: RunConfig, faults: list[str]) -> dict[str, Table]:

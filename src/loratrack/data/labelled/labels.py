@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from loratrack.config.schema import Subset
-from loratrack.data.tables import did_you_mean
-from loratrack.errors import DataError
+from loratrack.errors import DataError, did_you_mean
 
 GlobalIds = dict[str, int]
 

@@ -33,7 +33,7 @@ def test_all_faults_are_told_at_once() -> None:
         "resources: none\n"
     )
     assert lines(text) == [
-        "x.yaml: 10 setting(s) to mend",
+        "x.yaml: 10 invalid settings",
         "  exp_id: must be at most 200 letters, digits, `_`, `-` and `.`, the first a letter, a digit or `_`,"
         " got 'my run'",
         "  data.raw_data_path: must be given",
@@ -55,7 +55,7 @@ def test_what_does_not_fit_together_is_told_with_the_rest() -> None:
         "train: {lr: -1, loss_weight: [1, 2], sede: 3}\n"
     )
     assert lines(text) == [
-        "x.yaml: 5 setting(s) to mend",
+        "x.yaml: 5 invalid settings",
         "  train.lr: input should be greater than 0, got '-1'",
         "  train.sede: no such setting; did you mean train.seed?",
         "  data.label_subset: task_type double_cls needs exactly 2 tasks, got 3: a, b, text;"
@@ -68,14 +68,14 @@ def test_what_does_not_fit_together_is_told_with_the_rest() -> None:
 def test_no_fault_is_told_that_only_follows_from_another() -> None:
     text = "exp_id: e\ntask_typ: multi_cls\ndata: {raw_data_path: x.csv, label_subset: {a: all, b: all}}\n"
     assert lines(text) == [
-        "x.yaml: 1 setting(s) to mend",
+        "x.yaml: 1 invalid setting",
         "  task_typ: no such setting; did you mean task_type?",
     ]
     text = (
         "exp_id: e\ndata: {raw_data_path: x.csv, label_subset: {a: all, b: [c]}}\ntrain: {loss_weight: [1]}\n"
     )
     assert lines(text) == [
-        "x.yaml: 1 setting(s) to mend",
+        "x.yaml: 1 invalid setting",
         "  data.label_subset.b: a task needs at least two labels, got ['c']",
     ]
 
@@ -114,12 +114,12 @@ def test_faults_inside_lists_and_mappings_name_their_place() -> None:
     ],
 )
 def test_unknown_settings_name_the_nearest(text: str, told: str) -> None:
-    assert lines(RIGHT + text) == ["x.yaml: 1 setting(s) to mend", f"  {told}"]
+    assert lines(RIGHT + text) == ["x.yaml: 1 invalid setting", f"  {told}"]
 
 
 def test_a_key_that_is_no_text() -> None:
     assert lines(RIGHT + "~: 1\n") == [
-        "x.yaml: 1 setting(s) to mend",
+        "x.yaml: 1 invalid setting",
         "  None: keys should be strings, got None",
     ]
 
