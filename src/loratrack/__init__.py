@@ -1,3 +1,61 @@
-"""LoRATrack: fine-tune many LoRA models and never lose track of one."""
+"""Fine-tune many LoRA models and lose none: `import loratrack as lt`, then see `loratrack.api`."""
+
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from loratrack.api import (
+        Classifier,
+        Lines,
+        Promotion,
+        Reproduction,
+        Result,
+        RunList,
+        Sweep,
+        Training,
+        UserError,
+        Watcher,
+        history,
+        load,
+        promote,
+        reproduce,
+        rollback,
+        runs,
+        sweep,
+        train,
+    )
+
+__all__ = [
+    "Classifier",
+    "Lines",
+    "Promotion",
+    "Reproduction",
+    "Result",
+    "RunList",
+    "Sweep",
+    "Training",
+    "UserError",
+    "Watcher",
+    "history",
+    "load",
+    "promote",
+    "reproduce",
+    "rollback",
+    "runs",
+    "sweep",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Importing loratrack opens neither torch nor MLflow (PEP 562)."""
+    if name in __all__:
+        from loratrack import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

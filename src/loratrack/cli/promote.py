@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rich.console import Console
-
-from loratrack.errors import RefusedError, StoreError, UserError
+from loratrack.cli.commands import EXIT_CODES, Commands
+from loratrack.cli.screen import console, print_json
+from loratrack.errors import UserError
 
 if TYPE_CHECKING:
-    from loratrack.registry.lookup import Candidate
-    from loratrack.registry.promotion import Move
-
-EXIT_CODES = "exit codes: 0 done, 1 nothing found or refused, 2 wrong use"
+    from loratrack.experiments.promotion import Promotion
 
 
-def add_to(commands: Any) -> None:
-    parser: argparse.ArgumentParser = commands.add_parser(
+def add_to(commands: Commands) -> None:
+    parser = commands.add_parser(
         "promote",
         help="make a version champion, once it is found fit",
         description="Load the version in this process, compare its logits with those of the training, and"
@@ -33,7 +28,7 @@ def add_to(commands: Any) -> None:
     )
     parser.add_argument("--model", metavar="NAME", help="the registered model, where that is in doubt")
     parser.add_argument(
-        "--to", default="champion", help="champion (Production) or challenger (Staging); champion unless told"
+        "--to", default="champion", help="champion (Production) or challenger (Staging); default: champion"
     )
     parser.add_argument("--why", default="", metavar="TEXT", help="kept in the history")
     parser.add_argument(
@@ -50,24 +45,18 @@ def add_to(commands: Any) -> None:
 
 
 def command(arguments: argparse.Namespace) -> int:
-    from loratrack.registry import lookup, promotion
+    expect = None if arguments.expect is None else version_or_none(arguments.expect)
+    from loratrack.experiments.promotion import promote
 
-    alias = promotion.alias_of(arguments.to)
-    expected = None if arguments.expect is None else version_or_none(arguments.expect)
-    candidate = lookup.version_of(arguments.version, arguments.model)
-    current = promotion.aliases(candidate.model)
-    before = current.get(alias)
-    if expected is not None and (before or 0) != expected:
-        raise RefusedError(
-            f"{candidate.model}: {alias} must be {arguments.expect} as --expect says,"
-            f" got {before or 'none'}; look at loratrack history {candidate.model}"
-        )
-    if before == candidate.version:
-        raise RefusedError(f"{candidate}: is {alias} already")
-    told = _judge(arguments.condition, candidate, current.get(promotion.CHAMPION))
-    check_reload(candidate)
-    move = promotion.promote(candidate.model, candidate.version, alias, expected=before, why=arguments.why)
-    tell(move, [*told, "holds: loaded again, it gives the logits of the training"], arguments.json)
+    promotion = promote(
+        arguments.version,
+        model=arguments.model,
+        to=arguments.to,
+        why=arguments.why,
+        condition=arguments.condition,
+        expect=expect,
+    )
+    print_promotion(promotion, is_json=arguments.json)
     return 0
 
 
@@ -80,52 +69,24 @@ def version_or_none(text: str) -> int:
     return int(text)
 
 
-def check_reload(candidate: Candidate) -> None:
-    """Load the version from where the registry keeps it; RefusedError unless it still is what was trained."""
-    from loratrack.registry import uri
-    from loratrack.serving.classifier import check_probe
-
-    try:
-        check_probe(uri.fetch(f"models:/{candidate}"))
-    except StoreError:
-        raise
-    except UserError as error:
-        raise RefusedError(f"{candidate}: is not fit to serve: {error}") from error
-
-
-def tell(move: Move, found: Sequence[str], is_json: bool) -> None:
-    event, console = move.event, Console(soft_wrap=True)
-    before, after = (version or "none" for version in (event.before, event.after))
+def print_promotion(promotion: Promotion, *, is_json: bool) -> None:
     if is_json:
-        content = {
-            "model": event.model,
-            "event": event.kind,
-            "alias": event.alias,
-            "from": event.before,
-            "to": event.after,
-            "why": event.why,
-            "who": event.who,
-            "run_id": event.run_id,
-            "found": list(found),
-            "mended": list(move.mended),
-        }
-        console.out(json.dumps(content, ensure_ascii=False, indent=1), highlight=False)
+        print_json(
+            {
+                "model": promotion.model,
+                "event": promotion.kind,
+                "alias": promotion.alias,
+                "from": promotion.before,
+                "to": promotion.after,
+                "why": promotion.why,
+                "who": promotion.who,
+                "run_id": promotion.run_id,
+                "found": list(promotion.findings),
+                "mended": list(promotion.repairs),
+            }
+        )
         return
-    lines = [*found, *(f"mended: {text}" for text in move.mended)]
-    for line in [*lines, f"{event.model}: {event.alias} moved from {before} to {after}"]:
-        console.print(line, highlight=False, markup=False)
-
-
-def _judge(condition: str | None, candidate: Candidate, champion: int | None) -> tuple[str, ...]:
-    """What was found of the condition; RefusedError when it fails."""
-    from loratrack.registry import conditions, lookup
-
-    if condition is None:
-        return ()
-    own = lookup.metrics_of(candidate)
-    is_alone = champion is None or "champion" not in condition.lower()
-    other = None if is_alone else lookup.version_of(f"{candidate.model}/{champion}")
-    verdict = conditions.judge(condition, own, None if other is None else lookup.metrics_of(other))
-    if not verdict.is_met:
-        raise RefusedError("\n  ".join([f"{candidate}: does not meet --if", *verdict.told]))
-    return verdict.told
+    before, after = (version or "none" for version in (promotion.before, promotion.after))
+    lines = [*promotion.findings, *(f"repaired: {text}" for text in promotion.repairs)]
+    for line in [*lines, f"{promotion.model}: {promotion.alias} moved from {before} to {after}"]:
+        console().print(line)

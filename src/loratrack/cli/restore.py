@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from loratrack.cli.promote import EXIT_CODES
+from loratrack.cli.commands import EXIT_CODES
 from loratrack.errors import RefusedError
 
 

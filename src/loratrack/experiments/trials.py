@@ -1,4 +1,9 @@
-"""Trials in training: cohorts one after the other, each trial a member with a tracked run of its own."""
+"""Trials in training: cohorts one after the other, each trial a member with a tracked run of its own.
+
+next trial ──> set up its base ──> cohort: this trial and all that can share the base
+     ^                               │  a trial that ends or is pruned gives its place to the next
+     └───────────────────────────────┘
+"""
 
 from __future__ import annotations
 
@@ -7,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import psutil
 import torch
@@ -15,6 +19,8 @@ import torch
 from loratrack.errors import UserError
 from loratrack.experiments import recording
 from loratrack.experiments.recording import WriterLog
+from loratrack.experiments.result import RunStatus
+from loratrack.experiments.watcher import TrialEnd, TrialState, Watcher
 from loratrack.sweep.cohorts import group, is_own
 from loratrack.sweep.parallelism import Parallelism
 from loratrack.sweep.study import Search, Trial
@@ -22,68 +28,96 @@ from loratrack.tracking.writer import RunWriter
 from loratrack.training import session
 from loratrack.training.cohort import train
 from loratrack.training.cuda_graphs import is_out_of_memory
-from loratrack.training.member import Member
+from loratrack.training.member import Member, Status
 from loratrack.training.session import Prepared
 
 WAIT_SECONDS = 2.0
 """How long to wait before looking again whether other processes have left something to do."""
 STORE_WAIT_SECONDS = 5.0
 """How long the end of a trial waits for a tracking store that is away."""
+TRIAL_STATES: dict[Status, TrialState] = {"finished": "complete", "failed": "failed", "stopped": "pruned"}
+RUN_STATUS: dict[TrialState, RunStatus] = {"complete": "FINISHED", "failed": "FAILED", "pruned": "KILLED"}
 
 
 @dataclass
 class RunningTrial:
-    """A trial in training."""
-
     trial: Trial
     member: Member
     log: WriterLog
     work: Path
 
-    @property
-    def writer(self) -> RunWriter:
-        return self.log.writer
-
-
-class Screen(Protocol):
-    def notice(self, text: str) -> None: ...
-    def trial(self, trial: Trial, member: Member, state: str, values: Sequence[float]) -> None: ...
-    def failed(self, trial: Trial, reason: str) -> None: ...
-
 
 class TrialRunner:
-    """This process's trials. A watcher of the cohort: it sees every step and every epoch."""
+    """This process's trials. It watches the cohort: it sees every step and every epoch."""
 
-    def __init__(self, search: Search, parent: RunWriter, lines: Screen, stop: Callable[[], bool]) -> None:
-        self.search, self.parent, self.lines, self.stop = search, parent, lines, stop
+    def __init__(self, search: Search, parent: RunWriter, watcher: Watcher, stop: Callable[[], bool]) -> None:
+        self.search, self.parent, self.watcher, self.stop = search, parent, watcher, stop
         self.places = Parallelism(search.sweep.parallel, memory_left)
         self.prepared: Prepared | None = None
         self._group = ""
         self._running: dict[str, RunningTrial] = {}
+        """By the name of its member."""
         self._writers: dict[int, RunWriter] = {}
+        """The open runs, by the number of the trial."""
         self._backlog: list[Trial] = []
         self._step_began = time.perf_counter()
 
     def work(self) -> None:
-        """Until nothing is left to do, here or for a process that may yet die."""
+        """Train until no trial is left; wait for other processes, whose trials come back if they die."""
         try:
             while not self.stop():
                 trial = self._backlog.pop(0) if self._backlog else self.search.next()
                 if trial is not None:
-                    self._train_with(trial)
-                elif not self.search.running_elsewhere():
-                    return
-                else:
+                    self._train_cohort(trial)
+                elif self.search.running_elsewhere():
                     time.sleep(WAIT_SECONDS)
+                else:
+                    return
         finally:
-            self._hand_back()
+            # trials in the middle of their training are ended here, and begun again by whoever goes on
+            for running in self._running.values():
+                running.log.writer.set_tags({"trial_state": "interrupted"})
+                shutil.rmtree(running.work, ignore_errors=True)
+            for writer in self._writers.values():
+                writer.finish("KILLED", STORE_WAIT_SECONDS)
+            self.search.give_all_back()
+            self._running.clear()
+            self._writers.clear()
+
+    def _train_cohort(self, first: Trial) -> None:
+        """One cohort: the trial, and all that can share its base, until no more come."""
+        if first.config.train.threads is not None:
+            torch.set_num_threads(first.config.train.threads)
+        try:
+            prepared = session.set_up(first.config, self.watcher.notice)
+        except UserError as error:
+            if all(is_own(setting) for setting in first.values):
+                raise  # what is wrong is shared by all trials: none can be trained
+            self._fail(first, str(error))
+            return
+        self.prepared, self._group = prepared, group(first.config)
+        if self._enter(first, prepared):
+            self._fill()
+        while prepared.cohort.training and not self.stop():
+            try:
+                train(prepared.cohort, self, stop=self.stop, after_epoch=self.after_epoch)
+            except (UserError, RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                # outside a step, as in an evaluation, nobody knows who took too much: the largest has failed
+                network, members = prepared.network, prepared.cohort.training
+                largest = max(members, key=lambda member: network.parameter_counts(member.name)[0])
+                largest.end("failed", str(error))
+                self._settle(self._running[largest.name])
+                self._fill()
+        self.prepared = None
 
     def step(self, members: Sequence[Member]) -> None:
-        """A trial whose loss is no number has left its running in the middle of an epoch."""
+        """A diverged trial frees its place in the middle of an epoch."""
         now = time.perf_counter()
         examples = sum(member.config.train.batch_size for member in members)
         self.places.step(len(members), examples, now - self._step_began)
-        for running in [running for running in self._running.values() if running.member.status == "failed"]:
+        for running in [each for each in self._running.values() if each.member.status == "failed"]:
             self._settle(running)
         self._fill()
         self._step_began = time.perf_counter()
@@ -107,71 +141,37 @@ class TrialRunner:
             self._fill()
         self._step_began = time.perf_counter()
 
-    def _train_with(self, first: Trial) -> None:
-        """One cohort: the trial, and all that can share its base, until no more come."""
-        prepared = self._set_up(first)
-        if prepared is None:
-            return
-        self.prepared, self._group = prepared, group(first.config)
-        if self._seat(first, prepared):
-            self._fill()
-        while prepared.cohort.training and not self.stop():
-            try:
-                train(prepared.cohort, self, stop=self.stop, after_epoch=self.after_epoch)
-            except (UserError, RuntimeError, MemoryError) as error:
-                self._blame(prepared, error)
-        self.prepared = None
-
-    def _blame(self, prepared: Prepared, error: Exception) -> None:
-        """Out of memory outside a step, as in an evaluation: the largest trial has failed."""
-        if not is_out_of_memory(error):
-            raise error
-        largest = max(
-            prepared.cohort.training, key=lambda member: prepared.network.parameter_counts(member.name)[0]
-        )
-        largest.end("failed", str(error))
-        self._settle(self._running[largest.name])
-        self._fill()
-
-    def _set_up(self, trial: Trial) -> Prepared | None:
-        """None: the trial's own values cannot be trained, and it has failed."""
-        if trial.config.train.threads is not None:
-            torch.set_num_threads(trial.config.train.threads)
-        try:
-            return session.set_up(trial.config, self.lines.notice)
-        except UserError as error:
-            if all(is_own(setting) for setting in trial.values):
-                raise  # no trial can be trained
-            self._fail(trial, str(error))
-            return None
-
     def _fill(self) -> None:
+        """Trials of the same group until every place is taken.
+
+        Trials for another base wait in the backlog, never more of them than there are places.
+        """
         prepared = self.prepared
-        while prepared is not None and prepared.network.use_lora and len(self._running) < self.places.count:
-            trial = None if self.stop() else self._next_of_group()
+        if prepared is None or not prepared.network.use_lora:
+            return
+        while len(self._running) < self.places.count and not self.stop():
+            trial = next((each for each in self._backlog if group(each.config) == self._group), None)
+            if trial is not None:
+                self._backlog.remove(trial)
+            while trial is None and len(self._backlog) < self.places.count:
+                new = self.search.next()
+                if new is None:
+                    return
+                if group(new.config) == self._group:
+                    trial = new
+                else:
+                    self._backlog.append(new)
             if trial is None:
                 return
-            self._seat(trial, prepared)
+            self._enter(trial, prepared)
 
-    def _next_of_group(self) -> Trial | None:
-        """Trials for another base wait, but never more than could be seated."""
-        for trial in self._backlog:
-            if group(trial.config) == self._group:
-                self._backlog.remove(trial)
-                return trial
-        while len(self._backlog) < self.places.count:
-            new = self.search.next()
-            if new is None or group(new.config) == self._group:
-                return new
-            self._backlog.append(new)
-        return None
-
-    def _seat(self, trial: Trial, prepared: Prepared) -> bool:
+    def _enter(self, trial: Trial, prepared: Prepared) -> bool:
+        """Begin the trial as a member of the cohort; False when it could not even begin."""
         writer = recording.start(trial.config, self.parent.run_id)
         self._writers[trial.number] = writer
         writer.set_tags({"sweep": self.search.sweep.name, "trial": str(trial.number)})
         self.search.note_run(trial, writer.run_id)
-        log = WriterLog(writer, lambda text: None)
+        log = WriterLog(writer)
         work = recording.new_work_folder(writer.run_id)
         try:
             member = recording.enter(prepared, trial.config, log, work, f"trial-{trial.number}")
@@ -184,88 +184,83 @@ class TrialRunner:
         return True
 
     def _settle(self, running: RunningTrial) -> None:
-        """Keep what the trial came to, end its run, tell the study, and free its place."""
-        trial, member, prepared = running.trial, running.member, self.prepared
-        assert prepared is not None, "a running stands on a bench"
+        """Keep what the trial came to, end its run, report it to the study, and free its place."""
+        trial, member, prepared, search = running.trial, running.member, self.prepared, self.search
+        assert prepared is not None, "a running trial has a cohort"
+        values: list[float] = []
+        outcome = None
+        is_done, keep = member.status == "finished", search.sweep.keep
         try:
-            values = self._keep(running, prepared)
+            if is_done:
+                assert member.best is not None, "a finished member has a best epoch"
+                trainable = float(prepared.network.parameter_counts(member.name)[0])
+                scores = {**member.history[member.best.epoch - 1], "trainable_parameters": trainable}
+                values = [scores[metric] for metric in search.sweep.metrics]
+                outcome = session.conclude(prepared, member)
+            with_weights = keep == "all" or (is_done and (keep == "finished" or search.is_best(values)))
+            recording.keep(prepared, member, outcome, running.log, running.work, with_weights=with_weights)
         except (UserError, RuntimeError, MemoryError) as error:
             if not isinstance(error, UserError) and not is_out_of_memory(error):
                 raise
             member.status, member.reason, values = "failed", str(error), []
-        state = {"finished": "complete", "failed": "failed"}.get(member.status, "pruned")
-        running.writer.set_tags({"trial_state": state})
-        status = {"complete": "FINISHED", "failed": "FAILED", "pruned": "KILLED"}[state]
-        running.writer.finish(status, STORE_WAIT_SECONDS)  # type: ignore[arg-type]
-        self._writers.pop(trial.number)
+        state = TRIAL_STATES[member.status]
+        self._end_run(trial, state)
         match state:
             case "complete":
-                self.search.complete(trial, values)
+                search.complete(trial, values)
             case "pruned":
-                self.search.prune(trial)
-            case _:
-                self.search.fail(trial, member.reason)
-        self._free(running, prepared)
-        self.lines.trial(trial, member, state, values)
-        self._tell_parent(trial, values)
+                search.prune(trial)
+            case "failed":
+                search.fail(trial, member.reason)
 
-    def _keep(self, running: RunningTrial, prepared: Prepared) -> list[float]:
-        member, keep = running.member, self.search.sweep.keep
-        is_done = member.status == "finished"
-        values = self._values(member, prepared) if is_done else []
-        outcome = session.conclude(prepared, member) if is_done else None
-        with_weights = keep == "all" or (is_done and (keep == "finished" or self.search.is_best(values)))
-        recording.keep(prepared, member, outcome, running.log, running.work, with_weights=with_weights)
-        return values
-
-    def _values(self, member: Member, prepared: Prepared) -> list[float]:
-        """The sweep's metrics at the epoch that is kept."""
-        assert member.best is not None, "a finished member has a best epoch"
-        known = {
-            **member.history[member.best.epoch - 1],
-            "trainable_parameters": float(prepared.network.parameter_counts(member.name)[0]),
-        }
-        return [known[metric] for metric in self.search.sweep.metrics]
-
-    def _free(self, running: RunningTrial, prepared: Prepared) -> None:
-        del self._running[running.member.name]
-        prepared.cohort.members.remove(running.member)
+        del self._running[member.name]
+        prepared.cohort.members.remove(member)
         if prepared.network.use_lora:
-            prepared.network.remove(running.member.name)
+            prepared.network.remove(member.name)
         prepared.network.train()
         shutil.rmtree(running.work, ignore_errors=True)
 
+        metrics = dict(zip(search.sweep.metrics, values, strict=False))
+        self._report(trial, state, metrics, epochs=len(member.history), reason=member.reason)
+        best = search.best()
+        if metrics and best is not None:
+            # trials do not end in the order of their numbers, and MLflow shows the value of the last step
+            self.parent.log_metrics(metrics, step=trial.number)
+            bests = zip(search.sweep.metrics, best.values, strict=True)
+            self.parent.log_metrics({f"best_{name}": value for name, value in bests}, step=search.num_done())
+
     def _fail(self, trial: Trial, reason: str) -> None:
         """A trial that could not even begin."""
+        self._end_run(trial, "failed")
+        self.search.fail(trial, reason)
+        self._report(trial, "failed", {}, epochs=0, reason=reason)
+
+    def _end_run(self, trial: Trial, state: TrialState) -> None:
         writer = self._writers.pop(trial.number, None)
         if writer is not None:
-            writer.set_tags({"trial_state": "failed"})
-            writer.finish("FAILED", STORE_WAIT_SECONDS)
-        self.search.fail(trial, reason)
-        self.lines.failed(trial, reason)
+            writer.set_tags({"trial_state": state})
+            writer.finish(RUN_STATUS[state], STORE_WAIT_SECONDS)
 
-    def _tell_parent(self, trial: Trial, values: Sequence[float]) -> None:
-        """The history of the sweep: metrics of the trials by their numbers, the best so far as they end.
-
-        They do not end in the order of their numbers, and MLflow shows the value of the last step.
-        """
-        best = self.search.best()
-        if values and best is not None:
-            names = self.search.sweep.metrics
-            self.parent.log_metrics(dict(zip(names, values, strict=True)), step=trial.number)
-            told = {f"best_{name}": value for name, value in zip(names, best.values, strict=True)}
-            self.parent.log_metrics(told, step=self.search.num_done())
-
-    def _hand_back(self) -> None:
-        """Trials in the middle of their training are ended here, and begun again by whoever goes on."""
-        for running in tuple(self._running.values()):
-            running.writer.set_tags({"trial_state": "interrupted"})
-            shutil.rmtree(running.work, ignore_errors=True)
-        for writer in self._writers.values():
-            writer.finish("KILLED", STORE_WAIT_SECONDS)
-        self.search.give_all_back()
-        self._running.clear()
-        self._writers.clear()
+    def _report(
+        self, trial: Trial, state: TrialState, metrics: dict[str, float], *, epochs: int, reason: str
+    ) -> None:
+        search, best = self.search, self.search.best()
+        bests = {} if best is None else dict(zip(search.sweep.metrics, best.values, strict=True))
+        end = TrialEnd(
+            number=trial.number,
+            state=state,
+            settings=trial.values,
+            metrics=metrics,
+            reason=reason,
+            seconds=time.monotonic() - trial.started,
+            epochs=epochs,
+            max_epochs=trial.config.train.epochs,
+            best_number=None if best is None else best.number,
+            best_metrics=bests,
+            num_done=search.num_done(),
+            num_wanted=search.num_wanted(),
+        )
+        self.watcher.trial(end)
 
 
 def memory_left() -> int:

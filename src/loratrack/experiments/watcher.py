@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
-    from loratrack.sweep.study import Search, Trial
     from loratrack.training.member import Member
+
+TrialState = Literal["complete", "pruned", "failed"]
+
+
+@dataclass(frozen=True)
+class TrialEnd:
+    """A trial that has ended, and how its sweep stands now."""
+
+    number: int
+    state: TrialState
+    settings: Mapping[str, Any]
+    """What was varied."""
+    metrics: Mapping[str, float]
+    """The metrics of the sweep; empty unless the trial is complete."""
+    reason: str
+    """Why it failed."""
+    seconds: float
+    epochs: int
+    max_epochs: int
+    best_number: int | None
+    best_metrics: Mapping[str, float]
+    num_done: int
+    num_wanted: int | None
+    """How many trials the sweep is to have; None where only time ends it."""
 
 
 class Watcher(Protocol):
-    """Everything that `experiments` has to say. It never decides anything."""
+    """Everything that `experiments` has to say on the way. It decides nothing."""
 
     def notice(self, text: str) -> None:
         """One line for a person."""
@@ -22,8 +48,8 @@ class Watcher(Protocol):
     def epoch(self, member: Member) -> None:
         """A member has ended an epoch."""
 
-    def trial(self, search: Search, trial: Trial, text: str) -> None:
-        """A trial of a sweep has ended; `text` says how."""
+    def trial(self, end: TrialEnd) -> None:
+        """A trial of a sweep has ended."""
 
 
 class Nobody:
@@ -35,4 +61,83 @@ class Nobody:
 
     def epoch(self, member: Member) -> None: ...
 
-    def trial(self, search: Search, trial: Trial, text: str) -> None: ...
+    def trial(self, end: TrialEnd) -> None: ...
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+class Lines:
+    """Plain lines, in a notebook, a file or a pipe as well as on a terminal."""
+
+    def __init__(self, write: Callable[[str], object] = _print) -> None:
+        self.notice = write
+        self._began = time.monotonic()
+        self._members: set[str] = set()
+        self._trials_ended = 0
+
+    def step(self, members: Sequence[Member]) -> None:
+        for member in members:
+            if member.name not in self._members:
+                epochs, steps = member.config.train.epochs, member.total_steps
+                self.notice(f"{member.config.exp_id}: training, {steps:,} steps in {epochs} epochs")
+                self._members.add(member.name)
+
+    def epoch(self, member: Member) -> None:
+        if not member.history:
+            return
+        last = member.history[-1]
+        self.notice(
+            f"epoch {len(member.history)}/{member.config.train.epochs}  loss {last['train/loss']:.3f}"
+            f"  validation {scores_line(member)}  {last['time/epoch_seconds']:.1f} s"
+            f"  {last['time/examples_per_second']:.0f} examples/s"
+        )
+
+    def trial(self, end: TrialEnd) -> None:
+        self._trials_ended += 1
+        if end.state == "failed":
+            line = f"failed: {end.reason}"
+        elif end.state == "pruned":
+            line = f"pruned after epoch {end.epochs} of {end.max_epochs}  {end.seconds:.0f} s"
+        else:
+            line = f"{metrics_line(end.metrics)}  {end.seconds:.0f} s"
+        standing = f"{end.num_done} of {end.num_wanted} done" if end.num_wanted else f"{end.num_done} done"
+        if end.best_number is not None:
+            standing = f"best so far {metrics_line(end.best_metrics)} (trial {end.best_number}), {standing}"
+        if end.num_wanted and end.num_done < end.num_wanted:
+            seconds = (time.monotonic() - self._began) / self._trials_ended * (end.num_wanted - end.num_done)
+            standing += f", about {duration(seconds)} left"
+        self.notice(f"trial {end.number}  {line}  ({settings_line(end.settings)})\n  {standing}")
+
+
+def scores_line(member: Member) -> str:
+    """The F1 of each task after the last epoch: `domain_f1 0.976  intent_f1 0.951`."""
+    names = [name for name in member.config.metric_names if name.endswith("f1")]
+    return "  ".join(f"{name} {member.history[-1][name]:.3f}" for name in names)
+
+
+def metrics_line(values: Mapping[str, float]) -> str:
+    """`avg_f1 0.9312  trainable_parameters 294,912`"""
+    return "  ".join(
+        f"{name} {value:,.0f}" if value >= 1000 else f"{name} {value:.4f}" for name, value in values.items()
+    )
+
+
+def settings_line(values: Mapping[str, Any]) -> str:
+    """`rank 8, lr 0.0021, loss_weight 0.4/0.6`"""
+
+    def text(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return "/".join(text(part) for part in value.values())
+        return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+    return ", ".join(f"{key.rpartition('.')[2]} {text(value)}" for key, value in values.items())
+
+
+def duration(seconds: float) -> str:
+    """`3:05`, `2:00:09`"""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

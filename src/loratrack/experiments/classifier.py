@@ -1,0 +1,25 @@
+"""A trained model in use, by the name that MLflow knows it by.
+
+classify = Classifier("models:/clinc@champion")
+classify(["will it rain tomorrow"])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from loratrack.experiments.result import Result
+from loratrack.registry import uri
+from loratrack.serving import classifier
+
+
+class Classifier(classifier.Classifier):
+    """A trained model in use; any number of threads may ask.
+
+    `model`: models:/NAME@alias, models:/NAME/3, models:/NAME/Production, runs:/RUN_ID, a folder, or what
+    `train` gave.
+    """
+
+    def __init__(self, model: str | Path | Result, notice: Callable[[str], None] = lambda text: None) -> None:
+        super().__init__(uri.fetch(model.model if isinstance(model, Result) else str(model)), notice)

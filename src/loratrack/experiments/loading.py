@@ -1,0 +1,48 @@
+"""From a file to what can be started, with the project it belongs to written into it.
+
+load("projects/clinc/dual.yaml", "train.epochs=2")     # a RunConfig
+load("projects/clinc/sweep.yaml")                      # a SweepConfig, for it has a `sweep` section
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from loratrack import config as configs
+from loratrack.config import RunConfig
+from loratrack.config.sweep import SweepConfig, load_sweep
+
+AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
+
+
+def load_run(path: str | Path, settings: Sequence[str] = ()) -> RunConfig:
+    return with_project(configs.load(path, settings), Path(path))
+
+
+def load_search(path: str | Path, settings: Sequence[str] = ()) -> SweepConfig:
+    """A sweep; what its settings cannot be is said before anything is trained."""
+    from loratrack.sweep.checks import check
+
+    config = load_sweep(path, settings)
+    check(config, str(path))
+    return with_project(config, Path(path))
+
+
+def with_project(config: AnyConfig, file: Path) -> AnyConfig:
+    """The folder that the config lies in is its project; `register: true` becomes the project's name.
+
+    A frozen copy says both, wherever it is loaded from.
+    """
+    project = config.project or project_name(file)
+    name = project if config.register_as is True else config.register_as
+    return config.model_copy(update={"project": project, "register_as": name})
+
+
+def project_name(file: Path) -> str:
+    """The folder below projects/ that the config lies in, else the folder itself."""
+    folders = file.resolve().parent.parts
+    if "projects" in folders[:-1]:
+        return folders[len(folders) - 1 - folders[::-1].index("projects") + 1]
+    return folders[-1]

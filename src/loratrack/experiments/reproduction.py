@@ -1,0 +1,180 @@
+"""A run once more, from what it has kept, beside the first one: what is different around it, and in it.
+
+reproduction = reproduce("exp_v1", check=True)
+reproduction.check.is_equal          # every metric of every epoch, to the bit where that can be
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from loratrack import data
+from loratrack.bases import base as bases
+from loratrack.config import RunConfig, load
+from loratrack.errors import RefusedError, UserError
+from loratrack.experiments import differences, recording
+from loratrack.experiments.differences import REPRODUCES, Difference, environment_differences
+from loratrack.experiments.interrupt import interruptible
+from loratrack.experiments.recording import WriterLog
+from loratrack.experiments.result import Training
+from loratrack.experiments.run import artifact_uri, train_one
+from loratrack.experiments.watcher import Nobody, Watcher
+from loratrack.index.search import PARENT_TAG
+from loratrack.places import BUNDLE, CONFIG_COPY, DATA_REPORT, ENVIRONMENT, METRICS
+from loratrack.registry import lookup
+from loratrack.tracking import artifacts
+from loratrack.tracking.environment import environment
+
+MAX_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class First:
+    """The run that is repeated."""
+
+    run: Any
+    config: RunConfig
+    """With what was found or measured for it in the place of `auto`."""
+    contents: Mapping[str, Any]
+    """Its JSON files, by name."""
+
+    @property
+    def run_id(self) -> str:
+        return str(self.run.info.run_id)
+
+
+@dataclass(frozen=True)
+class Check:
+    is_exact: bool
+    """Equal to the bit was asked for; else within `tolerance`, since what counts is different."""
+    tolerance: float
+    epochs: int
+    unequal: tuple[Difference, ...]
+
+    @property
+    def is_equal(self) -> bool:
+        return not self.unequal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reproduction(Training):
+    reproduces: str
+    """The id of the first run."""
+    differences: tuple[Difference, ...]
+    """What is different around it: packages, processor, data, base."""
+    check: Check | None = None
+
+
+def reproduce(run: str, *, check: bool = False, watcher: Watcher | None = None) -> Reproduction:
+    """Train from the settings that a run has kept, as a new run with the tag `reproduces`.
+
+    `run`: its id or the beginning of it, or an exp_id for its newest run.
+    """
+    watcher = watcher or Nobody()
+    first = _first(lookup.run_of(run))
+    if first.config.train.threads is not None:
+        torch.set_num_threads(first.config.train.threads)  # before the environment is looked at
+    around = _differences(first)
+    _list(watcher, f"around run {first.run_id}", around, "nothing is different")
+    with interruptible() as interruption:
+        writer = recording.start(first.config)
+        project = first.run.data.tags.get("project", "")
+        writer.set_tags({REPRODUCES: first.run_id, **({"project": project} if project else {})})
+        watcher.notice(f"{first.config.exp_id}: run {writer.run_id}")
+        log = WriterLog(writer, watcher.notice)
+        for difference in around:
+            log.notices.append(f"different from run {first.run_id}: {difference}")
+        with recording.failing(writer), recording.work_folder(writer.run_id) as work:
+            prepared, member, outcome = train_one(first.config, log, work, watcher, interruption)
+            metrics = recording.keep(prepared, member, outcome, log, work)
+            if member.status == "failed":
+                raise UserError(f"{first.config.exp_id}: {member.reason}")
+            status = "FINISHED" if interruption.signal is None else "KILLED"
+            is_sent = writer.finish(status)
+    epochs = tuple(dict(values) for values in member.history)
+    verdict = None
+    if check and interruption.signal is None:
+        exact = differences.is_exact(around, first.contents[ENVIRONMENT])
+        then = differences.epochs_of(first.contents[METRICS])
+        is_whole = first.run.info.status == "FINISHED"
+        now = dict(enumerate(epochs, start=1))
+        unequal = differences.metric_differences(then, now, exact=exact, is_whole=is_whole)
+        verdict = Check(exact, 0.0 if exact else differences.TOLERANCE, len(then), tuple(unequal))
+        how = "to the bit" if exact else f"within {verdict.tolerance}, since what counts is different"
+        _list(watcher, f"check of {len(then)} epochs, {how}", unequal, "every metric of every epoch is equal")
+    return Reproduction(
+        exp_id=first.config.exp_id,
+        run_id=writer.run_id,
+        status=status,
+        metrics=metrics,
+        notices=tuple(log.notices),
+        artifact_uri=artifact_uri(writer.run_id),
+        ended_by=interruption.signal,
+        is_sent=is_sent,
+        epochs=epochs,
+        best_epoch=member.best.epoch if member.best else None,
+        reproduces=first.run_id,
+        differences=tuple(around),
+        check=verdict,
+    )
+
+
+def _first(run: Any) -> First:
+    with tempfile.TemporaryDirectory() as folder:
+        names = (CONFIG_COPY, BUNDLE, ENVIRONMENT, METRICS, DATA_REPORT)
+        files = artifacts.fetch(run, names, Path(folder))
+        missing = [name for name in (CONFIG_COPY, ENVIRONMENT, METRICS) if name not in files]
+        if missing:
+            raise RefusedError(
+                f"run {run.info.run_id} ({run.info.status}): has not kept {', '.join(missing)},"
+                " so it cannot be repeated"
+            )
+        contents = {
+            name: json.loads(file.read_text("utf-8")) for name, file in files.items() if name != CONFIG_COPY
+        }
+        config = load(files[CONFIG_COPY])
+    # nothing is measured or chosen anew, and no version is made
+    bundle, threads = contents.get(BUNDLE, {}), contents[ENVIRONMENT].get("torch", {}).get("threads")
+    settings = {name: bundle[name] for name in ("layout", "precision") if name in bundle}
+    if threads is not None and threads <= (os.cpu_count() or 1):
+        settings["threads"] = threads
+    train = config.train.model_copy(update=settings)
+    return First(run, config.model_copy(update={"train": train, "register_as": False}), contents)
+
+
+def _differences(first: First) -> list[Difference]:
+    """Data, base, tokenizer, neighbours and environment: what was then and is not now."""
+    config, tags = first.config, first.run.data.tags
+    corpus = data.read(config)
+    report = first.contents.get(DATA_REPORT, {}).get("files", {})
+    pairs = [
+        (f"{setting} ({sha256[:12]})", report[setting]["sha256"], sha256)
+        for setting, sha256 in corpus.files_sha256.items()
+        if setting in report
+    ]
+    pairs.append(("data", tags.get("data_sha256", "unknown"), corpus.sha256))
+    base = bases.resolve(config.model.arch, trust_remote_code=config.model.trust_remote_code)
+    then = first.contents.get(BUNDLE, {}).get("base", {})
+    pairs.append(("base", then.get("sha256", tags.get("base_sha256", "unknown")), base.sha256))
+    pairs.append(("tokenizer", then.get("tokenizer_sha256", base.tokenizer_sha256), base.tokenizer_sha256))
+    changes = [Difference(what, old[:12], new[:12]) for what, old, new in pairs if old != new]
+    if PARENT_TAG in tags:
+        # The same sums in products of another size: equal but for their last bits.
+        changes.append(Difference("trained", "beside the other trials of its sweep", "alone"))
+    return [*changes, *environment_differences(first.contents[ENVIRONMENT], environment())]
+
+
+def _list(watcher: Watcher, title: str, changes: Sequence[Difference], none: str) -> None:
+    lines = [f"  {change}" for change in changes[:MAX_SHOWN]] or [f"  {none}"]
+    if len(changes) > MAX_SHOWN:
+        lines.append(f"  and {len(changes) - MAX_SHOWN} more")
+    for line in [f"{title}:", *lines]:
+        watcher.notice(line)

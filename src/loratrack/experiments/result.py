@@ -1,0 +1,66 @@
+"""What a piece of work came to: an object for programs, which the command line prints."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from loratrack.sweep.report import Report
+
+RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A run that has ended, as it stands in MLflow."""
+
+    exp_id: str
+    run_id: str
+    status: RunStatus
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """What is logged once, at the end: `best_avg_f1`, `best_epoch`, `test_avg_f1`, …"""
+    version: str | None = None
+    """`NAME/NUMBER` of the registered version; None when none was made."""
+    notices: tuple[str, ...] = ()
+    artifact_uri: str = ""
+    ended_by: signal.Signals | None = None
+    """The signal that ended it early."""
+    is_sent: bool = True
+    """False: something still waits for the tracking store, and goes out with `loratrack sync`."""
+
+    @property
+    def model(self) -> str:
+        """What `loratrack predict --model` and `loratrack.Classifier` take."""
+        return f"models:/{self.version}" if self.version else f"runs:/{self.run_id}"
+
+    @property
+    def folder(self) -> Path | None:
+        """Where its files lie; None where a server keeps them."""
+        path = Path(self.artifact_uri.removeprefix("file://"))
+        return path if path.is_absolute() else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Result):
+    """One run, or the run that reproduces another one."""
+
+    epochs: tuple[Mapping[str, float], ...] = ()
+    """The metrics of each epoch."""
+    best_epoch: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(Result):
+    """What this process saw of a sweep; the last process to leave concludes it."""
+
+    name: str
+    is_concluded: bool = False
+    num_done: int = 0
+    report: Report | None = None
+    best_run_id: str | None = None
+    best_settings: Mapping[str, Any] = field(default_factory=dict)
+    """What was varied, as it was in the best trial."""

@@ -1,0 +1,87 @@
+"""One experiment, from its config to a registered model: the page to read first.
+
+result = run(load("projects/clinc/dual.yaml"))      # trains, logs, checks, registers
+result.metrics["test_avg_f1"], result.version       # 0.964, "clinc/3"
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from loratrack.config import RunConfig
+from loratrack.errors import StoreError, UserError
+from loratrack.experiments import recording
+from loratrack.experiments.interrupt import Interruption, interruptible
+from loratrack.experiments.recording import WriterLog
+from loratrack.experiments.result import Training
+from loratrack.experiments.watcher import Nobody, Watcher
+from loratrack.training import session
+from loratrack.training.cohort import train
+from loratrack.training.member import Member
+from loratrack.training.session import Outcome, Prepared
+
+
+def run(config: RunConfig, watcher: Watcher | None = None) -> Training:
+    """Train, log, check that the saved model is the trained one, and register it.
+
+    However it breaks off, the MLflow run does not stay RUNNING: a fault ends it as FAILED, a signal as
+    KILLED with the best epoch so far kept. UserError: the training failed in a way that the user can mend.
+    """
+    watcher = watcher or Nobody()
+    with interruptible() as interruption:
+        writer = recording.start(config)
+        watcher.notice(f"{config.exp_id}: run {writer.run_id}")
+        log = WriterLog(writer, watcher.notice)
+        with recording.failing(writer), recording.work_folder(writer.run_id) as work:
+            prepared, member, outcome = train_one(config, log, work, watcher, interruption)
+            metrics = recording.keep(prepared, member, outcome, log, work)
+            if member.status == "failed":
+                raise UserError(f"{config.exp_id}: {member.reason}")
+            version = None
+            if interruption.signal is None and config.register_as is not False:
+                name = str(config.register_as)
+                number = recording.register(config, writer, name, metrics)
+                version = None if number is None else f"{name}/{number}"
+                if version is None:
+                    watcher.notice("not registered: the tracking store does not answer")
+            status = "FINISHED" if interruption.signal is None else "KILLED"
+            is_sent = writer.finish(status)
+    return Training(
+        exp_id=config.exp_id,
+        run_id=writer.run_id,
+        status=status,
+        metrics=metrics,
+        version=version,
+        notices=tuple(log.notices),
+        artifact_uri=artifact_uri(writer.run_id),
+        ended_by=interruption.signal,
+        is_sent=is_sent,
+        epochs=tuple(dict(values) for values in member.history),
+        best_epoch=member.best.epoch if member.best else None,
+    )
+
+
+def train_one(
+    config: RunConfig, log: WriterLog, work: Path, watcher: Watcher, interruption: Interruption
+) -> tuple[Prepared, Member, Outcome | None]:
+    """A cohort of one, trained until its end or a signal; no outcome when a signal came first."""
+    if config.train.threads is not None:
+        torch.set_num_threads(config.train.threads)
+    prepared = session.set_up(config, log.notice)
+    member = recording.enter(prepared, config, log, work)
+    train(prepared.cohort, watcher, stop=lambda: bool(interruption))
+    outcome = session.conclude(prepared, member) if member.best and not interruption else None
+    return prepared, member, outcome
+
+
+def artifact_uri(run_id: str) -> str:
+    """Where MLflow keeps the run's files; empty while the tracking store does not answer."""
+    from loratrack.store.client import answering, connect
+
+    try:
+        with answering():
+            return str(connect().get_run(run_id).info.artifact_uri)
+    except StoreError:
+        return ""

@@ -1,0 +1,192 @@
+"""A sweep: many trials on one base, by any number of processes; the last one to leave concludes it.
+
+result = sweep(load_search("projects/clinc/sweep.yaml"))
+result.version, result.best_settings
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+
+from loratrack.config import RunConfig, files, flat, plain
+from loratrack.config.sweep import SweepConfig
+from loratrack.errors import UserError
+from loratrack.experiments import recording
+from loratrack.experiments.interrupt import Interruption, interruptible
+from loratrack.experiments.result import Sweep
+from loratrack.experiments.retraining import retrain
+from loratrack.experiments.run import artifact_uri
+from loratrack.experiments.trials import TrialRunner
+from loratrack.experiments.watcher import Nobody, Watcher
+from loratrack.places import PLOTS, PYFUNC
+from loratrack.registry import register as registration
+from loratrack.store.place import store_folder
+from loratrack.sweep import report as reports
+from loratrack.sweep import space, study
+from loratrack.sweep.report import Report
+from loratrack.sweep.study import CONCLUDED, PARENT, Search
+from loratrack.tracking import child_runs
+from loratrack.tracking.writer import RunWriter
+
+DATABASE, LOCK = "optuna.db", ".optuna.lock"
+BEST_CONFIG, SWEEP_COPY, PAGE = "best_config.yaml", "sweep_copy.yaml", "sweep.html"
+VERSION = "best_version"
+"""The tag of the sweep's run that names the registered version."""
+
+
+def sweep(config: SweepConfig, watcher: Watcher | None = None) -> Sweep:
+    """Train trials until the sweep is over, or until a signal ends this process's part of it."""
+    watcher = watcher or Nobody()
+    folder = store_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    url = config.sweep.storage or f"sqlite:///{folder / DATABASE}"
+    search = Search(config, url, folder / LOCK, watcher.notice)
+    try:
+        with interruptible() as interruption:
+            parent = _parent(search, config)
+            watcher.notice(f"{config.sweep.name}: run {parent.run_id}, study in {url}")
+            work = Work(search, config, parent, watcher, interruption)
+            try:
+                TrialRunner(search, parent, watcher, lambda: bool(interruption)).work()
+                return _end(work)
+            except BaseException:
+                parent.finish("FAILED")
+                raise
+    finally:
+        search.close()
+
+
+def existing(name: str, storage: str | None = None) -> tuple[optuna.Study, Report]:
+    """A sweep that was begun, and how it stands."""
+    file = store_folder() / DATABASE
+    if storage is None and not file.exists():
+        raise UserError(f"sweep show: there is no sweep yet in {file}")
+    begun = study.existing(storage or f"sqlite:///{file}", name)
+    return begun, reports.report(begun)
+
+
+def write_report(begun: optuna.Study, report: Report, folder: Path) -> Path:
+    """Pictures, and a page that holds them; gives the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = reports.draw(begun, report, folder / PLOTS)
+    page = folder / PAGE
+    page.write_text(reports.page(report, pictures), encoding="utf-8")
+    return page
+
+
+@dataclass(frozen=True)
+class Work:
+    """What this process has in hand."""
+
+    search: Search
+    config: SweepConfig
+    parent: RunWriter
+    watcher: Watcher
+    interruption: Interruption
+
+
+def _parent(search: Search, config: SweepConfig) -> RunWriter:
+    """The run of the sweep, which all its processes share."""
+    with search.locked():
+        run_id = search.attr(PARENT)
+        if run_id is not None:
+            return RunWriter.attach(run_id)
+        tags = {**recording.tags(config), "sweep": config.sweep.name}
+        parent = RunWriter.start(name=config.sweep.name, params=flat(plain(config)), tags=tags)
+        search.set_attr(PARENT, parent.run_id)
+        return parent
+
+
+def _end(work: Work) -> Sweep:
+    """The last process to leave concludes the sweep."""
+    search, parent, interruption = work.search, work.parent, work.interruption
+    for child in child_runs.running(parent.run_id):
+        # a run whose trial is over and that is still RUNNING belongs to a process that was killed
+        name, _, number = child.name.rpartition("-")
+        if name == search.sweep.name and number.isdecimal() and search.is_over(int(number)):
+            child_runs.end(child.run_id, "KILLED", "its process died; the trial was begun again")
+    concluded: Mapping[str, str] | None = None
+    with search.last_one_out() as is_last:
+        if not is_last or search.running_elsewhere():
+            parent.leave()
+        elif interruption.signal is None:
+            done = search.num_done()
+            if search.attr(CONCLUDED) != done:
+                concluded = _conclude(work)
+            if not interruption:
+                search.set_attr(CONCLUDED, done)
+            parent.finish("KILLED" if interruption else "FINISHED")
+        else:
+            parent.finish("KILLED")
+    best = search.best()
+    bests = {} if best is None else dict(zip(search.sweep.metrics, best.values, strict=True))
+    return Sweep(
+        exp_id=work.config.exp_id,
+        name=search.sweep.name,
+        run_id=parent.run_id,
+        status="KILLED" if interruption else "FINISHED",
+        metrics={f"best_{name}": value for name, value in bests.items()},
+        version=(concluded or {}).get(VERSION, "").removeprefix("models:/") or None,
+        artifact_uri=artifact_uri(parent.run_id),
+        ended_by=interruption.signal,
+        is_concluded=concluded is not None,
+        num_done=search.num_done(),
+        report=reports.report(search.study),
+        best_run_id=None if best is None else best.user_attrs.get("run_id"),
+        best_settings={} if best is None else dict(best.params),
+    )
+
+
+def _conclude(work: Work) -> dict[str, str]:
+    """Best trial, its version, its retraining and the report, on the sweep's run; gives the tags it wrote."""
+    search, config, parent, watcher = work.search, work.config, work.parent, work.watcher
+    best = search.best()
+    tags: dict[str, str] = {}
+    folder = store_folder() / "work" / parent.run_id
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        write_report(search.study, reports.report(search.study), folder)
+        files.save(config, folder / SWEEP_COPY)
+        if best is not None:
+            best_config = space.trial_config(config, best.number, space.replay(config, best.params))
+            files.save(best_config, folder / BEST_CONFIG)
+            run_id = str(best.user_attrs["run_id"])
+            tags = {f"best.{key}": str(value) for key, value in best.params.items()}
+            tags |= {"best_trial": str(best.number), "best_run_id": run_id}
+            metrics = dict(zip(search.sweep.metrics, best.values, strict=True))
+            if search.sweep.register_best and search.attr("registered") != best.number:
+                name = str(config.project if config.register_as is False else config.register_as)
+                version_tags = {"exp_id": best_config.exp_id}
+                version_tags |= {f"best_{metric}": f"{value:.6g}" for metric, value in metrics.items()}
+                number = registration.register(run_id, name, PYFUNC, version_tags)
+                search.set_attr("registered", best.number)
+                tags[VERSION] = f"models:/{name}/{number}"
+                watcher.notice(f"model        models:/{name}/{number}")
+            parent.set_tags(tags)
+            if search.sweep.retrain_best:
+                _retrain(work, best_config)
+        parent.log_artifacts(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return tags
+
+
+def _retrain(work: Work, best_config: RunConfig) -> None:
+    """Mean and deviation of the best trial's metrics over other seeds, on the sweep's run."""
+    search, watcher, times = work.search, work.watcher, work.search.sweep.retrain_best
+    watcher.notice(f"training the best trial again with {times} other seeds")
+    spreads = retrain(
+        best_config, search.sweep.name, times, work.parent.run_id, lambda: bool(work.interruption)
+    )
+    metrics: dict[str, float] = {}
+    for metric, spread in spreads.items():
+        name = metric.removeprefix("best_")
+        metrics |= {f"retrained_{name}_mean": spread.mean, f"retrained_{name}_sd": spread.deviation}
+        if name.removeprefix("test_") in search.sweep.metrics:
+            watcher.notice(f"  {name} {spread.mean:.4f} ± {spread.deviation:.4f} (sd of {times} seeds)")
+    work.parent.log_metrics(metrics, step=search.num_done())
