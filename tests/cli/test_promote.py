@@ -27,7 +27,7 @@ def test_the_best_version_of_an_experiment_becomes_champion(ask: Any) -> None:
     code, out, _ = ask("promote", "second", "--why", "first try")
     assert code == 0
     assert out == (
-        "holds: loaded again, it gives the logits of the training\n"
+        "passed: the reloaded model reproduces the training logits\n"
         "tiny: champion moved from none to 3\n"  # two runs with equal scores: the newer one
     )
     assert aliases() == {"champion": 3}
@@ -117,7 +117,7 @@ def test_rollback_goes_back_and_back_again(ask: Any) -> None:
     assert aliases() == {"champion": 2, "previous-champion": 1}
     assert ask("rollback", "--exp-id", "first")[0] == 0
     code, out, _ = ask("rollback", "--to", "3")
-    assert out.startswith("holds: loaded again")  # it was never champion, so it is checked
+    assert out.startswith("passed: the reloaded model")  # it was never champion, so it is checked
     assert ask("rollback", "--to", "3")[0] == 1
     assert aliases()["champion"] == 3
 

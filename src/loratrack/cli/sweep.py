@@ -93,7 +93,9 @@ def print_report(report: Report, screen: Console) -> None:
     tables = {"best trials": reports.rows(report), "importance": reports.importance_rows(report)}
     for title, (heading, *rows) in tables.items():
         if rows:
-            table = Table(*map(Text, heading), title=title)
+            table = Table(title=title)
+            for name in heading:
+                table.add_column(Text(name))
             for cells in rows:
                 table.add_row(*map(Text, cells))
             screen.print(table)

@@ -59,8 +59,10 @@ def flat(settings: Settings, prefix: str = "") -> dict[str, Any]:
 
 
 def sha256(config: RunConfig) -> str:
-    """The same for the same settings on any machine, wherever the project lies."""
-    return hashlib.sha256(json.dumps(portable(plain(config)), sort_keys=True).encode()).hexdigest()
+    """The same for the same settings on any machine, wherever the project lies and whatever it is called."""
+    settings = portable(plain(config))
+    settings.pop("project")
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def portable(settings: Settings) -> Settings:

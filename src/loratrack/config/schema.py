@@ -210,6 +210,8 @@ class RunConfig(Section):
     task_type: TaskType = "single_cls"
     register_as: Annotated[str | bool, BeforeValidator(_registered_name)] = Field(True, alias="register")
     """Name in the model registry; true: the project's name; false: no version is made."""
+    project: str | None = None
+    """A tag to filter by; null: the folder below projects/ that the config lies in."""
     data: Data
     model: Model = Model()
     train: Train = Train()

@@ -127,7 +127,7 @@ def _promotion(move: promotion.Move, findings: Sequence[str]) -> Promotion:
     return Promotion(
         model=event.model,
         kind=event.kind,
-        alias=event.alias,
+        alias=event.alias or "",
         before=event.before,
         after=event.after,
         why=event.why,

@@ -24,7 +24,7 @@ from loratrack.experiments import differences, recording
 from loratrack.experiments.differences import REPRODUCES, Difference, environment_differences
 from loratrack.experiments.interrupt import interruptible
 from loratrack.experiments.recording import WriterLog
-from loratrack.experiments.result import Training
+from loratrack.experiments.result import RunStatus, Training
 from loratrack.experiments.run import artifact_uri, train_one
 from loratrack.experiments.watcher import Nobody, Watcher
 from loratrack.index.search import PARENT_TAG
@@ -97,7 +97,7 @@ def reproduce(run: str, *, check: bool = False, watcher: Watcher | None = None) 
             metrics = recording.keep(prepared, member, outcome, log, work)
             if member.status == "failed":
                 raise UserError(f"{first.config.exp_id}: {member.reason}")
-            status = "FINISHED" if interruption.signal is None else "KILLED"
+            status: RunStatus = "FINISHED" if interruption.signal is None else "KILLED"
             is_sent = writer.finish(status)
     epochs = tuple(dict(values) for values in member.history)
     verdict = None

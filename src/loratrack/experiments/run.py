@@ -15,7 +15,7 @@ from loratrack.errors import StoreError, UserError
 from loratrack.experiments import recording
 from loratrack.experiments.interrupt import Interruption, interruptible
 from loratrack.experiments.recording import WriterLog
-from loratrack.experiments.result import Training
+from loratrack.experiments.result import RunStatus, Training
 from loratrack.experiments.watcher import Nobody, Watcher
 from loratrack.training import session
 from loratrack.training.cohort import train
@@ -46,7 +46,7 @@ def run(config: RunConfig, watcher: Watcher | None = None) -> Training:
                 version = None if number is None else f"{name}/{number}"
                 if version is None:
                     watcher.notice("not registered: the tracking store does not answer")
-            status = "FINISHED" if interruption.signal is None else "KILLED"
+            status: RunStatus = "FINISHED" if interruption.signal is None else "KILLED"
             is_sent = writer.finish(status)
     return Training(
         exp_id=config.exp_id,

@@ -73,10 +73,13 @@ class Lines:
     """Plain lines, in a notebook, a file or a pipe as well as on a terminal."""
 
     def __init__(self, write: Callable[[str], object] = _print) -> None:
-        self.notice = write
+        self._write = write
         self._began = time.monotonic()
         self._members: set[str] = set()
         self._trials_ended = 0
+
+    def notice(self, text: str) -> None:
+        self._write(text)
 
     def step(self, members: Sequence[Member]) -> None:
         for member in members:

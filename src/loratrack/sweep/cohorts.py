@@ -10,6 +10,7 @@ OWN = (
     "exp_id",
     "description",
     "register",
+    "project",
     "base_config",
     "resources.",
     "model.lora.",
