@@ -106,7 +106,7 @@ def test_a_run_ends_well_and_says_what_to_do_next(dual: Any) -> None:
     assert tail[0] == f"best epoch   {dual.run.data.metrics['best_epoch']:.0f} of 2 (by avg_f1)"
     assert tail[1:] == [
         f"run          {dual.run_id}",
-        f"artefacts    {dual.artifacts}",
+        f"artifacts    {dual.artifacts}",
         f"model        models:/tiny/{dual.version}",
         "look at it   mlflow ui",
         f'predict      loratrack predict --model models:/tiny/{dual.version} --text "…"',

@@ -91,12 +91,12 @@ def print_report(report: Report, screen: Console) -> None:
     counts = ", ".join(f"{count} {state}" for state, count in report.counts.items())
     screen.print(f"{report.name}: {counts or 'no trials yet'}")
     tables = {"best trials": reports.rows(report), "importance": reports.importance_rows(report)}
-    for title, (heading, *rows) in tables.items():
-        if rows:
+    for title, rows in tables.items():
+        if len(rows) > 1:  # the first is the heading
             table = Table(title=title)
-            for name in heading:
+            for name in rows[0]:
                 table.add_column(Text(name))
-            for cells in rows:
+            for cells in rows[1:]:
                 table.add_row(*map(Text, cells))
             screen.print(table)
     screen.print(f"importance   {report.evidence}")
