@@ -32,8 +32,7 @@ class RefusedError(UserError):
 
 def problems_message(source: str, problems: Sequence[str], noun: str = "problem") -> str:
     """`SOURCE: 2 problems`, then one indented line for each."""
-    count = f"{len(problems)} {noun}{'' if len(problems) == 1 else 's'}"
-    return "\n".join([f"{source}: {count}", *(f"  {problem}" for problem in problems)])
+    return "\n".join([f"{source}: {counted(len(problems), noun)}", *(f"  {problem}" for problem in problems)])
 
 
 def closest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
@@ -46,3 +45,8 @@ def did_you_mean(name: str, names: Iterable[str], cutoff: float = 0.6) -> str:
     """`; did you mean 'NAME'?` for the nearest of `names`, else nothing."""
     near = closest(name, names, cutoff)
     return "" if near is None else f"; did you mean {near!r}?"
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

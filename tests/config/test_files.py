@@ -199,6 +199,12 @@ def test_sha256_does_not_depend_on_the_current_folder(project: Path, monkeypatch
     assert sha256(load(project / "projects/a/x.yaml")) == inside
 
 
+def test_sha256_is_the_same_in_another_project(project: Path) -> None:
+    config = load("projects/a/x.yaml", ["project=risk"])
+    assert config.project == "risk"
+    assert sha256(config) == sha256(load("projects/a/x.yaml"))
+
+
 def test_sha256_tells_one_setting_from_another(project: Path) -> None:
     assert sha256(load("projects/a/x.yaml")) != sha256(load("projects/a/x.yaml", ["train.seed=43"]))
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratrack.config.layers import FROZEN_MARK, layers, merge, merged
+from loratrack.config.layers import FROZEN_MARK, merge, merged, read_layers
 from loratrack.errors import ConfigError
 
 Write = Callable[[str, str], Path]
@@ -40,12 +40,12 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
 
 
 def settings(file: Path, *overrides: str) -> dict[str, Any]:
-    return merged(layers(file, overrides))
+    return merged(read_layers(file, overrides))
 
 
 def message(file: Path, *overrides: str) -> str:
     with pytest.raises(ConfigError) as caught:
-        layers(file, overrides)
+        read_layers(file, overrides)
     return str(caught.value)
 
 
@@ -130,7 +130,7 @@ def test_a_folder_is_no_config(write: Write) -> None:
 
 def test_a_file_that_is_not_there(write: Write) -> None:
     write("exp_v4.yaml", "a: b")
-    assert message(Path("exp_4.yaml")) == "exp_4.yaml: no such config file; did you mean exp_v4.yaml?"
+    assert message(Path("exp_4.yaml")) == "exp_4.yaml: no such config file; did you mean 'exp_v4.yaml'?"
     assert message(Path("other.yaml")) == "other.yaml: no such config file; . holds exp_v4.yaml"
     assert (
         message(Path("nowhere/x.yaml")) == "nowhere/x.yaml: no such config file; there is no folder nowhere"

@@ -61,7 +61,7 @@ def test_what_does_not_fit_together_is_told_with_the_rest() -> None:
         "  data.label_subset: task_type double_cls needs exactly 2 tasks, got 3: a, b, text;"
         " task_type: multi_cls takes any number",
         "  data.text_column: text is also the label column of text",
-        "  train.loss_weight: needs one weight for each of 3 task(s): a, b, text, got 2: [1.0, 2.0]",
+        "  train.loss_weight: needs one weight for each of 3 tasks: a, b, text, got 2: [1.0, 2.0]",
     ]
 
 

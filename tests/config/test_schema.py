@@ -62,6 +62,12 @@ def test_register_refuses_what_the_registry_refuses(said: object) -> None:
     assert fault(config, {"register": said}) == words
 
 
+def test_a_project_is_a_name_beside_register() -> None:
+    assert config({}).project is None
+    assert config({"project": "风险", "register": False}).project == "风险"
+    assert fault(config, {"project": "a/b"}) == "must be a name without `/` and `:`, got 'a/b'"
+
+
 @pytest.mark.parametrize("name", ["v1", "风险_v1.2-b", "_x", "007"])
 def test_exp_ids(name: str) -> None:
     assert config({"exp_id": name}).exp_id == name
@@ -177,7 +183,7 @@ def test_three_tasks_need_no_more_than_a_third_key() -> None:
         (
             "single_cls",
             {"a": "all", "b": "all"},
-            "data.label_subset: task_type single_cls takes one list of labels, got 2 task(s) a, b;"
+            "data.label_subset: task_type single_cls takes one list of labels, got 2 tasks: a, b;"
             " write a list, or task_type: double_cls | multi_cls",
         ),
         ("multi_cls", "all", "data.label_subset: must map each task to its labels for task_type multi_cls"),
@@ -214,7 +220,7 @@ def test_multi_cls_needs_a_task() -> None:
         ({"data": {"text_column": "risk"}}, "data.text_column: risk is also the label column of risk"),
         (
             {"train": {"loss_weight": [1]}},
-            "train.loss_weight: needs one weight for each of 2 task(s): risk, adopt, got 1: [1.0]",
+            "train.loss_weight: needs one weight for each of 2 tasks: risk, adopt, got 1: [1.0]",
         ),
         (
             {"train": {"loss_weight": {"risk": 1}}},

@@ -82,7 +82,7 @@ def test_adding_a_label_to_two_says_what_else_to_change() -> None:
     assert str(caught.value).split("\n")[1:] == [
         "  data.label_subset: task_type double_cls needs exactly 2 tasks, got 3:"
         " risk_level, is_adopt, channel; task_type: multi_cls takes any number",
-        "  train.loss_weight: needs one weight for each of 3 task(s): risk_level, is_adopt, channel,"
+        "  train.loss_weight: needs one weight for each of 3 tasks: risk_level, is_adopt, channel,"
         " got 2: [0.6, 0.4]",
     ]
 

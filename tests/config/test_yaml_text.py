@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from loratrack.config.yaml_text import fault_of, value_of
+from loratrack.config.yaml_text import problem_of, value_of
 
 
 def test_scalars_stay_the_text_of_the_file() -> None:
@@ -47,4 +47,4 @@ def test_anchors_and_merge_keys_work() -> None:
 def test_a_fault_is_one_line_with_its_place(text: str, words: str) -> None:
     with pytest.raises(yaml.YAMLError) as caught:
         value_of(text)
-    assert fault_of(caught.value) == words
+    assert problem_of(caught.value) == words

@@ -43,7 +43,7 @@ AFTER_THE_START: dict[str, tuple[dict[str, Any], str]] = {
 BEFORE_THE_START: dict[str, tuple[dict[str, Any], str]] = {
     "loss weights": (
         {"train": {"loss_weight": [0.5, 0.3, 0.2]}},
-        "train.loss_weight: needs one weight for each of 2 task(s): risk, adopt, got 3: [0.5, 0.3, 0.2]",
+        "train.loss_weight: needs one weight for each of 2 tasks: risk, adopt, got 3: [0.5, 0.3, 0.2]",
     ),
     "one column": (
         {"data": TWO_TASKS_ONE_COLUMN},

@@ -8,37 +8,43 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from loratrack.config.layers import FROZEN_MARK, Layer, Settings, layers, merged, project_root, with_paths
-from loratrack.config.problems import faults
+from loratrack.config.layers import (
+    FROZEN_MARK,
+    Layer,
+    Settings,
+    merged,
+    project_root,
+    read_layers,
+    with_paths,
+)
+from loratrack.config.problems import problems_of
 from loratrack.config.schema import RunConfig
+from loratrack.disk import write_text
 from loratrack.errors import ConfigError, problems_message
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The config at `path`, merged with its parents and with `key.path=value` overrides.
 
-    An override may hold several, separated by `;`. All faults are told in one ConfigError.
+    An override may hold several, separated by `;`. One ConfigError reports all problems.
     """
-    said = layers(Path(path), overrides)
-    return parse(merged(said), place=str(path), said=said)
+    layers = read_layers(Path(path), overrides)
+    return parse(merged(layers), source=str(path), layers=layers)
 
 
-def parse(settings: Settings, place: str, said: Sequence[Layer] = ()) -> RunConfig:
-    """Settings as a typed config; ConfigError tells all faults of `place` at once."""
+def parse(settings: Settings, source: str, layers: Sequence[Layer] = ()) -> RunConfig:
+    """Settings as a typed config; one ConfigError reports all problems of `source`."""
     try:
         return RunConfig.model_validate(settings)
     except ValidationError as error:
-        raise ConfigError(
-            problems_message(place, faults(settings, error, place, said), "invalid setting")
-        ) from None
+        problems = problems_of(settings, error, source, layers)
+        raise ConfigError(problems_message(source, problems, "invalid setting")) from None
 
 
 def plain(config: BaseModel) -> Settings:
@@ -47,9 +53,9 @@ def plain(config: BaseModel) -> Settings:
     return settings
 
 
-def flat(settings: Settings, prefix: str = "") -> dict[str, Any]:
+def flat(settings: Settings, prefix: str = "") -> Settings:
     """`{"model": {"lora": {"rank": 8}}}` as `{"model.lora.rank": 8}`; lists stay whole."""
-    result: dict[str, Any] = {}
+    result: Settings = {}
     for key, value in settings.items():
         if isinstance(value, dict) and value:
             result.update(flat(value, f"{prefix}{key}."))
@@ -59,14 +65,14 @@ def flat(settings: Settings, prefix: str = "") -> dict[str, Any]:
 
 
 def sha256(config: RunConfig) -> str:
-    """The same for the same settings on any machine, wherever the project lies and whatever it is called."""
+    """The same for the same settings on any machine, wherever its files lie; `project` has no part in it."""
     settings = portable(plain(config))
-    settings.pop("project")
+    del settings["project"]  # where a run is filed, not what it learns
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def portable(settings: Settings) -> Settings:
-    """The settings with each path told from its project's root on."""
+    """The settings with each path written from its project's root on."""
     return with_paths(settings, lambda path: _below(project_root(Path(path).parent), path))
 
 
@@ -80,10 +86,7 @@ def dump(config: RunConfig) -> str:
 
 def save(config: RunConfig, file: Path) -> None:
     """Write the frozen copy: read-only, and enough by itself to give the run again."""
-    draft = file.with_name(f"{file.name}.{os.getpid()}.draft")
-    draft.write_text(dump(config), encoding="utf-8")
-    draft.chmod(0o444)
-    draft.rename(file)
+    write_text(file, dump(config), mode=0o444)
 
 
 class _ExactDumper(yaml.SafeDumper):

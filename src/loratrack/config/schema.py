@@ -7,7 +7,6 @@ Scalars arrive as the text that stands in the YAML file, and the types here deci
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -27,14 +26,16 @@ from pydantic import (
     model_validator,
 )
 
+from loratrack.errors import counted
+
 SINGLE_TASK = "label"
 """The name of the only task of a `single_cls` run, and its default column."""
 
 YES, NO = {"true", "yes", "on"}, {"false", "no", "off"}
 
 
-def _told_apart(must: str, *words: str) -> Discriminator:
-    """Tells a list, a mapping and one of a few words apart, so that a fault speaks of what was meant."""
+def _one_shape_of(must: str, *words: str) -> Discriminator:
+    """Tells a list, a mapping and one of a few words apart, so that a message names what was meant."""
 
     def shape(value: object) -> str | None:
         if isinstance(value, list | tuple):
@@ -55,9 +56,9 @@ def _label(value: object) -> object:
 def _different_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
     if len(labels) < 2:
         raise ValueError(f"a task needs at least two labels, got {list(labels)!r}")
-    twice = sorted({label for label in labels if labels.count(label) > 1})
-    if twice:
-        raise ValueError(f"listed more than once: {', '.join(twice)}")
+    repeated = sorted({label for label in labels if labels.count(label) > 1})
+    if repeated:
+        raise ValueError(f"listed more than once: {', '.join(repeated)}")
     return labels
 
 
@@ -70,23 +71,6 @@ def _task_name(name: str) -> str:
     return name
 
 
-def _exp_id(name: str) -> str:
-    if not re.fullmatch(r"\w[\w.-]{0,199}", name):
-        raise ValueError(
-            "must be at most 200 letters, digits, `_`, `-` and `.`, the first a letter, a digit or `_`,"
-            f" got {name!r}"
-        )
-    return name
-
-
-def _registered_name(value: object) -> object:
-    if isinstance(value, str) and value.lower() in YES | NO:
-        return value.lower() in YES
-    if isinstance(value, bool) or (isinstance(value, str) and value and not set(value) & set("/:")):
-        return value
-    raise ValueError(f"must be a name without `/` and `:`, true or false, got {value!r}")
-
-
 Share = Annotated[float, Field(ge=0, lt=1)]
 NotEmpty = Annotated[str, Field(min_length=1)]
 TaskType = Literal["single_cls", "double_cls", "multi_cls"]
@@ -96,24 +80,24 @@ _All = Annotated[Literal["all"], Tag("<word>")]
 _Labels = Annotated[
     tuple[Annotated[str, BeforeValidator(_label)], ...], AfterValidator(_different_labels), Tag("<list>")
 ]
-Subset = Annotated[_All | _Labels, _told_apart("must be a list of labels, or `all`", "all")]
+Subset = Annotated[_All | _Labels, _one_shape_of("must be a list of labels, or `all`", "all")]
 LabelSubset = Annotated[
     _All | _Labels | Annotated[dict[TaskName, Subset], Tag("<mapping>")],
-    _told_apart("must be a list of labels, `all`, or a mapping of tasks to one of these", "all"),
+    _one_shape_of("must be a list of labels, `all`, or a mapping of tasks to one of these", "all"),
 ]
 Columns = Annotated[
     Annotated[NotEmpty, Tag("<word>")] | Annotated[tuple[NotEmpty, ...], Tag("<list>")],
-    _told_apart("must be the name of a column, or a list of names"),
+    _one_shape_of("must be the name of a column, or a list of names"),
 ]
 TargetModules = Annotated[
     Annotated[Literal["auto", "all-linear"], Tag("<word>")]
     | Annotated[tuple[NotEmpty, ...], Field(min_length=1), Tag("<list>")],
-    _told_apart("must be a list of module names, `auto` or `all-linear`", "auto", "all-linear"),
+    _one_shape_of("must be a list of module names, `auto` or `all-linear`", "auto", "all-linear"),
 ]
 LossWeight = Annotated[
     Annotated[tuple[NonNegativeFloat, ...], Tag("<list>")]
     | Annotated[dict[str, NonNegativeFloat], Tag("<mapping>")],
-    _told_apart("must be a list of weights in the order of the tasks, or a mapping of tasks to weights"),
+    _one_shape_of("must be a list of weights in the order of the tasks, or a mapping of tasks to weights"),
 ]
 
 
@@ -163,7 +147,8 @@ LORA_ALIASES = {
 
 class Model(Section):
     arch: NotEmpty = "minilm"
-    """A hub name, a local folder, `minilm` (the built-in), or models:/name@alias."""
+    """`minilm` (the built-in), a hub name, a local folder, or a network trained here: models:/NAME@ALIAS,
+    models:/NAME/N or runs:/ID."""
     use_lora: bool = True
     trust_remote_code: bool = False
     pooling: Literal["cls", "mean"] = "cls"
@@ -203,19 +188,45 @@ class Resources(Section):
 class RunConfig(Section):
     """What a run is. `config_copy.yaml` holds exactly this, and gives the run again."""
 
-    exp_id: Annotated[str, AfterValidator(_exp_id)]
+    exp_id: str
     description: str = ""
     base_config: str | None = None
-    """The parent this config was merged from; kept for the record."""
+    """The parent this config was merged from; for people, as its settings are merged in."""
     task_type: TaskType = "single_cls"
-    register_as: Annotated[str | bool, BeforeValidator(_registered_name)] = Field(True, alias="register")
+    register_as: str | bool = Field(True, alias="register")
     """Name in the model registry; true: the project's name; false: no version is made."""
-    project: str | None = None
+    project: NotEmpty | None = None
     """A tag to filter by; null: the folder below projects/ that the config lies in."""
     data: Data
     model: Model = Model()
     train: Train = Train()
     resources: Resources = Resources()
+
+    @field_validator("exp_id")
+    @classmethod
+    def _exp_id_names_a_run(cls, name: str) -> str:
+        if not re.fullmatch(r"\w[\w.-]{0,199}", name):
+            raise ValueError(
+                "must be at most 200 letters, digits, `_`, `-` and `.`, the first a letter, a digit or `_`,"
+                f" got {name!r}"
+            )
+        return name
+
+    @field_validator("project")
+    @classmethod
+    def _project_can_name_a_registered_model(cls, name: str | None) -> str | None:
+        if name is not None and set(name) & set("/:"):
+            raise ValueError(f"must be a name without `/` and `:`, got {name!r}")
+        return name
+
+    @field_validator("register_as", mode="before")
+    @classmethod
+    def _register_is_a_name_or_a_truth(cls, value: object) -> object:
+        if isinstance(value, str) and value.lower() in YES | NO:
+            return value.lower() in YES
+        if isinstance(value, bool) or (isinstance(value, str) and value and not set(value) & set("/:")):
+            return value
+        raise ValueError(f"must be a name without `/` and `:`, true or false, got {value!r}")
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -264,76 +275,74 @@ class RunConfig(Section):
         return name.removeprefix("avg_") if len(self.tasks) == 1 else name
 
     @model_validator(mode="after")
-    def _settings_fit_together(self) -> RunConfig:
-        faults = [
-            *self._task_faults(),
-            *self._column_faults(),
-            *self._loss_weight_faults(),
-            *self._save_strategy_faults(),
-            *self._batch_faults(),
-        ]
-        if faults:
-            raise ValueError("\n".join(faults))
-        return self
-
-    def _task_faults(self) -> Iterator[str]:
-        subset, kind = self.data.label_subset, self.task_type
+    def _fits_together(self) -> RunConfig:
+        """The rules across sections; READ_TOGETHER lists the settings that they read."""
+        problems: list[str] = []
+        subset, kind, tasks = self.data.label_subset, self.task_type, self.tasks
         if kind == "single_cls" and isinstance(subset, dict):
-            yield (
-                f"data.label_subset: task_type single_cls takes one list of labels, got {len(subset)} task(s)"
-                f" {', '.join(subset)}; write a list, or task_type: double_cls | multi_cls"
+            problems.append(
+                "data.label_subset: task_type single_cls takes one list of labels,"
+                f" got {counted(len(subset), 'task')}: {', '.join(subset)};"
+                " write a list, or task_type: double_cls | multi_cls"
             )
         elif kind != "single_cls" and not isinstance(subset, dict):
-            yield f"data.label_subset: must map each task to its labels for task_type {kind}"
-        elif kind == "double_cls" and len(self.tasks) != 2:
-            yield (
-                f"data.label_subset: task_type double_cls needs exactly 2 tasks, got {len(self.tasks)}:"
-                f" {', '.join(self.tasks)}; task_type: multi_cls takes any number"
+            problems.append(f"data.label_subset: must map each task to its labels for task_type {kind}")
+        elif kind == "double_cls" and len(tasks) != 2:
+            problems.append(
+                f"data.label_subset: task_type double_cls needs exactly 2 tasks, got {len(tasks)}:"
+                f" {', '.join(tasks)}; task_type: multi_cls takes any number"
             )
-        elif not self.tasks:
-            yield "data.label_subset: must name at least one task, got none"
+        elif not tasks:
+            problems.append("data.label_subset: must name at least one task, got none")
 
-    def _column_faults(self) -> Iterator[str]:
-        strangers = sorted(set(self.data.label_columns) - set(self.tasks))
-        if strangers:
-            yield (
-                f"data.label_columns: must name tasks only, got {', '.join(strangers)};"
-                f" the tasks are {', '.join(self.tasks)}"
+        no_tasks = sorted(set(self.data.label_columns) - set(tasks))
+        if no_tasks:
+            problems.append(
+                f"data.label_columns: must name tasks only, got {', '.join(no_tasks)};"
+                f" the tasks are {', '.join(tasks)}"
             )
         tasks_of: dict[str, list[str]] = {}
         for task, column in self.label_columns.items():
             tasks_of.setdefault(column, []).append(task)
-        for column, tasks in tasks_of.items():
-            if len(tasks) > 1:
-                yield f"data.label_columns: {' and '.join(tasks)} read one column: {column}"
+        for column, readers in tasks_of.items():
+            if len(readers) > 1:
+                problems.append(f"data.label_columns: {' and '.join(readers)} read one column: {column}")
             if column in self.text_columns:
-                yield f"data.text_column: {column} is also the label column of {tasks[0]}"
+                problems.append(f"data.text_column: {column} is also the label column of {readers[0]}")
 
-    def _loss_weight_faults(self) -> Iterator[str]:
-        weights, tasks = self.train.loss_weight, self.tasks
+        weights = self.train.loss_weight
         if isinstance(weights, tuple) and len(weights) != len(tasks):
-            yield (
-                f"train.loss_weight: needs one weight for each of {len(tasks)} task(s): {', '.join(tasks)},"
-                f" got {len(weights)}: {list(weights)}"
+            problems.append(
+                f"train.loss_weight: needs one weight for each of {counted(len(tasks), 'task')}:"
+                f" {', '.join(tasks)}, got {len(weights)}: {list(weights)}"
             )
         if isinstance(weights, dict) and set(weights) != set(tasks):
-            yield f"train.loss_weight: must name each of {', '.join(tasks)}, got {', '.join(weights)}"
+            problems.append(
+                f"train.loss_weight: must name each of {', '.join(tasks)}, got {', '.join(weights)}"
+            )
         values = weights.values() if isinstance(weights, dict) else weights
         if values and not any(values):
-            yield "train.loss_weight: must not be all 0"
+            problems.append("train.loss_weight: must not be all 0")
 
-    def _save_strategy_faults(self) -> Iterator[str]:
-        known = ["last", *(f"best_{name}" for name in self.metric_names)]
-        also = ["best_avg_accuracy", "best_avg_f1"]
-        if self.train.save_strategy not in known + also:
-            yield f"train.save_strategy: must be one of {', '.join(known)}, got {self.train.save_strategy!r}"
-        if self.train.save_strategy == "last" and self.train.early_stopping_epochs is not None:
-            yield "train.early_stopping_epochs: needs a metric to watch; train.save_strategy must name one"
-
-    def _batch_faults(self) -> Iterator[str]:
-        micro, batch = self.train.micro_batch_size, self.train.batch_size
-        if micro is not None and micro > batch:
-            yield f"train.micro_batch_size ({micro}) must not be larger than train.batch_size ({batch})"
+        train = self.train
+        strategies = ["last", *(f"best_{name}" for name in self.metric_names)]
+        # With one task avg_f1 is its f1, so that a template may say best_avg_f1 for any number of tasks.
+        if train.save_strategy not in (*strategies, "best_avg_accuracy", "best_avg_f1"):
+            problems.append(
+                f"train.save_strategy: must be one of {', '.join(strategies)}, got {train.save_strategy!r}"
+            )
+        if train.save_strategy == "last" and train.early_stopping_epochs is not None:
+            problems.append(
+                "train.early_stopping_epochs: needs a metric to watch; train.save_strategy must name one"
+            )
+        if train.micro_batch_size is not None and train.micro_batch_size > train.batch_size:
+            problems.append(
+                f"train.micro_batch_size ({train.micro_batch_size}) must not be larger than"
+                f" train.batch_size ({train.batch_size})"
+            )
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
 
 
 READ_TOGETHER = (

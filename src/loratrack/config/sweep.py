@@ -22,8 +22,8 @@ from pydantic import (
 )
 
 from loratrack.config.files import plain
-from loratrack.config.layers import Settings, layers, merged, with_paths
-from loratrack.config.problems import faults
+from loratrack.config.layers import Settings, merged, read_layers, with_paths
+from loratrack.config.problems import problems_of
 from loratrack.config.schema import LORA_ALIASES, NotEmpty, RunConfig, Section
 from loratrack.errors import ConfigError, problems_message
 
@@ -35,26 +35,14 @@ MAX_NAME_CHARACTERS = 180
 """A trial adds its number to the name of the sweep."""
 
 
-def _low_high(ends: tuple[float, float]) -> tuple[float, float]:
+def _low_below_high(ends: tuple[float, float]) -> tuple[float, float]:
     low, high = ends
     if low >= high:
         raise ValueError(f"the low end must be below the high end, got [{low:g}, {high:g}]")
     return ends
 
 
-def _above_zero(ends: tuple[float, float]) -> tuple[float, float]:
-    if ends[0] <= 0:
-        raise ValueError(f"a log scale has no {ends[0]:g}; the low end must be above 0")
-    return ends
-
-
-def _whole(ends: tuple[float, float]) -> tuple[float, float]:
-    if any(end != int(end) for end in ends):
-        raise ValueError(f"both ends must be whole numbers, got [{ends[0]:g}, {ends[1]:g}]")
-    return ends
-
-
-Range = Annotated[tuple[float, float], AfterValidator(_low_high)]
+Range = Annotated[tuple[float, float], AfterValidator(_low_below_high)]
 
 
 class Varied(Section):
@@ -72,14 +60,21 @@ class Choice(Varied):
     def _different(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
         if not values:
             raise ValueError("must list at least one value, got []")
-        twice = sorted({str(value) for value in values if values.count(value) > 1})
-        if twice:
-            raise ValueError(f"listed more than once: {', '.join(twice)}")
+        repeated = sorted({str(value) for value in values if values.count(value) > 1})
+        if repeated:
+            raise ValueError(f"listed more than once: {', '.join(repeated)}")
         return values
 
 
 class Log(Varied):
-    log: Annotated[Range, AfterValidator(_above_zero)]
+    log: Range
+
+    @field_validator("log")
+    @classmethod
+    def _above_zero(cls, ends: tuple[float, float]) -> tuple[float, float]:
+        if ends[0] <= 0:
+            raise ValueError(f"a log scale has no {ends[0]:g}; the low end must be above 0")
+        return ends
 
 
 class Uniform(Varied):
@@ -87,7 +82,15 @@ class Uniform(Varied):
 
 
 class Int(Varied):
-    int: Annotated[Range, AfterValidator(_whole)]
+    int: Range
+
+    @field_validator("int")
+    @classmethod
+    def _whole(cls, ends: tuple[float, float]) -> tuple[float, float]:
+        # in this class `int` is the field, so the built-in one has to be avoided
+        if any(not end.is_integer() for end in ends):
+            raise ValueError(f"both ends must be whole numbers, got [{ends[0]:g}, {ends[1]:g}]")
+        return ends
 
 
 class Times(Varied):
@@ -104,16 +107,14 @@ class Simplex(Varied):
 
 
 def _kind(value: object) -> str | None:
+    """The branch of Space that a value of the file belongs to; None when that is not clear."""
     if isinstance(value, Varied):
         return f"<{type(value).__name__}>"
-    said = [name for name in ("choice", "log", "uniform", "int", "times", "simplex") if name in _keys(value)]
-    if len(said) != 1 and "of" in _keys(value):
+    keys = value if isinstance(value, dict) else {}
+    kinds = [name for name in ("choice", "log", "uniform", "int", "times", "simplex") if name in keys]
+    if len(kinds) != 1 and "of" in keys:
         return "<Times>"
-    return f"<{said[0].capitalize()}>" if len(said) == 1 else None
-
-
-def _keys(value: object) -> Sequence[str]:
-    return tuple(value) if isinstance(value, dict) else ()
+    return f"<{kinds[0].capitalize()}>" if len(kinds) == 1 else None
 
 
 Space = Annotated[
@@ -127,24 +128,15 @@ Space = Annotated[
 ]
 
 
-def _name(name: str) -> str:
-    if not re.fullmatch(rf"\w[\w-]{{0,{MAX_NAME_CHARACTERS - 1}}}", name):
-        raise ValueError(
-            f"must be at most {MAX_NAME_CHARACTERS} letters, digits, `_` and `-`,"
-            f" the first no `-`, got {name!r}"
-        )
-    return name
-
-
 Direction = Literal["maximize", "minimize"]
 
 
 class Sweep(Section):
-    name: Annotated[str, AfterValidator(_name)]
+    name: str
     trials: PositiveInt | None = None
     """Trials in all, over all processes and continuations; null: no limit but `max_hours`."""
     max_hours: PositiveFloat | None = None
-    """After so long a process starts no more trials; those in training go on to their end."""
+    """After this time a process starts no more trials; those in training go on to their end."""
     metric: NotEmpty | tuple[NotEmpty, ...] = "avg_f1"
     """Of the validation set, at the epoch that the trial keeps. Several: several objectives."""
     direction: Direction | tuple[Direction, ...] | None = None
@@ -153,19 +145,19 @@ class Sweep(Section):
     pruner: Literal["auto", "hyperband", "asha", "median", "none"] = "auto"
     """`auto`: hyperband, and none with several objectives, which Optuna cannot prune by."""
     min_epochs: PositiveInt = 1
-    """No trial is pruned before it has trained so many epochs."""
+    """No trial is pruned before it has trained this many epochs."""
     parallel: Literal["auto"] | PositiveInt = "auto"
-    """Trials that train at once on one base; `auto` measures, and heeds the memory."""
+    """Trials that train at once on one base; `auto` measures the speed, within the memory that is free."""
     keep: Literal["all", "finished", "best"] = "finished"
-    """Whose weights are kept: of all trials; not of pruned ones; or of those best when they ended."""
+    """Which trials keep weights: `all`; `finished` (not pruned); `best` (best so far when they ended)."""
     register_best: bool = Field(True, alias="register")
     """Make the best trial a version of the registered model that the config names."""
     retrain_best: NonNegativeInt = 0
-    """Train the best trial again with so many other seeds: the best of many is better by luck too."""
+    """Retrain the best trial with this many other seeds: the best of many is partly luck."""
     storage: NotEmpty | None = None
     """Where Optuna keeps the study; null: optuna.db beside the runs. Any URL of SQLAlchemy."""
     heartbeat_seconds: PositiveInt = 20
-    """A process that was silent for three of these is taken for dead, and its trials are done again."""
+    """A process that misses three heartbeats counts as dead, and its trials are started again."""
     seed: NonNegativeInt = 42
     space: Annotated[dict[NotEmpty, Space], Field(min_length=1)]
 
@@ -173,12 +165,28 @@ class Sweep(Section):
     def metrics(self) -> tuple[str, ...]:
         return (self.metric,) if isinstance(self.metric, str) else self.metric
 
+    @field_validator("name")
+    @classmethod
+    def _name_leaves_room_for_a_number(cls, name: str) -> str:
+        if not re.fullmatch(rf"\w[\w-]{{0,{MAX_NAME_CHARACTERS - 1}}}", name):
+            raise ValueError(
+                f"must be at most {MAX_NAME_CHARACTERS} letters, digits, `_` and `-`,"
+                f" the first no `-`, got {name!r}"
+            )
+        return name
+
     @field_validator("space", mode="before")
     @classmethod
-    def _words_as_mappings(cls, space: object) -> object:
+    def _one_spelling(cls, space: object) -> object:
+        """`simplex` alone becomes a mapping; `model.lora.r` and `model.lora.rank` become one setting."""
         if not isinstance(space, dict):
             return space
-        return {_canonical(str(key)): _as_mapping(value) for key, value in space.items()}
+        spelled: dict[str, object] = {}
+        for key, value in space.items():
+            section, dot, last = str(key).rpartition(".")
+            name = f"{section}{dot}{LORA_ALIASES.get(last, last)}" if section == "model.lora" else str(key)
+            spelled[name] = {"simplex": "tasks"} if value == "simplex" else value
+        return spelled
 
     @model_validator(mode="after")
     def _fits_together(self) -> Sweep:
@@ -203,50 +211,36 @@ class SweepConfig(RunConfig):
 def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepConfig:
     """The sweep at `path`, merged with its parents and with `key.path=value` overrides.
 
-    All faults are told in one ConfigError.
+    One ConfigError reports all problems.
     """
-    said = layers(Path(path), overrides)
-    settings = merged(said)
+    layers = read_layers(Path(path), overrides)
+    settings = merged(layers)
     sweep = settings.get("sweep")
     if not isinstance(sweep, dict):
         raise ConfigError(
             f"{path}: must have a `sweep` section with name, trials, metric and space;"
             " to train it once: loratrack run"
         )
-    settings = {**settings, "sweep": _with_paths_of(sweep, Path(path).resolve().parent)}
+    space = sweep.get("space")
+    if isinstance(space, dict):
+        # Paths among the choices start where the file lies, as all its paths do.
+        folder = Path(path).resolve().parent
+        space = {key: _with_whole_paths(str(key), value, folder) for key, value in space.items()}
+        settings = {**settings, "sweep": {**sweep, "space": space}}
     settings.setdefault("exp_id", sweep.get("name"))
     try:
         return SweepConfig.model_validate(settings)
     except ValidationError as error:
-        told = faults(settings, error, str(path), said, SweepConfig)
-        raise ConfigError(problems_message(str(path), told, "invalid setting")) from None
+        problems = problems_of(settings, error, str(path), layers, SweepConfig)
+        raise ConfigError(problems_message(str(path), problems, "invalid setting")) from None
 
 
-def _as_mapping(value: Any) -> Any:
-    return {"simplex": "tasks"} if value == "simplex" else value
-
-
-def _canonical(key: str) -> str:
-    """`model.lora.r` and `model.lora.rank` are one setting."""
-    section, dot, last = key.rpartition(".")
-    return f"{section}{dot}{LORA_ALIASES.get(last, last)}" if section == "model.lora" else key
-
-
-def _with_paths_of(sweep: Settings, folder: Path) -> Settings:
-    """Paths among the choices start where the file lies, as all its paths do."""
-    space = sweep.get("space")
-    if not isinstance(space, dict):
-        return sweep
-    return {**sweep, "space": {key: _with_paths(str(key), value, folder) for key, value in space.items()}}
-
-
-def _with_paths(key: str, value: Any, folder: Path) -> Any:
+def _with_whole_paths(key: str, value: object, folder: Path) -> object:
     section, _, name = key.partition(".")
     if not isinstance(value, dict) or not isinstance(value.get("choice"), list):
         return value
-
-    def absolute(choice: Any) -> Any:
-        settings = with_paths({section: {name: choice}}, lambda path: os.path.normpath(folder / path))
-        return settings[section][name]
-
-    return {**value, "choice": [absolute(choice) for choice in value["choice"]]}
+    choices = []
+    for choice in value["choice"]:
+        whole = with_paths({section: {name: choice}}, lambda path: os.path.normpath(folder / path))
+        choices.append(whole[section][name])
+    return {**value, "choice": choices}

@@ -13,7 +13,7 @@ from loratrack.errors import ConfigError, problems_message
 from loratrack.sweep import objectives
 from loratrack.sweep.space import applies, in_order, needs, trial_config
 
-NOT_VARIED = ("exp_id", "description", "register", "base_config", "resources.")
+NOT_VARIED = ("exp_id", "description", "project", "register", "base_config", "resources.")
 
 
 def check(config: SweepConfig, place: str) -> None:

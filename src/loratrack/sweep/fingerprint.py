@@ -14,7 +14,7 @@ from loratrack.errors import ConfigError
 from loratrack.sweep import objectives
 
 BEGUN_WITH = "begun_with"
-FREE = ("exp_id", "description", "base_config", "register", "resources.")
+FREE = ("exp_id", "description", "base_config", "project", "register", "resources.")
 """Settings that change no result."""
 
 

@@ -44,7 +44,7 @@ def trial_config(config: SweepConfig, number: int, values: Mapping[str, Any]) ->
     for key, value in values.items():
         settings = _replaced(settings, key.split("."), value)
     settings["exp_id"] = f"{config.sweep.name}-{number}"
-    return parse(settings, place=f"trial {number} of {config.sweep.name}")
+    return parse(settings, source=f"trial {number} of {config.sweep.name}")
 
 
 def replay(config: SweepConfig, params: Mapping[str, Any]) -> Values:
