@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loratrack.config import RunConfig
-from loratrack.config.layers import layers, merged
+from loratrack.config.layers import merged, read_layers
 from loratrack.config.sweep import SweepConfig
 from loratrack.errors import UserError
 from loratrack.experiments.loading import load_run, load_search
@@ -61,7 +61,7 @@ def load(path: str | Path, *settings: str) -> RunConfig:
 
     A SweepConfig where the file has a `sweep` section. UserError tells all problems at once.
     """
-    if "sweep" in merged(layers(Path(path), settings)):
+    if "sweep" in merged(read_layers(Path(path), settings)):
         return load_search(path, settings)
     return load_run(path, settings)
 
