@@ -307,3 +307,9 @@ def _initialise(uri: str) -> None:
     subprocess.run([sys.executable, "-m", "mlflow", "db", "upgrade", uri], check=True, capture_output=True)
     with psycopg.connect(uri.replace("/postgres?", "/template1?"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {FILLED} TEMPLATE postgres")
+
+
+def be_a_terminal(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is printed from now on is printed as on a terminal of this width, without colours."""
+    for name, value in {"TTY_COMPATIBLE": "1", "TERM": "dumb", "COLUMNS": str(width), "LINES": "50"}.items():
+        monkeypatch.setenv(name, value)

@@ -7,18 +7,16 @@ import re
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from html.parser import HTMLParser
-from io import StringIO
 from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
-from rich.console import Console
+from tests.stores import be_a_terminal
 
-from loratrack.cli import compare, main, parser
+from loratrack.cli import main
 from loratrack.index import search
 from loratrack.index.opened import open_tables
 from loratrack.views import columns
@@ -30,13 +28,6 @@ def rows(output: str) -> list[list[str]]:
     """The cells of the table, its heading first."""
     lines = [line for line in output.splitlines() if line[:1] in ("┃", "│")]
     return [[cell.strip() for cell in re.split("[┃│]", line)[1:-1]] for line in lines]
-
-
-def on_a_terminal(words: Sequence[str], width: int) -> str:
-    arguments = parser().parse_args(words)
-    console = Console(file=StringIO(), width=width, force_terminal=True, color_system=None)
-    assert compare.answer(arguments, console) == 0
-    return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
 def test_the_best_come_first_with_what_tells_them_apart(
@@ -107,8 +98,12 @@ def test_chosen_columns(store_of_runs: str, capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize("width", [40, 80, 100, 200])
-def test_a_narrow_terminal_leaves_columns_out_and_says_which(store_of_runs: str, width: int) -> None:
-    output = on_a_terminal(["compare", "--sort-by", "avg_f1"], width)
+def test_a_narrow_terminal_leaves_columns_out_and_says_which(
+    store_of_runs: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    be_a_terminal(width, monkeypatch)
+    assert main(["compare", "--sort-by", "avg_f1"]) == 0
+    output = capsys.readouterr().out
     heading, *found = rows(output)
     assert all(cell_len(line) <= width for line in output.splitlines() if line[:1] in LETTERS)
     assert "…" not in output

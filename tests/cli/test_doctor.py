@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
-from loratrack.cli import doctor, main
+from loratrack.cli import main
 from loratrack.store import process
 from loratrack.store.client import connect, ensure_experiment
 from loratrack.store.place import store_folder, store_name
 from loratrack.tracking.outbox import Outbox
+from loratrack.views import machine
 
 Findings = dict[str, list[dict[str, str]]]
 
@@ -136,7 +137,7 @@ def test_other_versions_than_the_locked_ones_are_named(
 
 
 def test_unmet_needs_are_named() -> None:
-    unmet = list(doctor._unmet({"mlflow": "1.0"}))
+    unmet = machine.unmet_requirements({"mlflow": "1.0"})
     assert "mlflow==3.17.2 (got 1.0)" in unmet
     assert any(text.startswith("peft") and text.endswith("(got none)") for text in unmet)
     assert not any("pytest" in text for text in unmet)
@@ -161,12 +162,12 @@ def hub() -> Iterator[str]:
 
 
 def test_the_hub_is_asked(hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in doctor.OFFLINE:
+    for name in machine.OFFLINE_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_ENDPOINT", hub)
-    assert doctor._hub().text == f"{hub} answers"
+    assert machine.check_hub().text == f"{hub} answers"
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    assert "cannot be reached" in doctor._hub().text
+    assert "cannot be reached" in machine.check_hub().text
 
 
 def test_looking_makes_nothing_and_needs_no_torch(tmp_path: Path) -> None:

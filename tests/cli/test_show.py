@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from io import StringIO
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 from rich.cells import cell_len
-from rich.console import Console
-from tests.stores import use
+from tests.stores import be_a_terminal, use
 
-from loratrack.cli import main, parser, show
+from loratrack.cli import main
 from loratrack.tracking.writer import RunWriter
 
 SHA256 = "0123456789abcdef" * 4
@@ -110,22 +108,26 @@ def test_files_datasets_environment_and_notices(
             assert f"{line}\n" in output
         assert " *7 " in output
         assert main(["show", run_id, "--json"]) == 0
-        told = json.loads(capsys.readouterr().out)
+        facts = json.loads(capsys.readouterr().out)
     finally:
         MlflowClient(uri).delete_run(run_id)
-    assert len(told["epochs"]) == 30
-    assert told["epochs"]["7"] == {"f1": 0.9, "train/loss": 1 / 7}
-    assert told["best_epoch"] == 7
-    assert told["datasets"] == [{"name": "train.csv", "context": "training", "rows": 12345, "sha256": SHA256}]
-    assert told["environment"]["packages"]["zipp"] == "4"
-    assert told["notices"] == ["LoRA on query, value", "布局: padded"]
+    assert len(facts["epochs"]) == 30
+    assert facts["epochs"]["7"] == {"f1": 0.9, "train/loss": 1 / 7}
+    assert facts["best_epoch"] == 7
+    assert facts["datasets"] == [
+        {"name": "train.csv", "context": "training", "rows": 12345, "sha256": SHA256}
+    ]
+    assert facts["environment"]["packages"]["zipp"] == "4"
+    assert facts["notices"] == ["LoRA on query, value", "布局: padded"]
 
 
 @pytest.mark.parametrize("width", [60, 100, 160])
-def test_every_width_of_terminal(store_of_runs: str, width: int) -> None:
-    console = Console(file=StringIO(), width=width, force_terminal=True, color_system=None)
-    assert show.answer(parser().parse_args(["show", "exp_v4"]), console) == 0
-    output = console.file.getvalue()  # type: ignore[attr-defined]
+def test_every_width_of_terminal(
+    store_of_runs: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    be_a_terminal(width, monkeypatch)
+    assert main(["show", "exp_v4"]) == 0
+    output = capsys.readouterr().out
     table = [line for line in output.splitlines() if line[:1] in "┃┡│└┏"]
     assert len(table) > 8
     assert all(cell_len(line) <= width for line in table)

@@ -1,11 +1,11 @@
-"""What may be wrong with the store: whether it answers, runs without a process, rows that wait, drift."""
+"""What may be wrong with the store: no answer, runs without a process, waiting rows, registry drift."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from loratrack.registry import lookup, promotion
 from loratrack.store import process
@@ -34,10 +34,10 @@ class OpenRun:
     run_id: str
     name: str
     is_gone: bool | None
-    """Whether its process is; None when that cannot be told from here."""
+    """Whether its process has ended; None when this machine cannot tell."""
     host: str
     rows_waiting: int
-    """What it told and the store has not got yet."""
+    """Rows in the outbox that the store has not received yet."""
 
     @property
     def is_dead(self) -> bool:
@@ -46,7 +46,7 @@ class OpenRun:
 
 
 def check_store() -> Finding:
-    """StoreError when it does not answer."""
+    """How fast the store answers; StoreError when it does not."""
     use_short_requests()
     with answering():
         client = connect()
@@ -60,8 +60,8 @@ def check_store() -> Finding:
 
 def check_registry() -> Iterator[Finding]:
     drifts = promotion.drifts()
-    for model, found in drifts.items():
-        for drift in found:
+    for model, drifts_of_model in drifts.items():
+        for drift in drifts_of_model:
             remedy = f"loratrack registry reconcile {model}"
             yield Finding("registry", "fault", f"{model}: {drift.text}", remedy)
     if not drifts:
@@ -69,12 +69,17 @@ def check_registry() -> Iterator[Finding]:
 
 
 def open_runs() -> list[OpenRun]:
-    """All that are RUNNING, but for moves in the registry."""
+    """Every run that is RUNNING, moves in the registry apart."""
     use_short_requests()
     with answering():
-        found = lookup.search_runs(connect(), "attributes.status = 'RUNNING'", MAX_RUNS)
+        running = lookup.search_runs(connect(), "attributes.status = 'RUNNING'", MAX_RUNS)
     outbox = _outbox()
-    runs = [_open_run(run, outbox) for run in found]
+    runs = []
+    for run in running:
+        run_id, tags = run.info.run_id, run.data.tags
+        rows_waiting = 0 if outbox is None else outbox.count("waiting", run_id)
+        host = tags.get(process.HOST, "")
+        runs.append(OpenRun(run_id, run.info.run_name, process.is_gone(tags), host, rows_waiting))
     if outbox is not None:
         outbox.close()
     return runs
@@ -86,8 +91,8 @@ def check_runs(runs: list[OpenRun]) -> Iterator[Finding]:
         if run.is_dead:
             yield Finding("runs", "fault", f"{about}, and its process is gone", "loratrack doctor --fix")
         elif run.is_gone:
-            told = f"{about}, its process is gone, and {run.rows_waiting} of its rows wait here"
-            yield Finding("runs", "fault", told, "loratrack sync")
+            text = f"{about}, its process is gone, and {run.rows_waiting} of its rows wait here"
+            yield Finding("runs", "fault", text, "loratrack sync")
         elif run.is_gone is None:
             where = f"on {run.host}" if run.host else "and does not say where"
             delete = f"if it is dead: mlflow runs delete --run-id {run.run_id}"
@@ -107,19 +112,17 @@ def check_outbox() -> Iterator[Finding]:
     if waiting:
         yield Finding("outbox", "fault", f"{waiting} rows wait for the store", "loratrack sync")
     for run_id, reason in refusals:
-        yield Finding(
-            "outbox", "fault", f"run {run_id}: the store refuses a part: {reason}", "loratrack sync"
-        )
-    for place, count in elsewhere.items():
-        yield Finding(
-            "outbox", "note", f"{count} rows wait for {place}", f"MLFLOW_TRACKING_URI={place} loratrack sync"
-        )
+        text = f"run {run_id}: the store refuses a part: {reason}"
+        yield Finding("outbox", "fault", text, "loratrack sync")
+    for store, count in elsewhere.items():
+        remedy = f"MLFLOW_TRACKING_URI={store} loratrack sync"
+        yield Finding("outbox", "note", f"{count} rows wait for {store}", remedy)
     if not waiting and not refusals and not elsewhere:
         yield Finding("outbox", "ok", "nothing waits")
 
 
 def end_dead(runs: list[OpenRun]) -> list[OpenRun]:
-    """Mark the dead ones FAILED; gives those."""
+    """Mark the dead ones FAILED; returns them."""
     dead = [run for run in runs if run.is_dead]
     with answering():
         client = connect()
@@ -129,15 +132,7 @@ def end_dead(runs: list[OpenRun]) -> list[OpenRun]:
     return dead
 
 
-def _open_run(run: Any, outbox: Outbox | None) -> OpenRun:
-    tags = run.data.tags
-    waiting = 0 if outbox is None else outbox.count("waiting", run.info.run_id)
-    return OpenRun(
-        run.info.run_id, run.info.run_name, process.is_gone(tags), tags.get(process.HOST, ""), waiting
-    )
-
-
 def _outbox() -> Outbox | None:
-    """None where no run ever wrote one: looking must not make it."""
+    """None when there is no outbox yet; opening one would create it."""
     folder = store_folder()
     return Outbox(folder, store_name()) if (folder / "outbox.db").is_file() else None

@@ -1,0 +1,135 @@
+"""One run as data: what `show` prints, `--json` writes and a page shows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from loratrack.index import detail as details
+from loratrack.index.detail import Detail
+from loratrack.store import links
+from loratrack.views.columns import (
+    NONE,
+    NOT_SETTINGS,
+    SECTIONS,
+    Column,
+    duration,
+    printable,
+    shortened,
+    text_of,
+)
+from loratrack.views.comparison import Json, run_facts
+
+MAX_EPOCHS = 12
+"""Rows in the table of epochs."""
+FIRST_CURVES = ("train/loss", "validation/loss", "avg_f1", "f1", "avg_accuracy", "accuracy")
+MAX_VALUE_WIDTH = 32
+NAMED_PACKAGES = ("torch", "transformers", "peft")
+
+
+def run(detail: Detail) -> dict[str, Json]:
+    return run_facts(detail.run) | {
+        "best_epoch": detail.best_epoch,
+        "epochs": {str(epoch): values for epoch, values in detail.epochs.items()},
+        "datasets": [
+            {"name": each.name, "context": each.context, "rows": each.num_rows, "sha256": each.sha256}
+            for each in detail.datasets
+        ],
+        "artifact_uri": detail.artifact_uri,
+        "artifacts": list(detail.artifacts),
+        "environment": detail.environment,
+        "notices": list(detail.notices),
+    }
+
+
+def head(detail: Detail) -> list[str]:
+    """What the run is, on a few lines."""
+    run, summary = detail.run, detail.run.summary
+    seconds = summary.duration_seconds
+    states = [summary.status, *(run.tags.get(name) for name in ("task_type", "project", "device"))]
+    description = run.params.get("description")
+    return [
+        f"{summary.exp_id}  {'  '.join(printable(state) for state in states if state)}",
+        *([printable(description)] if description else []),
+        f"run          {summary.run_id}",
+        f"started      {text_of('started', summary.started_ms / 1000)}"
+        + ("" if seconds is None else f", took {duration(seconds)}"),
+        f"MLflow       {links.run_page(summary.experiment_id, summary.run_id)}",
+        *(f"registered   {version}" for version in run.versions),
+    ]
+
+
+def scores(detail: Detail) -> list[list[str]]:
+    """A heading, then a row for each task: its scores at the best epoch and of the test set."""
+    at = "best" if detail.best_epoch is None else f"epoch {detail.best_epoch}"
+    rows = [["task", f"accuracy, {at}", f"F1, {at}", "test accuracy", "test F1"]]
+    for task, prefix in details.tasks(detail.run.scores).items():
+        names = [f"{prefix}{measure}" for measure in ("accuracy", "f1")]
+        values = [detail.run.best(name) for name in names]
+        values += [detail.run.metrics.get(f"test_{name}") for name in names]
+        rows.append([task, *(NONE if value is None else f"{value:.4f}" for value in values)])
+    return rows
+
+
+@dataclass(frozen=True)
+class EpochTable:
+    columns: list[Column]
+    num_left_out: int
+    """Epochs for which there is no row."""
+
+
+def epochs(detail: Detail) -> EpochTable:
+    """A row for each epoch, the best one marked; of many epochs evenly chosen ones, the last and the best."""
+    step = -(-len(detail.epochs) // MAX_EPOCHS)
+    newest_first = reversed(list(detail.epochs))
+    chosen = [
+        epoch for age, epoch in enumerate(newest_first) if age % step == 0 or epoch == detail.best_epoch
+    ][::-1]
+    names = dict.fromkeys(name for values in detail.epochs.values() for name in values)
+    marks = tuple(f"{'*' if epoch == detail.best_epoch else ''}{epoch}" for epoch in chosen)
+    columns = [Column("epoch", "epoch", marks)]
+    for name in sorted(names, key=lambda name: (name not in FIRST_CURVES, "/" in name, name)):
+        values = [detail.epochs[epoch].get(name) for epoch in chosen]
+        cells = tuple(NONE if value is None else text_of(name, value) for value in values)
+        columns.append(Column(name, name, cells, rank=len(columns)))
+    return EpochTable(columns, len(detail.epochs) - len(chosen))
+
+
+def settings(detail: Detail) -> dict[str, dict[str, str]]:
+    """The settings of each section of the config; those of no section are under `other`."""
+    sections: dict[str, dict[str, str]] = {section: {} for section in SECTIONS}
+    for name, value in detail.run.params.items():
+        if name in NOT_SETTINGS:
+            continue
+        section, _, rest = name.partition(".")
+        text = shortened(text_of(name, value), MAX_VALUE_WIDTH)
+        if rest and section in SECTIONS:
+            sections[section][rest] = text
+        else:  # a sweep's own settings too
+            sections.setdefault("other", {})[name] = text
+    return {section: values for section, values in sections.items() if values}
+
+
+def tail(detail: Detail) -> list[str]:
+    """What the run has read, where its files lie, where it was trained, and its notices."""
+    lines = [f"dataset      {each}" for each in detail.datasets]
+    lines += [f"artifacts    {detail.artifact_uri}", f"             {'  '.join(detail.artifacts) or 'none'}"]
+    if detail.environment is not None:
+        lines.append(f"environment  {environment(detail.environment)}")
+    return lines + [f"notice       {line}" for line in detail.notices]
+
+
+def environment(facts: Mapping[str, Any]) -> str:
+    """Of `env_info.json` the Python, the packages that matter, devices, system, and the code's commit."""
+    packages = facts.get("packages") or {}
+    git = facts.get("git") or {}
+    devices = [device["name"] for device in (facts.get("gpu") or {}).get("devices", [])]
+    parts = [
+        f"Python {str(facts.get('python', '')).split(' ')[0]}",
+        *(f"{name} {packages[name]}" for name in NAMED_PACKAGES if name in packages),
+        *(devices or [(facts.get("cpu") or {}).get("model")]),
+        facts.get("os"),
+        f"commit {git['commit'][:10]}{' with changes' if git.get('dirty') else ''}" if git else None,
+    ]
+    return ", ".join(str(part) for part in parts if part)
