@@ -129,7 +129,7 @@ def test_moves_by_hand_are_told_and_mended(ask: Any) -> None:
         client().transition_model_version_stage("tiny", "2", "Production")
     out = ask("history", "tiny")[1]
     assert "drift: version 2 is in stage Production, its aliases say Archived" in out
-    assert "mend it: loratrack registry reconcile tiny" in out
+    assert "repair it: loratrack registry reconcile tiny" in out
     assert ask("registry", "reconcile")[:2] == (
         0,
         "tiny: version 2 was in stage Production and is in Archived again\n",

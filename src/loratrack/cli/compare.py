@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from loratrack.cli.arguments import Commands
+from loratrack.cli.commands import Commands
 from loratrack.cli.screen import console, fitted_table, print_json
 
 NOTHING_FOUND = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from loratrack.cli.arguments import Commands
+from loratrack.cli.commands import Commands
 from loratrack.cli.screen import console, print_json
 
 FAULT = 1

@@ -8,7 +8,7 @@ from rich.columns import Columns
 from rich.table import Table
 from rich.text import Text
 
-from loratrack.cli.arguments import Commands
+from loratrack.cli.commands import Commands
 from loratrack.cli.screen import console, fitted_table, print_json
 
 PIPE_WIDTH = 120

@@ -1,21 +1,20 @@
-"""`loratrack sync`: send what the tracking store has not got yet."""
+"""`loratrack sync`: send what the tracking store has not received yet."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
 
+from loratrack.cli.commands import Commands
 from loratrack.cli.screen import console
-
-if TYPE_CHECKING:
-    from loratrack.tracking.shipper import SyncReport
 
 UNSENT = 1
 
 
-def add_to(commands: Any) -> None:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "sync", help="send metrics and files that the tracking store has not got yet"
+def add_to(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "sync",
+        help="send metrics and files that the tracking store has not received yet",
+        epilog="exit codes: 0 everything is sent, 1 something still waits or is refused",
     )
     parser.set_defaults(command=command)
 
@@ -26,16 +25,14 @@ def command(_: argparse.Namespace) -> int:
     from loratrack.tracking import shipper
 
     report = shipper.sync(store_folder(), store_name(), connect())
-    for line in lines(report, store_name()):
-        console().print(line)
-    return UNSENT if report.waiting or report.refused else 0
-
-
-def lines(report: SyncReport, place: str) -> list[str]:
-    told = [f"{place}: {report.sent} sent, {report.waiting} waiting"]
+    screen = console()
+    screen.print(f"{store_name()}: {report.sent} sent, {report.waiting} waiting")
     if report.fault:
-        told.append(f"stopped: {report.fault}; try again when the store is back")
-    told += [f"run {run}: its own process is sending" for run in report.busy]
-    told += [f"run {run}: the store refuses a part: {reason}" for run, reason in report.refused]
-    told += [f"{count} more wait for {other}" for other, count in report.elsewhere.items()]
-    return told
+        screen.print(f"stopped: {report.fault}; try again when the store is back")
+    for run_id in report.busy:
+        screen.print(f"run {run_id}: its own process is sending")
+    for run_id, reason in report.refused:
+        screen.print(f"run {run_id}: the store refuses a part: {reason}")
+    for store, count in report.elsewhere.items():
+        screen.print(f"{count} more wait for {store}")
+    return UNSENT if report.waiting or report.refused else 0

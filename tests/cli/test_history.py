@@ -1,0 +1,51 @@
+"""`loratrack history`: moves word for word, whatever their reasons hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from loratrack.cli import main
+from loratrack.registry import promotion
+from loratrack.store.client import connect
+from loratrack.views.history import history
+
+REASON = "data fixed in [/srv/data], see [pr-12] :smile: [bold]"
+
+
+@pytest.fixture
+def promoted(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model `clinc` whose version 1 was made champion for REASON."""
+    (tmp_path / "mlflow.db").write_bytes(empty_database.read_bytes())
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("COLUMNS", "200")
+    client = connect()
+    client.create_registered_model("clinc")
+    client.create_model_version("clinc", "s3://nowhere/model")
+    promotion.promote("clinc", 1, expected=None, why=REASON)
+
+
+def test_a_reason_with_brackets_is_shown_word_for_word(
+    promoted: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["history", "clinc"]) == 0
+    assert f"  {REASON}\n" in capsys.readouterr().out
+    assert main(["history", "clinc", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == history("clinc")
+
+
+def test_the_view_and_the_json_hold_the_same(promoted: None) -> None:
+    content = history("clinc")
+    [move] = content["moves"]
+    assert (move["event"], move["alias"], move["from"], move["to"]) == ("promote", "champion", None, 1)
+    assert move["why"] == REASON
+    assert content["aliases"] == {"champion": 1}
+    assert content["drift"] == []
+
+
+def test_a_mistyped_name_is_1(promoted: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["history", "clnc"]) == 1
+    message = "loratrack: 'clnc': no such registered model; did you mean 'clinc'?\n"
+    assert capsys.readouterr().err == message
