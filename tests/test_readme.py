@@ -153,6 +153,25 @@ def test_versions_are_moved(trained: str, capsys: pytest.CaptureFixture[str]) ->
     assert "to see that it works" in capsys.readouterr().out
 
 
+def test_a_program_does_the_same(trained: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The blocks of Python, as they stand but for the base and the epochs; they follow the promotions."""
+    programs = blocks("python")
+    assert len(programs) == 2
+    tiny = f'"train.epochs=1", "model.arch={os.environ["TINY_BASE"]}"'
+    assert '"train.epochs=2"' in programs[0]
+    first = programs[0].replace('"train.epochs=2"', tiny)
+    second = programs[1].replace('questions.yaml")', f'questions.yaml", {tiny})').replace(
+        "lt.train(", "lt.train(lt.load(", 1
+    )
+    second = second.replace(f"{tiny})", f"{tiny}))", 1)
+    for program in (first, second):
+        exec(compile(program, "README.md", "exec"), {})
+    out = capsys.readouterr().out
+    assert "\nrollback " in out
+    assert "True ()" in out
+    assert "lora_A" in out
+
+
 def test_a_run_is_made_again(trained: str, here: Any, capsys: pytest.CaptureFixture[str]) -> None:
     for words in [words[1:] for words in WORDS if words[1:2] and words[1] in AFTERWARDS]:
         ends_well = (0, 1) if words == ["doctor"] else (0,)  # 1: it found something, on this machine
