@@ -29,7 +29,7 @@ import pandas as pd
 from bench.assignment import Recipe, Workload
 from bench.peers.optuna_script import Search
 from loratrack.config.sweep import SweepConfig, load_sweep
-from loratrack.sweep import samplers, space
+from loratrack.tuning import samplers, space
 
 ROOT = Path(__file__).parents[1]
 CLINC = ROOT / "projects" / "clinc"

@@ -46,6 +46,12 @@ def test_the_door_is_complete() -> None:
         lt.trian  # type: ignore[attr-defined]  # noqa: B018
 
 
+def test_no_room_hides_a_name_of_the_door() -> None:
+    """A sub-package that is imported becomes an attribute of `loratrack`, over any function of its name."""
+    source = Path(lt.__file__).parent
+    assert set(lt.__all__) & {path.stem for path in source.iterdir()} == set()
+
+
 def test_importing_it_opens_neither_torch_nor_mlflow() -> None:
     program = "import sys, loratrack; print([m for m in ('torch', 'mlflow', 'pydantic') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -160,8 +160,10 @@ def test_a_program_does_the_same(trained: str, capsys: pytest.CaptureFixture[str
     tiny = f'"train.epochs=1", "model.arch={os.environ["TINY_BASE"]}"'
     assert '"train.epochs=2"' in programs[0]
     first = programs[0].replace('"train.epochs=2"', tiny)
-    second = programs[1].replace('questions.yaml")', f'questions.yaml", {tiny})').replace(
-        "lt.train(", "lt.train(lt.load(", 1
+    second = (
+        programs[1]
+        .replace('questions.yaml")', f'questions.yaml", {tiny})')
+        .replace("lt.train(", "lt.train(lt.load(", 1)
     )
     second = second.replace(f"{tiny})", f"{tiny}))", 1)
     for program in (first, second):

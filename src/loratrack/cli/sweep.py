@@ -13,7 +13,7 @@ from loratrack.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from loratrack.sweep.report import Report
+    from loratrack.tuning.report import Report
 
 SHOW = "show"
 
@@ -86,7 +86,7 @@ def print_report(report: Report, screen: Console) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from loratrack.sweep import report as reports
+    from loratrack.tuning import report as reports
 
     counts = ", ".join(f"{count} {state}" for state, count in report.counts.items())
     screen.print(f"{report.name}: {counts or 'no trials yet'}")

@@ -23,7 +23,7 @@ def load_run(path: str | Path, settings: Sequence[str] = ()) -> RunConfig:
 
 def load_search(path: str | Path, settings: Sequence[str] = ()) -> SweepConfig:
     """A sweep; what its settings cannot be is said before anything is trained."""
-    from loratrack.sweep.checks import check
+    from loratrack.tuning.checks import check
 
     config = load_sweep(path, settings)
     check(config, str(path))

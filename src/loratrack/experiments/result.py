@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from loratrack.sweep.report import Report
+    from loratrack.tuning.report import Report
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 

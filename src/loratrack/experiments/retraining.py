@@ -11,9 +11,9 @@ from loratrack.errors import UserError
 from loratrack.experiments import recording
 from loratrack.experiments.recording import WriterLog
 from loratrack.experiments.watcher import Nobody
-from loratrack.sweep.cohorts import group
 from loratrack.training import session
 from loratrack.training.cohort import train
+from loratrack.tuning.cohorts import group
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,12 @@ from loratrack.experiments.watcher import Nobody, Watcher
 from loratrack.places import PLOTS, PYFUNC
 from loratrack.registry import register as registration
 from loratrack.store.place import store_folder
-from loratrack.sweep import report as reports
-from loratrack.sweep import space, study
-from loratrack.sweep.report import Report
-from loratrack.sweep.study import CONCLUDED, PARENT, Search
 from loratrack.tracking import child_runs
 from loratrack.tracking.writer import RunWriter
+from loratrack.tuning import report as reports
+from loratrack.tuning import space, study
+from loratrack.tuning.report import Report
+from loratrack.tuning.study import CONCLUDED, PARENT, Search
 
 DATABASE, LOCK = "optuna.db", ".optuna.lock"
 BEST_CONFIG, SWEEP_COPY, PAGE = "best_config.yaml", "sweep_copy.yaml", "sweep.html"

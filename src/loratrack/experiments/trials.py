@@ -21,15 +21,15 @@ from loratrack.experiments import recording
 from loratrack.experiments.recording import WriterLog
 from loratrack.experiments.result import RunStatus
 from loratrack.experiments.watcher import TrialEnd, TrialState, Watcher
-from loratrack.sweep.cohorts import group, is_own
-from loratrack.sweep.parallelism import Parallelism
-from loratrack.sweep.study import Search, Trial
 from loratrack.tracking.writer import RunWriter
 from loratrack.training import session
 from loratrack.training.cohort import train
 from loratrack.training.cuda_graphs import is_out_of_memory
 from loratrack.training.member import Member, Status
 from loratrack.training.session import Prepared
+from loratrack.tuning.cohorts import group, is_own
+from loratrack.tuning.parallelism import Parallelism
+from loratrack.tuning.study import Search, Trial
 
 WAIT_SECONDS = 2.0
 """How long to wait before looking again whether other processes have left something to do."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loratrack.config.sweep import SweepConfig
-from loratrack.sweep import space
+from loratrack.tuning import space
 
 Configs = Callable[..., SweepConfig]
 

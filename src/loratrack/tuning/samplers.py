@@ -9,8 +9,8 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner,
 from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, RandomSampler, TPESampler
 
 from loratrack.config.sweep import SweepConfig
-from loratrack.sweep import objectives
-from loratrack.sweep.checks import most_epochs
+from loratrack.tuning import objectives
+from loratrack.tuning.checks import most_epochs
 
 POPULATION = 50
 REDUCTION = 3

@@ -11,7 +11,7 @@ from loratrack.config import flat, plain
 from loratrack.config.files import portable
 from loratrack.config.sweep import SweepConfig
 from loratrack.errors import ConfigError
-from loratrack.sweep import objectives
+from loratrack.tuning import objectives
 
 BEGUN_WITH = "begun_with"
 FREE = ("exp_id", "description", "base_config", "project", "register", "resources.")

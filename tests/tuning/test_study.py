@@ -13,8 +13,8 @@ from optuna.trial import TrialState
 
 from loratrack.config.sweep import SweepConfig
 from loratrack.errors import ConfigError, UserError
-from loratrack.sweep import cohorts, space, study
-from loratrack.sweep.study import Search
+from loratrack.tuning import cohorts, space, study
+from loratrack.tuning.study import Search
 
 Configs = Callable[..., SweepConfig]
 Opens = Callable[..., Search]

@@ -12,7 +12,7 @@ import yaml
 from loratrack.config import load
 from loratrack.config.sweep import SweepConfig, load_sweep
 from loratrack.errors import ConfigError
-from loratrack.sweep.checks import check
+from loratrack.tuning.checks import check
 
 SHAPES = (
     "must be one of {choice: [a, b]}, {log: [low, high]}, {uniform: [low, high]}, {int: [low, high]},"

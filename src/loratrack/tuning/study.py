@@ -27,7 +27,7 @@ from optuna.trial import FrozenTrial, TrialState
 from loratrack.config import RunConfig
 from loratrack.config.sweep import Sweep, SweepConfig
 from loratrack.errors import ConfigError, StoreError, UserError
-from loratrack.sweep import fingerprint, objectives, samplers, space
+from loratrack.tuning import fingerprint, objectives, samplers, space
 
 SILENT_BEATS = 3
 """A process that misses so many heartbeats is taken for dead."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from loratrack.config.sweep import SweepConfig
-from loratrack.sweep.study import Search
+from loratrack.tuning.study import Search
 
 LABELS = {"risk": ["low", "mid", "high"], "taken": ["yes", "no"]}
 SPACE: dict[str, Any] = {

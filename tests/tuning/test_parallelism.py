@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from loratrack.sweep.parallelism import MEASURED_STEPS, UNMEASURED_STEPS, Parallelism
+from loratrack.tuning.parallelism import MEASURED_STEPS, UNMEASURED_STEPS, Parallelism
 
 STEPS = UNMEASURED_STEPS + MEASURED_STEPS
 

@@ -10,8 +10,8 @@ from loratrack.config import RunConfig
 from loratrack.config.problems import closest_setting, setting_names
 from loratrack.config.sweep import Choice, Int, Log, Simplex, Space, SweepConfig, Times, Uniform
 from loratrack.errors import ConfigError, problems_message
-from loratrack.sweep import objectives
-from loratrack.sweep.space import applies, in_order, needs, trial_config
+from loratrack.tuning import objectives
+from loratrack.tuning.space import applies, in_order, needs, trial_config
 
 NOT_VARIED = ("exp_id", "description", "project", "register", "base_config", "resources.")
 
