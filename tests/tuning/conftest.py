@@ -41,8 +41,8 @@ def new_search(tmp_path: Path) -> Iterator[Callable[..., Search]]:
     opened: list[Search] = []
 
     def open_study(config: SweepConfig, notices: list[str] | None = None) -> Search:
-        told = (notices if notices is not None else []).append
-        opened.append(Search(config, f"sqlite:///{tmp_path}/optuna.db", tmp_path / "lock", told))
+        notice = (notices if notices is not None else []).append
+        opened.append(Search(config, f"sqlite:///{tmp_path}/optuna.db", tmp_path / "lock", notice))
         return opened[-1]
 
     yield open_study

@@ -1,4 +1,4 @@
-"""What a person is told about a sweep that cannot be: word for word, all at once."""
+"""What a person reads about a sweep that cannot be: word for word, all at once."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ METRICS = (
 
 
 @pytest.fixture
-def faults(tmp_path: Path) -> Callable[..., list[str]]:
-    """All that is told about a sweep, by the loader or by the check."""
+def problems(tmp_path: Path) -> Callable[..., list[str]]:
+    """All that is reported about a sweep, by the loader or by the check."""
 
-    def told(space: Any, run: dict[str, Any] | None = None, **sweep: Any) -> list[str]:
+    def report(space: Any, run: dict[str, Any] | None = None, **sweep: Any) -> list[str]:
         labels = {"risk": ["low", "mid", "high"], "taken": ["yes", "no"]}
         content = {
             "exp_id": "tiny",
@@ -45,11 +45,11 @@ def faults(tmp_path: Path) -> Callable[..., list[str]]:
         assert first == f"{file}: {len(lines)} invalid setting{'s' if len(lines) > 1 else ''}"
         return [line.removeprefix("  ") for line in lines]
 
-    return told
+    return report
 
 
 @pytest.mark.parametrize(
-    ("space", "fault"),
+    ("space", "problem"),
     [
         ({"train.lr": {"choice": []}}, "train.lr.choice: must list at least one value, got []"),
         ({"train.lr": {"choice": [1, 1]}}, "train.lr.choice: listed more than once: 1"),
@@ -97,15 +97,15 @@ def faults(tmp_path: Path) -> Callable[..., list[str]]:
         ),
     ],
 )
-def test_a_space_that_cannot_be(faults: Callable[..., list[str]], space: Any, fault: str) -> None:
-    assert faults(space) == [f"sweep.space.{fault}"]
+def test_a_space_that_cannot_be(problems: Callable[..., list[str]], space: Any, problem: str) -> None:
+    assert problems(space) == [f"sweep.space.{problem}"]
 
 
 SPACE = {"train.lr": {"log": [0.001, 0.1]}}
 
 
 @pytest.mark.parametrize(
-    ("sweep", "fault"),
+    ("sweep", "problem"),
     [
         ({"metric": "avg_f2"}, f"sweep.metric: must be one of {METRICS}, got 'avg_f2'"),
         (
@@ -115,7 +115,7 @@ SPACE = {"train.lr": {"log": [0.001, 0.1]}}
         ),
         (
             {"metric": ["risk_f1", "taken_f1"], "direction": "maximize"},
-            "sweep.direction: needs one for each of 2 metric(s), got 1: maximize",
+            "sweep.direction: needs one for each of 2 metrics, got 1: maximize",
         ),
         (
             {"sampler": "grid"},
@@ -134,22 +134,24 @@ SPACE = {"train.lr": {"log": [0.001, 0.1]}}
         ),
     ],
 )
-def test_a_sweep_that_cannot_be(faults: Callable[..., list[str]], sweep: Any, fault: str) -> None:
-    assert faults(SPACE, **sweep) == [fault]
+def test_a_sweep_that_cannot_be(problems: Callable[..., list[str]], sweep: Any, problem: str) -> None:
+    assert problems(SPACE, **sweep) == [problem]
 
 
-def test_settings_that_depend_on_each_other_in_a_circle(faults: Callable[..., list[str]]) -> None:
+def test_settings_that_depend_on_each_other_in_a_circle(problems: Callable[..., list[str]]) -> None:
     circle = {
         "model.lora.alpha": {"of": "model.lora.rank", "times": 2},
         "model.lora.rank": {"choice": [2, 4], "when": {"model.lora.alpha": 4}},
     }
-    (fault,) = faults(circle)
-    assert fault.startswith("sweep.space: settings must not depend on each other in a circle: model.lora.")
+    (problem,) = problems(circle)
+    assert problem.startswith("sweep.space: settings must not depend on each other in a circle: model.lora.")
 
 
-def test_all_faults_are_told_at_once(faults: Callable[..., list[str]]) -> None:
-    told = faults({"train.lr": {"log": [0, 1]}, "train.epochs": {"int": [3, 1]}}, run={"typ": 1}, metrik="f1")
-    assert [line.split(":")[0] for line in told] == [
+def test_all_problems_are_reported_at_once(problems: Callable[..., list[str]]) -> None:
+    report = problems(
+        {"train.lr": {"log": [0, 1]}, "train.epochs": {"int": [3, 1]}}, run={"typ": 1}, metrik="f1"
+    )
+    assert [line.split(":")[0] for line in report] == [
         "sweep.space.train.lr.log",
         "sweep.space.train.epochs.int",
         "sweep.metrik",

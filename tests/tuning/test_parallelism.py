@@ -11,11 +11,13 @@ from loratrack.tuning.parallelism import MEASURED_STEPS, UNMEASURED_STEPS, Paral
 STEPS = UNMEASURED_STEPS + MEASURED_STEPS
 
 
-def watch(seats: Parallelism, rate: Callable[[int], float], rounds: int = 10) -> int:
+def watch(parallelism: Parallelism, rate: Callable[[int], float], rounds: int = 10) -> int:
     """Steps at the rate that so many trials have together."""
     for _ in range(rounds * STEPS):
-        seats.step(seats.count, seats.count * 32, seats.count * 32 / rate(seats.count))
-    return seats.count
+        parallelism.step(
+            parallelism.count, parallelism.count * 32, parallelism.count * 32 / rate(parallelism.count)
+        )
+    return parallelism.count
 
 
 @pytest.mark.parametrize(
@@ -27,25 +29,25 @@ def watch(seats: Parallelism, rate: Callable[[int], float], rounds: int = 10) ->
         (lambda trials: 100.0 * trials if trials < 8 else 50.0, 4),
     ],
 )
-def test_seats_double_while_the_rate_grows(rate: Callable[[int], float], count: int) -> None:
-    seats = Parallelism("auto", lambda: 10**9)
-    assert watch(seats, rate) == count
-    assert seats.is_settled
+def test_parallel_trials_double_while_the_rate_grows(rate: Callable[[int], float], count: int) -> None:
+    parallelism = Parallelism("auto", lambda: 10**9)
+    assert watch(parallelism, rate) == count
+    assert parallelism.is_settled
 
 
-def test_the_memory_limits_the_seats() -> None:
-    left = {1: 900, 2: 800, 4: 600, 8: 200}
-    seats = Parallelism("auto", iter([1000, left[1], left[2], left[4], left[8]]).__next__)
-    assert watch(seats, lambda trials: 100.0 * trials) == 4
+def test_the_memory_limits_the_parallel_trials() -> None:
+    memory_left = iter([1000, 900, 800, 600, 200])
+    parallelism = Parallelism("auto", memory_left.__next__)
+    assert watch(parallelism, lambda trials: 100.0 * trials) == 4
 
 
 def test_a_number_is_a_number() -> None:
-    seats = Parallelism(3, lambda: 0)
-    assert watch(seats, lambda trials: 100.0 * trials) == 3
+    parallelism = Parallelism(3, lambda: 0)
+    assert watch(parallelism, lambda trials: 100.0 * trials) == 3
 
 
 def test_steps_of_fewer_trials_say_nothing() -> None:
-    seats = Parallelism("auto", lambda: 10**9)
+    parallelism = Parallelism("auto", lambda: 10**9)
     for _ in range(2 * STEPS):
-        seats.step(0, 0, 1.0)
-    assert seats.rates == {}
+        parallelism.step(0, 0, 1.0)
+    assert parallelism.rates == {}

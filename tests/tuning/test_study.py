@@ -51,7 +51,7 @@ def test_the_next_proposal_does_not_depend_on_the_process(
     assert [trial.values for trial in (other.next(), another.next()) if trial] == values
 
 
-def test_what_was_interrupted_is_begun_again(sweep_config: Configs, new_search: Opens) -> None:
+def test_what_was_interrupted_is_started_again(sweep_config: Configs, new_search: Opens) -> None:
     search = new_search(sweep_config(trials=2))
     trial = search.next()
     assert trial is not None
@@ -61,10 +61,12 @@ def test_what_was_interrupted_is_begun_again(sweep_config: Configs, new_search: 
     again = new_search(sweep_config(trials=2)).next()
     assert again is not None
     assert (again.number, again.values) == (1, trial.values)
-    assert search.run_of(1) is None  # the run of the first attempt is not the second one's
+    assert (
+        "run_id" not in search.trials()[1].user_attrs
+    )  # the run of the first attempt is not the second one's
 
 
-def test_a_changed_sweep_is_told_with_its_differences(sweep_config: Configs, new_search: Opens) -> None:
+def test_a_changed_sweep_is_refused_with_its_differences(sweep_config: Configs, new_search: Opens) -> None:
     begun = new_search(sweep_config())
     trial = begun.next()
     assert trial is not None
@@ -91,7 +93,7 @@ def test_a_changed_sweep_is_told_with_its_differences(sweep_config: Configs, new
     ]
 
 
-def test_a_sweep_that_came_to_nothing_may_be_changed(sweep_config: Configs, new_search: Opens) -> None:
+def test_a_sweep_without_results_may_be_changed(sweep_config: Configs, new_search: Opens) -> None:
     begun = new_search(sweep_config())
     begun.next()
     begun.give_all_back()
@@ -115,13 +117,13 @@ def test_a_trial_that_cannot_be_is_its_own_failure(sweep_config: Configs, new_se
         search.complete(trial, [0.5])
     assert sorted(batches) == [(8, 8), (16, 8), (16, 16)]
     assert states(search).count("FAIL") == 1
-    (told,) = notices
-    assert told.endswith(
+    (notice,) = notices
+    assert notice.endswith(
         "1 invalid setting\n  train.micro_batch_size (16) must not be larger than train.batch_size (8)"
     )
 
 
-def test_losers_are_pruned_by_what_is_reported(sweep_config: Configs, new_search: Opens) -> None:
+def test_bad_trials_are_pruned_by_what_is_reported(sweep_config: Configs, new_search: Opens) -> None:
     search = new_search(sweep_config(trials=9, pruner="asha"))
     trials = [trial for trial in (search.next() for _ in range(9)) if trial]
     for trial, value in zip(trials, [0.5, 0.1, 0.8, 0.2, 0.9, 0.3, 0.7, 0.4, 0.6], strict=True):
@@ -163,8 +165,8 @@ def test_a_process_that_died_early_is_noticed_too(
 ) -> None:
     """Drawn, and killed before its first heartbeat."""
     search = new_search(sweep_config(trials=2, heartbeat_seconds=1))
-    kept = study.storage(f"sqlite:///{tmp_path}/optuna.db", 1)
-    kept.create_new_trial(kept.get_study_id_from_name("tiny-sweep"))
+    tables = study.storage(f"sqlite:///{tmp_path}/optuna.db", 1)
+    tables.create_new_trial(tables.get_study_id_from_name("tiny-sweep"))
     deadline = time.monotonic() + 20
     numbers: set[int] = set()
     while len(numbers) < 2 and time.monotonic() < deadline:
@@ -173,7 +175,7 @@ def test_a_process_that_died_early_is_noticed_too(
             numbers.add(trial.number)
         else:
             time.sleep(0.2)
-    kept.engine.dispose()
+    tables.engine.dispose()
     assert states(search)[0] == "FAIL"
     assert len(numbers) == 2
 
@@ -200,7 +202,7 @@ def test_processes_that_start_together_share_one_study(sweep_config: Configs, tm
     assert len({str(trial.params) for trial in trials}) == 20
 
 
-def test_an_unknown_sweep_is_told_with_the_known_ones(
+def test_an_unknown_sweep_is_refused_with_the_names_there_are(
     sweep_config: Configs, new_search: Opens, tmp_path: Path
 ) -> None:
     new_search(sweep_config())

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -48,16 +48,16 @@ Range = Annotated[tuple[float, float], AfterValidator(_low_below_high)]
 class Varied(Section):
     """What all kinds of spaces share."""
 
-    when: dict[NotEmpty, Any] = {}
+    when: dict[NotEmpty, object] = {}
     """Settings and the value, or list of values, with which this one applies."""
 
 
 class Choice(Varied):
-    choice: tuple[Any, ...]
+    choice: tuple[object, ...]
 
     @field_validator("choice")
     @classmethod
-    def _different(cls, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    def _different(cls, values: tuple[object, ...]) -> tuple[object, ...]:
         if not values:
             raise ValueError("must list at least one value, got []")
         repeated = sorted({str(value) for value in values if values.count(value) > 1})

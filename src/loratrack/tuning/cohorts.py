@@ -6,7 +6,7 @@ import json
 
 from loratrack.config import RunConfig, flat, plain
 
-OWN = (
+MEMBER_SETTINGS = (
     "exp_id",
     "description",
     "register",
@@ -33,12 +33,11 @@ OWN = (
 
 def group(config: RunConfig) -> str:
     """The same for trials that can be members of one cohort."""
-    settings = flat(plain(config))
-    shared = {key: value for key, value in settings.items() if not key.startswith(OWN)}
+    shared = {key: value for key, value in flat(plain(config)).items() if not is_own(key)}
     if config.data.validation_path is None:
         shared["train.seed"] = config.train.seed  # it draws the validation rows
     return json.dumps(shared, sort_keys=True)
 
 
 def is_own(setting: str) -> bool:
-    return setting.startswith(OWN)
+    return setting.startswith(MEMBER_SETTINGS)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import optuna
 
 from loratrack.config import flat, plain
 from loratrack.config.files import portable
+from loratrack.config.layers import Settings
 from loratrack.config.sweep import SweepConfig
 from loratrack.errors import ConfigError
 from loratrack.tuning import objectives
 
 BEGUN_WITH = "begun_with"
-FREE = ("exp_id", "description", "base_config", "project", "register", "resources.")
+WITHOUT_EFFECT = ("exp_id", "description", "base_config", "register", "project", "resources.")
 """Settings that change no result."""
 
 
@@ -28,43 +28,41 @@ def changes(study: optuna.Study, config: SweepConfig) -> list[str]:
     return [] if before is None else differences(json.loads(before), facts_of(config))
 
 
-def refusal(config: SweepConfig, changed: list[str]) -> ConfigError:
+def refusal(config: SweepConfig, changes: list[str]) -> ConfigError:
     first = (
         f"sweep {config.sweep.name!r} was begun with other settings, and its trials cannot be"
         " compared with new ones; put these back, or give it another sweep.name:"
     )
-    return ConfigError("\n".join([first, *(f"  {line}" for line in changed)]))
+    return ConfigError("\n".join([first, *(f"  {line}" for line in changes)]))
 
 
-def facts_of(config: SweepConfig) -> dict[str, Any]:
+def facts_of(config: SweepConfig) -> Settings:
     """All that a trial's result depends on, in plain values."""
-    settings = flat(portable(config.run_settings))
-    varied = tuple(key for key, one in config.sweep.space.items() if not one.when)
-    result = {
-        key: value
-        for key, value in settings.items()
-        if not key.startswith(FREE) and not any(key == name or key.startswith(f"{name}.") for name in varied)
-    }
-    space = plain(config)["sweep"]["space"]
-    result |= {f"sweep.space.{key}": {k: v for k, v in one.items() if v != {}} for key, one in space.items()}
+    space = config.sweep.space
+    always_varied = tuple(key for key, one in space.items() if not one.when)
+    facts: Settings = {}
+    for key, value in flat(portable(config.run_settings)).items():
+        is_varied = any(key == name or key.startswith(f"{name}.") for name in always_varied)
+        if not is_varied and not key.startswith(WITHOUT_EFFECT):
+            facts[key] = value
+    for key, one in plain(config)["sweep"]["space"].items():
+        facts[f"sweep.space.{key}"] = {name: value for name, value in one.items() if value != {}}
     aims = zip(config.sweep.metrics, objectives.directions(config.sweep), strict=True)
-    result["sweep.metric"] = [f"{direction} {metric}" for metric, direction in aims]
-    return json.loads(json.dumps(result))  # type: ignore[no-any-return]
+    facts["sweep.metric"] = [f"{direction} {metric}" for metric, direction in aims]
+    as_stored: Settings = json.loads(json.dumps(facts))
+    return as_stored
 
 
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    kept = {key for key in before.keys() & now.keys() if before[key] == now[key]}
-    changed = sorted((before.keys() | now.keys()) - kept)
-    return [_difference(key, before, now) for key in changed]
-
-
-def _difference(key: str, before: dict[str, Any], now: dict[str, Any]) -> str:
-    if key not in before:
-        return f"{key}: is {_shown(now[key])}, was not there"
-    if key not in now:
-        return f"{key}: was {_shown(before[key])}, is not there"
-    return f"{key}: was {_shown(before[key])}, is {_shown(now[key])}"
-
-
-def _shown(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
+def differences(before: Settings, now: Settings) -> list[str]:
+    lines = []
+    for key in sorted(before.keys() | now.keys()):
+        old, new = (
+            json.dumps(facts[key], ensure_ascii=False) if key in facts else None for facts in (before, now)
+        )
+        if old is None:
+            lines.append(f"{key}: is {new}, was not there")
+        elif new is None:
+            lines.append(f"{key}: was {old}, is not there")
+        elif before[key] != now[key]:
+            lines.append(f"{key}: was {old}, is {new}")
+    return lines

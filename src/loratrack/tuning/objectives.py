@@ -1,4 +1,4 @@
-"""What a sweep can aim at, and which way is better."""
+"""What a sweep can optimise, and which way is better."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from loratrack.config import RunConfig
 from loratrack.config.sweep import Sweep
 from loratrack.metrics import is_lower_better
 
-ALSO_KNOWN = ("validation/loss", "trainable_parameters")
-"""What a sweep can aim at beside the scores."""
+OTHER_METRICS = ("validation/loss", "trainable_parameters")
+"""What a sweep can optimise beside the scores."""
 
 
 def known_metrics(config: RunConfig) -> tuple[str, ...]:
-    return (*config.metric_names, *ALSO_KNOWN)
+    return (*config.metric_names, *OTHER_METRICS)
 
 
 def directions(sweep: Sweep) -> tuple[Literal["maximize", "minimize"], ...]:
@@ -29,8 +29,7 @@ def sign(sweep: Sweep) -> int:
 
 
 def pruner_name(sweep: Sweep) -> str:
-    if sweep.pruner == "auto":
-        return (
-            "hyperband" if len(sweep.metrics) == 1 and sweep.metrics[0] != "trainable_parameters" else "none"
-        )
-    return sweep.pruner
+    if sweep.pruner != "auto":
+        return sweep.pruner
+    # trainable_parameters is the same after every epoch: nothing to prune by
+    return "none" if len(sweep.metrics) > 1 or sweep.metrics[0] == "trainable_parameters" else "hyperband"

@@ -9,11 +9,11 @@ from typing import Literal
 UNMEASURED_STEPS = 3
 """The first steps after a change are slow for other reasons."""
 MEASURED_STEPS = 8
-WORTHWHILE = 1.1
-"""Twice as many trials must train this much faster together."""
-MOST = 32
+MIN_SPEEDUP = 1.1
+"""Twice as many trials must train this many times faster together."""
+MAX_TRIALS = 32
 MEMORY_RESERVE = 1.5
-"""What is left must be so many times what the next trials are expected to take."""
+"""The memory that is left must be this many times what the next trials are expected to take."""
 
 MemoryLeft = Callable[[], int]
 """Bytes that could still be taken on the device."""
@@ -22,35 +22,35 @@ MemoryLeft = Callable[[], int]
 class Parallelism:
     """`count` is how many trials may train at once; with `auto` it doubles while that pays."""
 
-    def __init__(self, wanted: Literal["auto"] | int, memory_left: MemoryLeft) -> None:
-        self.count = 1 if wanted == "auto" else wanted
-        self.is_settled = wanted != "auto"
+    def __init__(self, parallel: Literal["auto"] | int, memory_left: MemoryLeft) -> None:
+        self.count = 1 if parallel == "auto" else parallel
+        self.is_settled = parallel != "auto"
         self.rates: dict[int, float] = {}
         """Examples a second, by the number of trials."""
         self._memory_left, self._memory_before = memory_left, memory_left()
-        self._times: list[float] = []
+        self._step_rates: list[float] = []
 
     def step(self, trials: int, examples: int, seconds: float) -> None:
-        """One step of so many trials has ended."""
+        """One step of this many trials has ended."""
         if self.is_settled or trials != self.count:
             return
-        self._times.append(examples / seconds)
-        if len(self._times) == UNMEASURED_STEPS + MEASURED_STEPS:
-            self._judge(statistics.median(self._times[UNMEASURED_STEPS:]))
-            self._times = []
-
-    def _judge(self, rate: float) -> None:
-        self.rates[self.count] = rate
-        before = self.rates.get(self.count // 2)
-        if before is not None and rate < WORTHWHILE * before:
+        self._step_rates.append(examples / seconds)
+        if len(self._step_rates) < UNMEASURED_STEPS + MEASURED_STEPS:
+            return
+        rate = self.rates[self.count] = statistics.median(self._step_rates[UNMEASURED_STEPS:])
+        self._step_rates = []
+        rate_of_half = self.rates.get(self.count // 2)
+        if rate_of_half is not None and rate < MIN_SPEEDUP * rate_of_half:
             self.is_settled = True
-            self.count = self.count if rate > before else self.count // 2
-        elif 2 * self.count > MOST or not self._memory_holds_twice():
+            self.count = self.count if rate > rate_of_half else self.count // 2
+            return
+        if 2 * self.count > MAX_TRIALS:
             self.is_settled = True
-        else:
-            self.count *= 2
-
-    def _memory_holds_twice(self) -> bool:
+            return
+        # As many trials again are expected to take what the ones so far took.
         left = self._memory_left()
         taken = max(0, self._memory_before - left)
-        return left > MEMORY_RESERVE * taken
+        if left > MEMORY_RESERVE * taken:
+            self.count *= 2
+        else:
+            self.is_settled = True

@@ -12,9 +12,9 @@ from loratrack.config.sweep import SweepConfig
 from loratrack.tuning import objectives
 from loratrack.tuning.checks import most_epochs
 
-POPULATION = 50
-REDUCTION = 3
-"""At each rung of hyperband a third goes on."""
+MAX_POPULATION = 50
+REDUCTION_FACTOR = 3
+"""A third of the trials passes each rung of hyperband."""
 MEDIAN_STARTUP_TRIALS = 4
 
 
@@ -25,12 +25,12 @@ def sampler(config: SweepConfig, number: int) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         match sweep.sampler:
-            case "tpe":  # constant_liar: open trials count as bad ones, so that none is proposed twice
+            case "tpe":  # constant_liar: running trials count as bad, so none is proposed twice
                 return TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
             case "random" | "grid":
                 return RandomSampler(seed=seed)
             case "nsga2":
-                size = max(4, min(POPULATION, (sweep.trials or POPULATION) // 4))
+                size = max(4, min(MAX_POPULATION, (sweep.trials or MAX_POPULATION) // 4))
                 return NSGAIISampler(population_size=size, seed=seed)
             case "cmaes":
                 return CmaEsSampler(seed=seed, warn_independent_sampling=False)
@@ -41,10 +41,10 @@ def pruner(config: SweepConfig) -> BasePruner:
     match objectives.pruner_name(config.sweep):
         case "hyperband":
             return HyperbandPruner(
-                min_resource=min(first, epochs), max_resource=epochs, reduction_factor=REDUCTION
+                min_resource=min(first, epochs), max_resource=epochs, reduction_factor=REDUCTION_FACTOR
             )
         case "asha":
-            return SuccessiveHalvingPruner(min_resource=first, reduction_factor=REDUCTION)
+            return SuccessiveHalvingPruner(min_resource=first, reduction_factor=REDUCTION_FACTOR)
         case "median":
             return MedianPruner(n_startup_trials=MEDIAN_STARTUP_TRIALS, n_warmup_steps=first - 1)
         case _:

@@ -10,46 +10,96 @@ from typing import Any, Protocol
 
 from loratrack.config import RunConfig, flat
 from loratrack.config.files import parse
-from loratrack.config.layers import Settings
 from loratrack.config.sweep import Choice, Int, Log, Simplex, Space, SweepConfig, Times, Uniform
 
 Values = dict[str, Any]
 """Settings by their dotted names."""
+Scalar = bool | int | float | str | None
+"""What Optuna stores of one parameter."""
 
 WEIGHT_DIGITS = 6
 
 
 class Suggests(Protocol):
-    """What a trial of Optuna offers."""
+    """What is used of a trial of Optuna."""
 
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any: ...
+    def suggest_categorical(self, name: str, choices: Sequence[Scalar]) -> Scalar: ...
     def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float: ...
     def suggest_int(self, name: str, low: int, high: int) -> int: ...
 
 
+class GivenValues:
+    """A trial that suggests the given values, and lists those it was asked for."""
+
+    def __init__(self, given: Mapping[str, Any]) -> None:
+        self.given = given
+        self.asked: Values = {}
+
+    def suggest_categorical(self, name: str, choices: Sequence[Scalar] = ()) -> Any:
+        self.asked[name] = self.given[name]
+        return self.given[name]
+
+    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
+        return float(self.suggest_categorical(name))
+
+    def suggest_int(self, name: str, low: int, high: int) -> int:
+        return int(self.suggest_categorical(name))
+
+
 def sample(trial: Suggests, config: SweepConfig) -> Values:
     """The settings that this trial varies, without those whose `when` does not hold."""
-    known = flat(config.run_settings)
+    settings = flat(config.run_settings)
     values: Values = {}
     for key in in_order(config.sweep.space):
         space = config.sweep.space[key]
-        if applies(space, known):
-            values[key] = known[key] = _suggest(trial, key, space, known, config.tasks)
+        if not applies(space, settings):
+            continue
+        value: object
+        match space:
+            case Choice():
+                stored = [as_stored(choice) for choice in space.choice]
+                value = space.choice[stored.index(trial.suggest_categorical(key, stored))]
+            case Log():
+                value = trial.suggest_float(key, *space.log, log=True)
+            case Uniform():
+                value = trial.suggest_float(key, *space.uniform)
+            case Int():
+                value = trial.suggest_int(key, int(space.int[0]), int(space.int[1]))
+            case Times():
+                factor: Any = space.times
+                if not isinstance(factor, float):
+                    factor = trial.suggest_categorical(f"{key}.times", factor)
+                value = float(settings[space.of]) * factor
+            case Simplex():
+                # Evenly spread over all weights that sum to 1: each task but the last takes a share of
+                # what is left. With two tasks the number that Optuna sees is the first one's weight.
+                left, weights = 1.0, dict[str, float]()
+                for index, task in enumerate(config.tasks[:-1]):
+                    drawn = trial.suggest_float(f"{key}.{task}", 0.0, 1.0)
+                    share = 1 - (1 - drawn) ** (1 / (len(config.tasks) - 1 - index))
+                    weights[task] = round(min(left, left * share), WEIGHT_DIGITS)
+                    left = max(0.0, round(left - weights[task], WEIGHT_DIGITS))
+                value = {**weights, config.tasks[-1]: left}
+        values[key] = settings[key] = value
     return values
 
 
 def trial_config(config: SweepConfig, number: int, values: Mapping[str, Any]) -> RunConfig:
     """A run like any other; ConfigError where the sampled settings do not fit together."""
-    settings = config.run_settings
+    settings = config.run_settings  # a new copy each time, so it may be changed in place
     for key, value in values.items():
-        settings = _replaced(settings, key.split("."), value)
+        *sections, name = key.split(".")
+        section = settings
+        for one in sections:
+            section = section[one]
+        section[name] = value
     settings["exp_id"] = f"{config.sweep.name}-{number}"
     return parse(settings, source=f"trial {number} of {config.sweep.name}")
 
 
 def replay(config: SweepConfig, params: Mapping[str, Any]) -> Values:
-    """The settings of a trial of which Optuna kept `params`."""
-    return sample(_Recorder(params), config)
+    """The settings of a trial whose parameters Optuna stored as `params`."""
+    return sample(GivenValues(params), config)
 
 
 def in_order(space: Mapping[str, Space]) -> list[str]:
@@ -64,33 +114,50 @@ def needs(space: Space) -> set[str]:
     return set(space.when) | ({space.of} if isinstance(space, Times) else set())
 
 
-def applies(space: Space, known: Mapping[str, Any]) -> bool:
-    """Whether `when` holds for the settings known so far."""
-    return all(
-        any(_same(known.get(key), value) for value in (wanted if isinstance(wanted, list) else [wanted]))
-        for key, wanted in space.when.items()
-    )
+def applies(space: Space, settings: Mapping[str, Any]) -> bool:
+    """Whether `when` holds for these settings, which may still lack some."""
+    for key, condition in space.when.items():
+        values = condition if isinstance(condition, list) else [condition]
+        if _comparable(settings.get(key)) not in [_comparable(value) for value in values]:
+            return False
+    return True
 
 
-def combinations(config: SweepConfig) -> Iterator[dict[str, Any]]:
-    """What Optuna is told for each point of a grid, each point once."""
-    seen: set[str] = set()
+def _comparable(value: object) -> object:
+    """Settings are text in a file and typed in a config: `true` is True, and `1e-3` is 0.001."""
+    return value if isinstance(value, list | tuple) else as_stored(str(value).lower())
+
+
+def combinations(config: SweepConfig) -> Iterator[Values]:
+    """The parameters of each point of a grid as Optuna stores them, each point once."""
     space = config.sweep.space
-    finite = {key: _points(key, one) for key, one in space.items()}
-    names = [name for name, points in finite.values() if len(points) > 1 or name in space]
-    for points in itertools.product(*(points for _, points in finite.values())):
-        fixed = dict(zip((name for name, _ in finite.values()), points, strict=True))
-        used = _Recorder(fixed)
-        sample(used, config)
-        kept = {name: used.asked[name] for name in names if name in used.asked}
-        text = json.dumps(kept, sort_keys=True)
+    points: dict[str, list[Scalar]] = {}
+    for key, one in space.items():
+        match one:
+            case Choice():
+                points[key] = [as_stored(value) for value in one.choice]
+            case Int():
+                points[key] = [*range(int(one.int[0]), int(one.int[1]) + 1)]
+            case Times():
+                points[f"{key}.times"] = [one.times] if isinstance(one.times, float) else [*one.times]
+            case _:
+                raise AssertionError("the check lets no other kind into a grid")
+    # A single factor of `times` is not suggested, so Optuna knows no parameter for it.
+    names = [name for name, values in points.items() if len(values) > 1 or name in space]
+    seen: set[str] = set()
+    for values in itertools.product(*points.values()):
+        trial = GivenValues(dict(zip(points, values, strict=True)))
+        sample(trial, config)
+        # Points that differ only in settings that do not apply there are one.
+        point = {name: trial.asked[name] for name in names if name in trial.asked}
+        text = json.dumps(point, sort_keys=True)
         if text not in seen:
             seen.add(text)
-            yield kept
+            yield point
 
 
-def shown(value: Any) -> Any:
-    """A choice as Optuna keeps it: a number where it is one, else text; lists and mappings as JSON."""
+def as_stored(value: object) -> Scalar:
+    """A choice as Optuna stores it: a number where it is one, else text; lists and mappings as JSON."""
     if value is None or isinstance(value, int | float):
         return value
     if not isinstance(value, str):
@@ -101,91 +168,3 @@ def shown(value: Any) -> Any:
         except ValueError:
             continue
     return value
-
-
-def _suggest(trial: Suggests, key: str, space: Space, known: Mapping[str, Any], tasks: Sequence[str]) -> Any:
-    match space:
-        case Choice():
-            told = [shown(value) for value in space.choice]
-            return space.choice[told.index(trial.suggest_categorical(key, told))]
-        case Log():
-            return trial.suggest_float(key, *space.log, log=True)
-        case Uniform():
-            return trial.suggest_float(key, *space.uniform)
-        case Int():
-            return trial.suggest_int(key, int(space.int[0]), int(space.int[1]))
-        case Times():
-            return float(known[space.of]) * _factor(trial, key, space)
-        case Simplex():
-            return _weights(trial, key, tasks)
-
-
-def _factor(trial: Suggests, key: str, space: Times) -> float:
-    if isinstance(space.times, float):
-        return space.times
-    factor: float = trial.suggest_categorical(f"{key}.times", list(space.times))
-    return factor
-
-
-def _weights(trial: Suggests, key: str, tasks: Sequence[str]) -> dict[str, float]:
-    """Evenly spread over all weights that sum to 1: each task but the last takes a share of what is left.
-
-    With two tasks the number that Optuna sees is the first one's weight.
-    """
-    left = 1.0
-    weights: dict[str, float] = {}
-    for place, task in enumerate(tasks[:-1]):
-        drawn = trial.suggest_float(f"{key}.{task}", 0.0, 1.0)
-        share = 1 - (1 - drawn) ** (1 / (len(tasks) - 1 - place))
-        weights[task] = round(min(left, left * share), WEIGHT_DIGITS)
-        left = max(0.0, round(left - weights[task], WEIGHT_DIGITS))
-    weights[tasks[-1]] = left
-    return weights
-
-
-def _points(key: str, space: Space) -> tuple[str, list[Any]]:
-    """The name that Optuna knows, and all its values."""
-    match space:
-        case Choice():
-            return key, [shown(value) for value in space.choice]
-        case Int():
-            return key, list(range(int(space.int[0]), int(space.int[1]) + 1))
-        case Times():
-            return f"{key}.times", [space.times] if isinstance(space.times, float) else list(space.times)
-        case _:
-            raise AssertionError("the check lets no other kind into a grid")
-
-
-class _Recorder:
-    """Suggests what is fixed, and notes what was asked for."""
-
-    def __init__(self, fixed: Mapping[str, Any]) -> None:
-        self.fixed = fixed
-        self.asked: dict[str, Any] = {}
-
-    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        return self._note(name)
-
-    def suggest_float(self, name: str, low: float, high: float, *, log: bool = False) -> float:
-        return float(self._note(name))
-
-    def suggest_int(self, name: str, low: int, high: int) -> int:
-        return int(self._note(name))
-
-    def _note(self, name: str) -> Any:
-        self.asked[name] = self.fixed[name]
-        return self.fixed[name]
-
-
-def _replaced(settings: Settings, path: Sequence[str], value: Any) -> Settings:
-    if len(path) == 1:
-        return {**settings, path[0]: value}
-    return {**settings, path[0]: _replaced(settings[path[0]], path[1:], value)}
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Settings are text in a file and typed in a config: `true` is True, and `1e-3` is 0.001."""
-    one, other = (
-        shown(str(value).lower()) if not isinstance(value, list | tuple) else value for value in (one, other)
-    )
-    return bool(one == other)

@@ -1,43 +1,43 @@
 """The study of a sweep: which trial next, when to stop one, and which was best. Optuna keeps it on disk.
 
 Any number of processes may work on one study. What must not happen twice happens in turn, under a lock
-beside the runs; a process that dies is noticed by its heartbeat, and its trials are done again.
+beside the runs; a process that dies is noticed by its heartbeat, and its trials are started again.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
 import socket
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
+from optuna.exceptions import ExperimentalWarning, StorageInternalError
 from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 
+from loratrack import disk
 from loratrack.config import RunConfig
 from loratrack.config.sweep import Sweep, SweepConfig
 from loratrack.errors import ConfigError, StoreError, UserError
 from loratrack.tuning import fingerprint, objectives, samplers, space
 
-SILENT_BEATS = 3
-"""A process that misses so many heartbeats is taken for dead."""
-RETRIES = 3
-"""A trial that kills its process each time is given up after so many retries."""
+MISSED_HEARTBEATS = 3
+"""A process that misses this many counts as dead."""
+MAX_RETRIES = 3
+"""A trial that kills its process each time is given up after this many retries."""
 SQLITE_WAIT_SECONDS = 60
 WORKER, RUN, PARENT, CONCLUDED = "worker", "run_id", "parent_run_id", "concluded"
 
-RESULTS = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
-"""States of trials that have come to something, or still may."""
+WITH_RESULTS = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+"""States of trials that have results, or still may."""
 
 Notice = Callable[[str], None]
 
@@ -60,53 +60,71 @@ class Search:
     def __init__(self, config: SweepConfig, url: str, lock: Path, notice: Notice) -> None:
         """Opens the study, or makes it; ConfigError where it was begun with other settings."""
         self.config, self.sweep, self.notice = config, config.sweep, notice
-        self._lock, self._open = lock, dict[int, Trial]()
+        self._lock, self._running = lock, dict[int, Trial]()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with self.locked():
             self._storage = storage(url, self.sweep.heartbeat_seconds)
-            self.study = _study(self._storage, config)
+            try:
+                self.study = _study(self._storage, self.sweep)
+                changes = fingerprint.changes(self.study, config)
+                if changes and any(trial.state in WITH_RESULTS for trial in self.trials()):
+                    raise fingerprint.refusal(config, changes)
+                if changes:  # a study without results may be restarted with other settings
+                    optuna.delete_study(study_name=self.sweep.name, storage=self._storage)
+                    self.study = _study(self._storage, self.sweep)
+                fingerprint.keep(self.study, config)
+            except StorageInternalError as error:
+                raise StoreError(f"sweep.storage: the database must answer, got {error}") from error
             if self.sweep.sampler == "grid":
                 for point in space.combinations(config):
                     self.study.enqueue_trial(point, skip_if_exists=True)
         self.study.pruner = samplers.pruner(config)
-        self._deadline = _deadline(self.sweep.max_hours)
-        self._heart = _Heart(self._storage, self.sweep.heartbeat_seconds)
+        hours = self.sweep.max_hours
+        self._deadline = None if hours is None else time.monotonic() + 3600 * hours
+        self._heartbeat = _Heartbeat(self._storage, self.sweep.heartbeat_seconds)
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
+    def locked(self) -> AbstractContextManager[None]:
         """One process at a time. SQLite has no row locks, so Optuna's own steps need this too."""
-        self._lock.parent.mkdir(parents=True, exist_ok=True)
-        with self._lock.open("a") as held:
-            fcntl.flock(held, fcntl.LOCK_EX)
-            yield
+        return disk.locked(self._lock)
 
     @contextmanager
     def last_one_out(self) -> Iterator[bool]:
         """Whether this process is the one that concludes the sweep; held until the block ends."""
-        with self._lock.with_name(f"{self._lock.name}.{self.sweep.name}").open("a") as held:
-            try:
-                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                yield False
-                return
-            yield True
+        lease = disk.try_lock(self._lock.with_name(f"{self._lock.name}.{self.sweep.name}"))
+        try:
+            yield lease is not None
+        finally:
+            if lease is not None:
+                lease.close()
 
     def next(self) -> Trial | None:
         """The next trial, now ours; None when there is none to start now."""
         while True:
             with self.locked():
                 self._fail_stale()
-                if not self._may_start():
+                trials = self.trials()
+                if self._deadline is not None and time.monotonic() > self._deadline:
                     return None
-                handle = self._ask()
+                # The points of a grid were queued when the study was opened: nothing queued, nothing left.
+                is_queue_empty = not any(trial.state == TrialState.WAITING for trial in trials)
+                if self.sweep.sampler == "grid" and is_queue_empty:
+                    return None
+                if self.sweep.trials is not None and self.num_started() >= self.sweep.trials:
+                    return None
+                self.study.sampler = samplers.sampler(self.config, len(trials))
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", "Heartbeat of storage is supposed", UserWarning)
+                    handle = self.study.ask()
+                self._heartbeat.add(handle._trial_id)
+                handle.set_user_attr(WORKER, f"{socket.gethostname()}:{os.getpid()}")
                 values = space.sample(handle, self.config)
             try:
                 config = space.trial_config(self.config, handle.number, values)
-            except ConfigError as error:
+            except ConfigError as error:  # settings that do not fit together are this trial's failure alone
                 self._tell(handle, TrialState.FAIL, reason=str(error))
                 self.notice(f"trial {handle.number} failed: {error}")
                 continue
-            trial = self._open[handle.number] = Trial(handle.number, values, config, handle)
+            trial = self._running[handle.number] = Trial(handle.number, values, config, handle)
             return trial
 
     def report(self, trial: Trial, epoch: int, value: float) -> None:
@@ -119,45 +137,37 @@ class Search:
         """Whether the trial should be stopped, by what is reported of it and of the others."""
         if len(self.sweep.metrics) > 1 or trial.reported_epochs < self.sweep.min_epochs:
             return False
-        return bool(trial.handle.should_prune())
+        return trial.handle.should_prune()
 
     def complete(self, trial: Trial, values: Sequence[float]) -> None:
-        self._close(trial, TrialState.COMPLETE, values)
+        self._tell(trial.handle, TrialState.COMPLETE, values)
 
     def prune(self, trial: Trial) -> None:
-        self._close(trial, TrialState.PRUNED)
+        self._tell(trial.handle, TrialState.PRUNED)
 
     def fail(self, trial: Trial, reason: str) -> None:
-        self._close(trial, TrialState.FAIL, reason=reason)
-
-    def give_back(self, trial: Trial) -> None:
-        """The trial was interrupted: it counts as not done, and whoever goes on begins it again."""
-        with self.locked():
-            self._close(trial, TrialState.FAIL, reason="interrupted")
-            _queue_again(self.study, self._storage.get_trial(trial.handle._trial_id), None)
+        self._tell(trial.handle, TrialState.FAIL, reason=reason)
 
     def give_all_back(self) -> None:
-        for trial in tuple(self._open.values()):
-            self.give_back(trial)
+        """Our trials were interrupted: they count as not done, and whoever goes on starts them again."""
+        for trial in tuple(self._running.values()):
+            with self.locked():
+                self.fail(trial, "interrupted")
+                _queue_again(self.study, self._storage.get_trial(trial.handle._trial_id), None)
 
     def note_run(self, trial: Trial, run_id: str) -> None:
         trial.handle.set_user_attr(RUN, run_id)
 
-    def run_of(self, number: int) -> str | None:
-        found: str | None = self.trials()[number].user_attrs.get(RUN)
-        return found
-
     def trials(self) -> list[FrozenTrial]:
-        found: list[FrozenTrial] = self.study.get_trials(deepcopy=False)
-        return found
+        return self.study.get_trials(deepcopy=False)
 
     def is_over(self, number: int) -> bool:
         """Whether the trial with this number has come to its end."""
-        found = self.trials()
-        return number < len(found) and bool(found[number].state.is_finished())
+        trials = self.trials()
+        return number < len(trials) and trials[number].state.is_finished()
 
     def running_elsewhere(self) -> int:
-        return sum(t.state == TrialState.RUNNING and t.number not in self._open for t in self.trials())
+        return sum(t.state == TrialState.RUNNING and t.number not in self._running for t in self.trials())
 
     def num_started(self) -> int:
         """Trials that are done or in training; one that was interrupted or died is not."""
@@ -173,13 +183,9 @@ class Search:
             return points if self.sweep.trials is None else min(points, self.sweep.trials)
         return self.sweep.trials
 
-    def may_start(self) -> bool:
-        return self._may_start()
-
     def best(self) -> FrozenTrial | None:
         """The best trial; of several objectives, the one of the front that is best at the first."""
-        done = [t for t in self.trials() if t.state == TrialState.COMPLETE]
-        if not done:
+        if not any(trial.state == TrialState.COMPLETE for trial in self.trials()):
             return None
         if len(self.sweep.metrics) == 1:
             return self.study.best_trial
@@ -190,65 +196,42 @@ class Search:
         """Whether no trial so far is better at the first metric."""
         best = self.best()
         sign = objectives.sign(self.sweep)
-        return best is None or bool(sign * values[0] >= sign * best.values[0])
+        return best is None or sign * values[0] >= sign * best.values[0]
 
-    def set_attr(self, key: str, value: Any) -> None:
+    def set_attr(self, key: str, value: object) -> None:
         self.study.set_user_attr(key, value)
 
     def attr(self, key: str) -> Any:
         return self.study.user_attrs.get(key)
 
     def close(self) -> None:
-        """No more heartbeats from here, and the database is let go."""
-        self._heart.stop()
+        """Stop the heartbeats, and let the database go."""
+        self._heartbeat.stop()
         self._storage.engine.dispose()
-
-    def _ask(self) -> optuna.Trial:
-        self.study.sampler = samplers.sampler(self.config, len(self.trials()))
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Heartbeat of storage is supposed", UserWarning)
-            handle = self.study.ask()
-        self._heart.add(handle._trial_id)
-        handle.set_user_attr(WORKER, f"{socket.gethostname()}:{os.getpid()}")
-        return handle
-
-    def _may_start(self) -> bool:
-        if self._deadline is not None and time.monotonic() > self._deadline:
-            return False
-        if self.sweep.sampler == "grid" and not self._queue():
-            return False
-        return self.sweep.trials is None or self.num_started() < self.sweep.trials
-
-    def _queue(self) -> list[FrozenTrial]:
-        return [trial for trial in self.trials() if trial.state == TrialState.WAITING]
 
     def _fail_stale(self) -> None:
         """Trials whose process is gone fail, and are queued again."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
             optuna.storages.fail_stale_trials(self.study)
-        patience = timedelta(seconds=SILENT_BEATS * self.sweep.heartbeat_seconds)
+        patience = timedelta(seconds=MISSED_HEARTBEATS * self.sweep.heartbeat_seconds)
         for trial in self.trials():
-            # died between being drawn and its first heartbeat
+            # Optuna does not see a process that died between drawing a trial and its first heartbeat.
             is_unowned = trial.state == TrialState.RUNNING and WORKER not in trial.user_attrs
             if is_unowned and trial.datetime_start and datetime.now() - trial.datetime_start > patience:
                 self._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
-                _queue_again(self.study, trial, RETRIES)
-
-    def _close(
-        self, trial: Trial, state: TrialState, values: Sequence[float] | None = None, reason: str = ""
-    ) -> None:
-        self._open.pop(trial.number, None)
-        self._tell(trial.handle, state, values, reason)
+                _queue_again(self.study, trial, MAX_RETRIES)
 
     def _tell(
         self, handle: optuna.Trial, state: TrialState, values: Sequence[float] | None = None, reason: str = ""
     ) -> None:
+        """Tell Optuna how a trial of ours ended."""
+        self._running.pop(handle.number, None)
         if reason:
             handle.set_user_attr("reason", reason)
-        told = self.study.tell(handle, values, state=state, skip_if_finished=True)
-        self._heart.drop(handle._trial_id)
-        if told.state != state:
+        ended = self.study.tell(handle, values, state=state, skip_if_finished=True)
+        self._heartbeat.drop(handle._trial_id)
+        if ended.state != state:
             self.notice(
                 f"trial {handle.number} was taken for dead and given to another process;"
                 " give sweep.heartbeat_seconds a larger value"
@@ -265,8 +248,8 @@ def storage(url: str, heartbeat_seconds: int) -> RDBStorage:
                 url,
                 engine_kwargs={"connect_args": {"timeout": SQLITE_WAIT_SECONDS}} if is_sqlite else None,
                 heartbeat_interval=heartbeat_seconds,
-                grace_period=SILENT_BEATS * heartbeat_seconds,
-                heartbeat_stale_trial_callback=lambda study, trial: _queue_again(study, trial, RETRIES),
+                grace_period=MISSED_HEARTBEATS * heartbeat_seconds,
+                heartbeat_stale_trial_callback=lambda study, trial: _queue_again(study, trial, MAX_RETRIES),
             )
     except (ImportError, ValueError) as error:
         raise UserError(f"sweep.storage: must be a database that SQLAlchemy opens, got {error}") from None
@@ -274,34 +257,18 @@ def storage(url: str, heartbeat_seconds: int) -> RDBStorage:
 
 def existing(url: str, name: str) -> optuna.Study:
     """The study of this name; UserError lists the ones there are."""
-    kept = storage(url, heartbeat_seconds=60)
-    names = optuna.get_all_study_names(kept)
+    tables = storage(url, heartbeat_seconds=60)
+    names = optuna.get_all_study_names(tables)
     if name not in names:
         listed = f"there are {', '.join(sorted(names))}" if names else "there is none yet"
         raise UserError(f"sweep show: no sweep named {name!r}; {listed}")
-    return optuna.load_study(study_name=name, storage=kept)
+    return optuna.load_study(study_name=name, storage=tables)
 
 
-def _study(kept: RDBStorage, config: SweepConfig) -> optuna.Study:
-    """The study with these settings; one that came to nothing so far makes way for other settings."""
-    try:
-        study = _opened(kept, config.sweep)
-        changed = fingerprint.changes(study, config)
-        if changed and any(trial.state in RESULTS for trial in study.get_trials(deepcopy=False)):
-            raise fingerprint.refusal(config, changed)
-        if changed:
-            optuna.delete_study(study_name=config.sweep.name, storage=kept)
-            study = _opened(kept, config.sweep)
-        fingerprint.keep(study, config)
-    except optuna.exceptions.StorageInternalError as error:
-        raise StoreError(f"sweep.storage: the database must answer, got {error}") from error
-    return study
-
-
-def _opened(kept: RDBStorage, sweep: Sweep) -> optuna.Study:
+def _study(tables: RDBStorage, sweep: Sweep) -> optuna.Study:
     directions = list(objectives.directions(sweep))
     study = optuna.create_study(
-        storage=kept, study_name=sweep.name, directions=directions, load_if_exists=True
+        storage=tables, study_name=sweep.name, directions=directions, load_if_exists=True
     )
     if study.metric_names is None:
         with warnings.catch_warnings():
@@ -310,36 +277,32 @@ def _opened(kept: RDBStorage, sweep: Sweep) -> optuna.Study:
     return study
 
 
-def _queue_again(study: optuna.Study, trial: FrozenTrial, retries: int | None) -> None:
-    """A new trial with the values of this one; what was noted about the old one stays with it."""
+def _queue_again(study: optuna.Study, trial: FrozenTrial, max_retries: int | None) -> None:
+    """Queue a new trial with the values of this one; its attributes, such as its run, stay with the old one."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         trial.user_attrs = {}
-        RetryHeartbeatStaleTrialCallback(max_retry=retries)(study, trial)
+        RetryHeartbeatStaleTrialCallback(max_retry=max_retries)(study, trial)
 
 
 def _without_retried(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Without those that another trial stands for."""
+    """Without trials replaced by a retry."""
     replaced = {number for trial in trials for number in trial.system_attrs.get("retry_history", ())}
     return [trial for trial in trials if trial.number not in replaced]
 
 
-def _deadline(max_hours: float | None) -> float | None:
-    return None if max_hours is None else time.monotonic() + 3600 * max_hours
+class _Heartbeat(threading.Thread):
+    """Tells the database, for all running trials of this process, that it is alive."""
 
-
-class _Heart(threading.Thread):
-    """Says for all open trials of this process that it lives."""
-
-    def __init__(self, kept: RDBStorage, seconds: int) -> None:
+    def __init__(self, tables: RDBStorage, seconds: int) -> None:
         super().__init__(name="heartbeat", daemon=True)
-        self._storage, self._seconds = kept, seconds
+        self._tables, self._seconds = tables, seconds
         self._trials: set[int] = set()
         self._over = threading.Event()
         self.start()
 
     def add(self, trial_id: int) -> None:
-        self._storage.record_heartbeat(trial_id)
+        self._tables.record_heartbeat(trial_id)
         self._trials.add(trial_id)
 
     def drop(self, trial_id: int) -> None:
@@ -353,6 +316,6 @@ class _Heart(threading.Thread):
         while not self._over.wait(self._seconds):
             for trial_id in tuple(self._trials):
                 try:
-                    self._storage.record_heartbeat(trial_id)
-                except optuna.exceptions.StorageInternalError:  # busy or away: the next beat may come through
+                    self._tables.record_heartbeat(trial_id)
+                except StorageInternalError:  # busy or away: the next beat may come through
                     continue
