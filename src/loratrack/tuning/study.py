@@ -278,7 +278,7 @@ def _study(tables: RDBStorage, sweep: Sweep) -> optuna.Study:
 
 
 def _queue_again(study: optuna.Study, trial: FrozenTrial, max_retries: int | None) -> None:
-    """Queue a new trial with the values of this one; its attributes, such as its run, stay with the old one."""
+    """Queue a new trial with the values of this one, but without its attributes: its run stays its own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         trial.user_attrs = {}
