@@ -24,7 +24,7 @@ def promoted(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     client = connect()
     client.create_registered_model("clinc")
     client.create_model_version("clinc", "s3://nowhere/model")
-    promotion.promote("clinc", 1, expected=None, why=REASON)
+    promotion.promote("clinc", 1, expected=None, why=REASON, gate=lambda: None)
 
 
 def test_a_reason_with_brackets_is_shown_word_for_word(

@@ -55,9 +55,28 @@ def registry(client: MlflowClient) -> MlflowClient:
     return client
 
 
+def fit() -> None:
+    """The gate of a version that is fit to serve."""
+
+
+def test_no_alias_moves_past_a_gate_that_refuses(registry: MlflowClient) -> None:
+    def unfit() -> None:
+        raise RefusedError("other logits")
+
+    with pytest.raises(RefusedError, match="other logits"):
+        promotion.promote(MODEL, 1, expected=None, gate=unfit)
+    assert promotion.aliases(MODEL) == {}
+    promotion.promote(MODEL, 1, expected=None, gate=fit)
+    with pytest.raises(RefusedError, match="other logits"):
+        promotion.rollback(MODEL, 2, expected=1, gate=unfit)  # never champion: the gate is asked
+    promotion.promote(MODEL, 2, expected=1, gate=fit)
+    promotion.rollback(MODEL, 1, expected=2, gate=unfit)  # champion before: it was let through then
+    assert promotion.aliases(MODEL) == {"champion": 1, "previous-champion": 2}
+
+
 def test_a_promotion_moves_alias_and_stage_and_is_told(registry: MlflowClient) -> None:
-    promotion.promote(MODEL, 1, expected=None)
-    move = promotion.promote(MODEL, 2, expected=1, why="better on intents")
+    promotion.promote(MODEL, 1, expected=None, gate=fit)
+    move = promotion.promote(MODEL, 2, expected=1, why="better on intents", gate=fit)
     assert move.mended == ()
     assert promotion.aliases(MODEL) == {CHAMPION: 2, "previous-champion": 1}
     assert stages(registry) == {1: "Archived", 2: "Production", 3: "None", 4: "None"}
@@ -71,29 +90,29 @@ def test_a_promotion_moves_alias_and_stage_and_is_told(registry: MlflowClient) -
 
 
 def test_a_challenger_is_in_staging_until_it_is_champion(registry: MlflowClient) -> None:
-    promotion.promote(MODEL, 1, expected=None)
-    promotion.promote(MODEL, 2, CHALLENGER, expected=None)
+    promotion.promote(MODEL, 1, expected=None, gate=fit)
+    promotion.promote(MODEL, 2, CHALLENGER, expected=None, gate=fit)
     assert promotion.aliases(MODEL) == {CHAMPION: 1, CHALLENGER: 2}
     assert stages(registry) == {1: "Production", 2: "Staging", 3: "None", 4: "None"}
-    promotion.promote(MODEL, 2, expected=1)
+    promotion.promote(MODEL, 2, expected=1, gate=fit)
     assert promotion.aliases(MODEL) == {CHAMPION: 2, "previous-champion": 1}
     assert promotion.drift(MODEL) == []
 
 
 def test_a_rollback_of_a_rollback_is_back_again(registry: MlflowClient) -> None:
     for version, expected in ((1, None), (2, 1), (3, 2)):
-        promotion.promote(MODEL, version, expected=expected)
+        promotion.promote(MODEL, version, expected=expected, gate=fit)
     assert promotion.previous_champion(MODEL) == 2
-    promotion.rollback(MODEL, 2, expected=3)
+    promotion.rollback(MODEL, 2, expected=3, gate=fit)
     assert promotion.previous_champion(MODEL) == 3
-    promotion.rollback(MODEL, 3, expected=2)
+    promotion.rollback(MODEL, 3, expected=2, gate=fit)
     assert promotion.aliases(MODEL) == {CHAMPION: 3, "previous-champion": 2}
     assert moves()[-2:] == [("rollback", 3, 2), ("rollback", 2, 3)]
 
 
 def test_a_rollback_passes_over_versions_that_were_deleted(registry: MlflowClient) -> None:
     for version, expected in ((1, None), (2, 1), (3, 2)):
-        promotion.promote(MODEL, version, expected=expected)
+        promotion.promote(MODEL, version, expected=expected, gate=fit)
     promotion.delete(MODEL, 2)
     assert promotion.previous_champion(MODEL) == 1
     promotion.delete(MODEL, 1)
@@ -103,14 +122,14 @@ def test_a_rollback_passes_over_versions_that_were_deleted(registry: MlflowClien
 
 
 def test_a_champion_deleted_by_hand_can_be_rolled_back(registry: MlflowClient) -> None:
-    promotion.promote(MODEL, 1, expected=None)
-    promotion.promote(MODEL, 2, expected=1)
+    promotion.promote(MODEL, 1, expected=None, gate=fit)
+    promotion.promote(MODEL, 2, expected=1, gate=fit)
     registry.delete_model_version(MODEL, "2")
     assert [drift.text for drift in promotion.drift(MODEL)] == [
         "the move of champion from version 2 to no version was done outside loratrack"
     ]
     assert promotion.previous_champion(MODEL) == 1
-    promotion.rollback(MODEL, 1, expected=None)
+    promotion.rollback(MODEL, 1, expected=None, gate=fit)
     assert moves()[-2:] == [("noticed", 2, None), ("rollback", None, 1)]
     assert promotion.drift(MODEL) == []
 
@@ -119,14 +138,17 @@ def test_a_champion_deleted_by_hand_can_be_rolled_back(registry: MlflowClient) -
     ("act", "told"),
     [
         (
-            lambda: promotion.promote(MODEL, 3, expected=2),
+            lambda: promotion.promote(MODEL, 3, expected=2, gate=fit),
             "clinc: champion must still be version 2, got version 1;"
             " look at loratrack history clinc, then decide again",
         ),
-        (lambda: promotion.promote(MODEL, 1, expected=1), "clinc/1: is champion already"),
-        (lambda: promotion.promote(MODEL, 9, expected=1), "clinc/9: no such version; it has 1, 2, 3, 4"),
+        (lambda: promotion.promote(MODEL, 1, expected=1, gate=fit), "clinc/1: is champion already"),
         (
-            lambda: promotion.promote(MODEL, 1, CHALLENGER, expected=None),
+            lambda: promotion.promote(MODEL, 9, expected=1, gate=fit),
+            "clinc/9: no such version; it has 1, 2, 3, 4",
+        ),
+        (
+            lambda: promotion.promote(MODEL, 1, CHALLENGER, expected=None, gate=fit),
             "clinc/1: is champion, and no version challenges itself; promote another first",
         ),
         (
@@ -139,7 +161,7 @@ def test_a_champion_deleted_by_hand_can_be_rolled_back(registry: MlflowClient) -
 def test_what_is_refused_changes_nothing(
     registry: MlflowClient, act: Callable[[], object], told: str
 ) -> None:
-    promotion.promote(MODEL, 1, expected=None)
+    promotion.promote(MODEL, 1, expected=None, gate=fit)
     before = (promotion.aliases(MODEL), stages(registry), moves())
     with pytest.raises(RefusedError) as caught:
         act()
@@ -158,7 +180,7 @@ def test_an_unknown_target_is_refused() -> None:
 
 
 def test_moves_by_hand_are_noticed_and_mended(registry: MlflowClient) -> None:
-    promotion.promote(MODEL, 1, expected=None)
+    promotion.promote(MODEL, 1, expected=None, gate=fit)
     set_stage(registry, 3, "Production")
     assert promotion.drifts() == {
         MODEL: [promotion.Drift(MODEL, "stage", "version 3 is in stage Production, its aliases say Archived")]
@@ -182,7 +204,7 @@ from mlflow.tracking._model_registry.client import ModelRegistryClient
 from loratrack.registry import promotion
 for client in (MlflowClient, ModelRegistryClient):
     setattr(client, sys.argv[1], lambda *arguments, **named: os.kill(os.getpid(), signal.SIGKILL))
-promotion.promote("clinc", 2, expected=1)
+promotion.promote("clinc", 2, expected=1, gate=lambda: None)
 """
 
 
@@ -192,7 +214,7 @@ def promote_and_be_killed_before(step: str) -> None:
 
 
 def test_killed_between_stage_and_alias_nothing_has_moved(registry: MlflowClient) -> None:
-    promotion.promote(MODEL, 1, expected=None)
+    promotion.promote(MODEL, 1, expected=None, gate=fit)
     promote_and_be_killed_before("set_registered_model_alias")
     assert stages(registry)[2] == "Production"
     assert promotion.aliases(MODEL)[CHAMPION] == 1
@@ -206,10 +228,10 @@ def test_killed_between_stage_and_alias_nothing_has_moved(registry: MlflowClient
 
 
 def test_killed_after_the_alias_the_move_is_made(registry: MlflowClient) -> None:
-    promotion.promote(MODEL, 1, expected=None)
+    promotion.promote(MODEL, 1, expected=None, gate=fit)
     promote_and_be_killed_before("set_terminated")
     assert [drift.kind for drift in promotion.drift(MODEL)] == ["unfinished"]
-    promotion.promote(MODEL, 3, expected=2)
+    promotion.promote(MODEL, 3, expected=2, gate=fit)
     assert moves() == [("promote", None, 1), ("promote", 1, 2), ("promote", 2, 3)]
     assert promotion.drift(MODEL) == []
 
@@ -217,17 +239,17 @@ def test_killed_after_the_alias_the_move_is_made(registry: MlflowClient) -> None
 def test_another_machine_is_not_declared_dead(
     registry: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    promotion.promote(MODEL, 1, expected=None)
+    promotion.promote(MODEL, 1, expected=None, gate=fit)
     monkeypatch.setattr(events, "WAIT_SECONDS", 0.2)
     with pytest.MonkeyPatch.context() as elsewhere:
         elsewhere.setattr(process.socket, "gethostname", lambda: "far-away")
         wanted = events.Event(MODEL, CHAMPION, "promote", 1, 2)
         events.write(registry, wanted, at_ms=events.time.time_ns() // 1_000_000)
     with pytest.raises(RefusedError, match=r"on far-away has been under way .* reconcile clinc --force"):
-        promotion.promote(MODEL, 3, expected=1)
+        promotion.promote(MODEL, 3, expected=1, gate=fit)
     assert promotion.aliases(MODEL) == {CHAMPION: 1}
     assert promotion.reconcile(MODEL, force=True)[0].endswith("was never made; its record says so")
-    promotion.promote(MODEL, 3, expected=1)
+    promotion.promote(MODEL, 3, expected=1, gate=fit)
 
 
 PROMOTE_AT_ONCE = """
@@ -242,7 +264,7 @@ promotion.aliases(model)
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    promotion.promote(model, int(version), expected=1)
+    promotion.promote(model, int(version), expected=1, gate=lambda: None)
 except RefusedError as error:
     sys.exit(str(error))
 """
@@ -264,7 +286,7 @@ def team_store(
 def test_promotions_at_the_same_instant_leave_one_winner(team_store: MlflowClient, where: str) -> None:
     model = f"at-once-{where}"
     add_versions(team_store, 3, model)
-    promotion.promote(model, 1, expected=None)
+    promotion.promote(model, 1, expected=None, gate=fit)
     command = [sys.executable, "-W", "ignore", "-c", PROMOTE_AT_ONCE, model, where]
     started = [
         subprocess.Popen([*command, str(version)], stdin=-1, stdout=-1, stderr=-1, text=True)
@@ -305,11 +327,13 @@ def act(client: MlflowClient, model: str, name: str, version: int) -> None:
     now = promotion.aliases(model)
     match name:
         case "promote":
-            promotion.promote(model, version, expected=now.get(CHAMPION))
+            promotion.promote(model, version, expected=now.get(CHAMPION), gate=fit)
         case "challenge":
-            promotion.promote(model, version, CHALLENGER, expected=now.get(CHALLENGER))
+            promotion.promote(model, version, CHALLENGER, expected=now.get(CHALLENGER), gate=fit)
         case "rollback":
-            promotion.rollback(model, promotion.previous_champion(model), expected=now.get(CHAMPION))
+            promotion.rollback(
+                model, promotion.previous_champion(model), expected=now.get(CHAMPION), gate=fit
+            )
         case "delete":
             promotion.delete(model, version)
         case "alias" if version in stages(client, model):

@@ -3,7 +3,7 @@
     promote("clinc/3", condition="avg_f1 not worse than champion")
     rollback("clinc")                       # back to the champion before
 
-`registry.promotion` moves aliases, and asks for the check that stands here before it does.
+`registry.promotion` moves aliases, and takes no move without a gate; this is the gate.
 """
 
 from __future__ import annotations
@@ -67,8 +67,13 @@ def promote(
         )
     if before == candidate.version:
         raise RefusedError(f"{candidate}: is {alias} already")
-    findings = [*judge(condition, candidate, aliases.get(promotion.CHAMPION)), check_reload(candidate)]
-    move = promotion.promote(candidate.model, candidate.version, alias, expected=before, why=why)
+    findings: list[str] = []
+
+    def gate() -> None:
+        findings.extend(judge(condition, candidate, aliases.get(promotion.CHAMPION)))
+        findings.append(check_reload(candidate))
+
+    move = promotion.promote(candidate.model, candidate.version, alias, expected=before, gate=gate, why=why)
     return _promotion(move, findings)
 
 
@@ -87,12 +92,16 @@ def rollback(
     expected = promotion.aliases(candidate.model).get(promotion.CHAMPION)
     if expected == candidate.version:
         raise RefusedError(f"{candidate}: is champion already")
-    findings: list[str] = []
-    if not promotion.was_champion(candidate.model, candidate.version):
-        findings.append(check_reload(candidate))
-    elif not lookup.has_files(candidate):
+    if not lookup.has_files(candidate):
         raise RefusedError(f"{candidate}: its files are gone; name another version with --to")
-    move = promotion.rollback(candidate.model, candidate.version, expected=expected, why=why)
+    findings: list[str] = []
+    move = promotion.rollback(
+        candidate.model,
+        candidate.version,
+        expected=expected,
+        gate=lambda: findings.append(check_reload(candidate)),
+        why=why,
+    )
     return _promotion(move, findings)
 
 

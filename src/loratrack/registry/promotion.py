@@ -7,7 +7,7 @@ is finished. Wherever that breaks off, the alias says what to do with the rest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,6 +28,9 @@ TARGETS = {CHAMPION: CHAMPION, CHALLENGER: CHALLENGER} | {stage: alias for alias
 """What a promotion may be asked for, and the alias that it means."""
 
 Aliases = Mapping[str, int]
+Gate = Callable[[], object]
+"""Raises RefusedError for a version that is not fit to serve. There is no way to move an alias without one;
+`experiments.promotion` has the one that loads the version and compares its logits."""
 
 
 @dataclass(frozen=True)
@@ -61,19 +64,27 @@ def history(model: str) -> list[Event]:
         return [*made, *_unnoticed(model, [*made, *_made_unfinished(client, model, now)], now)]
 
 
-def promote(model: str, version: int, alias: str = CHAMPION, *, expected: int | None, why: str = "") -> Move:
-    """Make the version champion or challenger, if the alias is still at `expected`."""
+def promote(
+    model: str, version: int, alias: str = CHAMPION, *, expected: int | None, gate: Gate, why: str = ""
+) -> Move:
+    """Make the version champion or challenger, if the alias is still at `expected` and the gate lets it."""
     wanted = Event(model, alias, "promote", before=expected, after=version, why=why)
     with _registry() as client:
         _refuse_unfit(client, wanted, _aliases(client, model))
+        gate()
         return _move(client, wanted)
 
 
-def rollback(model: str, version: int, *, expected: int | None, why: str = "") -> Move:
-    """Make a version champion again, if the champion is still `expected`."""
+def rollback(model: str, version: int, *, expected: int | None, gate: Gate, why: str = "") -> Move:
+    """Make a version champion again, if the champion is still `expected`.
+
+    One that was never champion must pass the gate, like any other that is promoted.
+    """
     wanted = Event(model, CHAMPION, "rollback", before=expected, after=version, why=why)
     with _registry() as client:
         _refuse_unfit(client, wanted, _aliases(client, model))
+        if not was_champion(model, version):
+            gate()
         return _move(client, wanted)
 
 
