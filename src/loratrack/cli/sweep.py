@@ -72,31 +72,29 @@ def show(arguments: argparse.Namespace) -> int:
     """The best trials of a sweep, and what mattered."""
     if arguments.name is None:
         raise UserError("sweep show: needs the name of a sweep: loratrack sweep show NAME")
-    from loratrack.experiments.sweep import existing, write_report
+    from loratrack.experiments.sweep import existing
+    from loratrack.views.sweep import write
 
     begun, report = existing(arguments.name, arguments.storage)
     screen = console()
     print_report(report, screen)
     if arguments.plot is not None:
-        screen.print(f"page         {write_report(begun, report, arguments.plot)}")
+        screen.print(f"page         {write(begun, report, arguments.plot)}")
     return 0
 
 
 def print_report(report: Report, screen: Console) -> None:
     from rich.table import Table
-    from rich.text import Text
 
-    from loratrack.tuning import report as reports
+    from loratrack.views import sweep as views
 
     counts = ", ".join(f"{count} {state}" for state, count in report.counts.items())
     screen.print(f"{report.name}: {counts or 'no trials yet'}")
-    tables = {"best trials": reports.rows(report), "importance": reports.importance_rows(report)}
+    tables = {"best trials": views.best_trials(report), "importance": views.importances(report)}
     for title, rows in tables.items():
         if len(rows) > 1:  # the first is the heading
-            table = Table(title=title)
-            for name in rows[0]:
-                table.add_column(Text(name))
+            table = Table(*rows[0], title=title)
             for cells in rows[1:]:
-                table.add_row(*map(Text, cells))
+                table.add_row(*cells)
             screen.print(table)
     screen.print(f"importance   {report.evidence}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import optuna
 
@@ -23,7 +22,7 @@ from loratrack.experiments.retraining import retrain
 from loratrack.experiments.run import artifact_uri
 from loratrack.experiments.trials import TrialRunner
 from loratrack.experiments.watcher import Nobody, Watcher
-from loratrack.places import PLOTS, PYFUNC
+from loratrack.places import PYFUNC
 from loratrack.registry import register as registration
 from loratrack.store.place import store_folder
 from loratrack.tracking import child_runs
@@ -32,9 +31,10 @@ from loratrack.tuning import report as reports
 from loratrack.tuning import space, study
 from loratrack.tuning.report import Report
 from loratrack.tuning.study import CONCLUDED, PARENT, Search
+from loratrack.views import sweep as views
 
 DATABASE, LOCK = "optuna.db", ".optuna.lock"
-BEST_CONFIG, SWEEP_COPY, PAGE = "best_config.yaml", "sweep_copy.yaml", "sweep.html"
+BEST_CONFIG, SWEEP_COPY = "best_config.yaml", "sweep_copy.yaml"
 VERSION = "best_version"
 """The tag of the sweep's run that names the registered version."""
 
@@ -68,15 +68,6 @@ def existing(name: str, storage: str | None = None) -> tuple[optuna.Study, Repor
         raise UserError(f"sweep show: there is no sweep yet in {file}")
     begun = study.existing(storage or f"sqlite:///{file}", name)
     return begun, reports.report(begun)
-
-
-def write_report(begun: optuna.Study, report: Report, folder: Path) -> Path:
-    """Pictures, and a page that holds them; gives the page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    pictures = reports.draw(begun, report, folder / PLOTS)
-    page = folder / PAGE
-    page.write_text(reports.page(report, pictures), encoding="utf-8")
-    return page
 
 
 @dataclass(frozen=True)
@@ -150,7 +141,7 @@ def _conclude(work: Work) -> dict[str, str]:
     folder = store_folder() / "work" / parent.run_id
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        write_report(search.study, reports.report(search.study), folder)
+        views.write(search.study, reports.report(search.study), folder)
         files.save(config, folder / SWEEP_COPY)
         if best is not None:
             best_config = space.trial_config(config, best.number, space.replay(config, best.params))
