@@ -92,4 +92,4 @@ def test_a_file_of_another_kind_is_told() -> None:
 def test_conflicts_of_real_data_are_counted(name: str, columns: list[str], num_conflicts: int) -> None:
     made = corpus(f"{name}/train.csv", label_subset=dict.fromkeys(columns, "all"))
     assert facts(made)["conflicting_texts"] == num_conflicts
-    assert any(f"{num_conflicts} text(s) stand with different labels" in w for w in made.report["warnings"])
+    assert any(f"{num_conflicts} texts stand with different labels" in w for w in made.report["warnings"])

@@ -1,9 +1,20 @@
-"""Files to examples to tokens; labels; splits; the token cache."""
+"""From files to examples to tokens.
+
+Here lies what every kind of data shares: decoding, tables, tokens and the token cache. What the examples are
+is the matter of a room of its own: `labelled` has rows with labels.
+"""
 
 from loratrack.data import cache
-from loratrack.data.labelled.corpus import Corpus, Examples, read
-from loratrack.data.labelled.dataset import Dataset, Encoded, encode
-from loratrack.data.labelled.labels import LabelMap, TaskLabels
+from loratrack.data.labelled import (
+    Corpus,
+    Dataset,
+    Encoded,
+    Examples,
+    LabelMap,
+    TaskLabels,
+    encode,
+    read,
+)
 from loratrack.data.texts import read_texts
 from loratrack.data.tokens import Tokenizer, Tokens, encode_texts, prepare_texts
 

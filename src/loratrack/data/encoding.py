@@ -32,7 +32,7 @@ class UndecodableError(ValueError):
 
 def decode(raw: bytes) -> Decoded:
     """The text of a file and how it was encoded; UndecodableError rather than garbled text."""
-    encoding = _encoding(raw)
+    encoding = encoding_of(raw)
     try:
         text = raw.decode(encoding)
     except UnicodeDecodeError as error:
@@ -44,40 +44,32 @@ def decode(raw: bytes) -> Decoded:
     return Decoded(text, encoding)
 
 
-def _encoding(raw: bytes) -> str:
+def encoding_of(raw: bytes) -> str:
+    """By its mark, by UTF-8's own rules, or by how often which bytes occur; UndecodableError if by none."""
     for mark, encoding in MARKS:
         if raw.startswith(mark):
             return encoding
     unmarked = UTF16_WITHOUT_MARK.match(raw)
     if unmarked:
         return "utf-16-le" if unmarked["little"] else "utf-16-be"
-    if _decodes(raw, "utf-8") or _is_mostly_utf8(raw):
+
+    if _decodes(raw, "utf-8"):
         return "utf-8"
-    return _legacy_encoding(raw)
+    # UTF-8 with a few bad bytes is UTF-8 still: to read it as another encoding would garble all of it.
+    escaped = raw.decode("utf-8", errors="surrogateescape")
+    num_bad = len(ESCAPED.findall(escaped))
+    if sum(not character.isascii() for character in escaped) > 2 * num_bad:
+        return "utf-8"
 
-
-def _is_mostly_utf8(raw: bytes) -> bool:
-    """UTF-8 with a few bad bytes: to read it as another encoding would garble it all."""
-    text = raw.decode("utf-8", errors="surrogateescape")
-    num_bad = len(ESCAPED.findall(text))
-    return sum(not character.isascii() for character in text) > 2 * num_bad
-
-
-def _legacy_encoding(raw: bytes) -> str:
     high_share = sum(byte > 127 for byte in raw) / len(raw)
-    if high_share >= 0.05 and _reads_as_chinese(raw):
-        return "gb18030"
+    if high_share >= 0.05 and _decodes(raw, "gb18030"):
+        # Chinese text lies almost wholly in GB2312; Western, Big5 or Japanese bytes read as GB18030 do not.
+        foreign = "".join(character for character in raw.decode("gb18030") if not character.isascii())
+        if len(KANA.sub("", foreign).encode("gb2312", "ignore")) / 2 >= 0.7 * len(foreign):
+            return "gb18030"
     if high_share < 0.2 and _decodes(raw, "cp1252"):
         return "cp1252"
     raise UndecodableError("is neither UTF-8, UTF-16, GBK/GB18030 nor Windows-1252; save it as UTF-8")
-
-
-def _reads_as_chinese(raw: bytes) -> bool:
-    """Chinese text lies almost wholly in GB2312; Western, Big5 or Japanese bytes read as GB18030 do not."""
-    if not _decodes(raw, "gb18030"):
-        return False
-    foreign = "".join(character for character in raw.decode("gb18030") if not character.isascii())
-    return len(KANA.sub("", foreign).encode("gb2312", "ignore")) / 2 >= 0.7 * len(foreign)
 
 
 def _decodes(raw: bytes, encoding: str) -> bool:

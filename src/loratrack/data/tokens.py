@@ -8,10 +8,11 @@ from itertools import chain
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 BATCH_SIZE = 1000
 
-Array = np.ndarray[Any, np.dtype[Any]]
+Array = NDArray[Any]
 
 
 class Tokenizer(Protocol):
@@ -52,15 +53,23 @@ def prepare_texts(columns: Sequence[Sequence[str]], separator: str) -> tuple[lis
 
 def encode_texts(columns: Sequence[Sequence[str]], tokenizer: Tokenizer, max_len: int) -> Tokens:
     """Tokens of the rows of one or several text columns, each row cut to `max_len` tokens."""
-    batches = [
-        _encode_batch([column[start : start + BATCH_SIZE] for column in columns], tokenizer, max_len)
-        for start in range(0, len(columns[0]), BATCH_SIZE)
-    ]
-    types = np.concatenate([np.empty(0, np.uint8), *(types for _, types, _ in batches)])
+    tokens, lengths, types = [np.empty(0, np.int32)], [np.zeros(1, np.int64)], [np.empty(0, np.uint8)]
+    for start in range(0, len(columns[0]), BATCH_SIZE):
+        rows = [column[start : start + BATCH_SIZE] for column in columns]
+        batch = _tokenize(rows, tokenizer, max_len, cut=True)
+        lengths.append(np.array([len(ids) for ids in batch["input_ids"]], dtype=np.int64))
+        count = int(lengths[-1].sum())
+        tokens.append(np.fromiter(chain.from_iterable(batch["input_ids"]), dtype=np.int32, count=count))
+        token_types = batch.get("token_type_ids")
+        if token_types is None:
+            types.append(np.zeros(count, np.uint8))
+        else:
+            types.append(np.fromiter(chain.from_iterable(token_types), dtype=np.uint8, count=count))
+    all_types = np.concatenate(types)
     return Tokens(
-        tokens=np.concatenate([np.empty(0, np.int32), *(tokens for tokens, _, _ in batches)]),
-        offsets=np.cumsum(np.concatenate([[0], *(lengths for _, _, lengths in batches)]), dtype=np.int64),
-        token_types=types if types.any() else None,
+        tokens=np.concatenate(tokens),
+        offsets=np.cumsum(np.concatenate(lengths), dtype=np.int64),
+        token_types=all_types if all_types.any() else None,
     )
 
 
@@ -75,20 +84,6 @@ def full_lengths(
         batch = [[column[row] for row in rows] for column in columns]
         lengths[rows] = [len(ids) for ids in _tokenize(batch, tokenizer, max_len, cut=False)["input_ids"]]
     return lengths
-
-
-def _encode_batch(
-    columns: Sequence[Sequence[str]], tokenizer: Tokenizer, max_len: int
-) -> tuple[Array, Array, Array]:
-    batch = _tokenize(columns, tokenizer, max_len, cut=True)
-    ids = batch["input_ids"]
-    lengths = np.array([len(row) for row in ids], dtype=np.int64)
-    tokens = np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(lengths.sum()))
-    types = batch.get("token_type_ids")
-    flat_types = np.zeros(len(tokens), np.uint8)
-    if types is not None:
-        flat_types = np.fromiter(chain.from_iterable(types), dtype=np.uint8, count=len(tokens))
-    return tokens, flat_types, lengths
 
 
 def _tokenize(

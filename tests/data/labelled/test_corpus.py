@@ -97,7 +97,7 @@ def test_labels_outside_the_subset_are_told_with_their_lines(config: MakeConfig)
         "raw.csv: the label 'label' must be one of the task's 2, got 'hihg' at lines 3, 5;"
         " did you mean 'high'?",
         "raw.csv: the label 'label' must be one of the task's 2, got 'mid' at line 6;"
-        " mend them, add them to data.label_subset, or set data.unknown_label: drop",
+        " correct them, add them to data.label_subset, or set data.unknown_label: drop",
     ]
 
 
@@ -105,7 +105,7 @@ def test_many_unknown_labels_are_counted(config: MakeConfig) -> None:
     lines = [f"text {number},odd{number:02}" for number in range(9)]
     faults = told(config("\n".join(["text,label", "a,x", "b,y", *lines]), label_subset=["x", "y"]))
     assert len(faults) == 6
-    assert faults[-1].startswith("raw.csv: … and 4 more such labels in 'label'; mend them")
+    assert faults[-1].startswith("raw.csv: … and 4 more such labels in 'label'; correct them")
 
 
 def test_rows_with_labels_outside_the_subset_are_left_out_when_asked(config: MakeConfig) -> None:
@@ -113,7 +113,7 @@ def test_rows_with_labels_outside_the_subset_are_left_out_when_asked(config: Mak
     corpus = read(config("\n".join(["text,label", *lines]), label_subset=["c", "a"], unknown_label="drop"))
     assert len(corpus.train) + len(corpus.validation) == 20
     assert corpus.report["files"]["data.raw_data_path"]["rows_with_unknown_label"] == 10
-    assert "10 row(s) left out for a label outside data.label_subset" in corpus.report["warnings"][0]
+    assert "10 rows left out for a label outside data.label_subset" in corpus.report["warnings"][0]
     assert corpus.label_map.tasks[0].global_ids == (2, 0)
     assert set(corpus.train.labels[:, 0]) == {0, 1}
 
@@ -158,9 +158,9 @@ def test_training_leaves_out_the_texts_of_the_other_files(config: MakeConfig, tm
         {"rows_of": test_setting, "also_in": valid_setting, "rows": 2},
     ]
     assert [warning.removeprefix(f"{tmp_path}/") for warning in corpus.report["warnings"]] == [
-        "valid.csv: 1 row(s) repeat a text of raw.csv; training leaves these texts out",
-        "test.csv: 3 row(s) repeat a text of raw.csv; training leaves these texts out",
-        "test.csv: 2 row(s) repeat a text of valid.csv; both files keep them",
+        "valid.csv: 1 row repeats a text of raw.csv; training leaves these texts out",
+        "test.csv: 3 rows repeat a text of raw.csv; training leaves these texts out",
+        "test.csv: 2 rows repeat a text of valid.csv; both files keep them",
     ]
 
 
@@ -174,7 +174,7 @@ def test_a_validation_file_that_is_the_training_file_is_told(config: MakeConfig,
 def test_too_few_texts_for_a_split_are_told(config: MakeConfig) -> None:
     assert told(config("text,label\na,x\nb,y\nb,y\n")) == [
         "raw.csv: must hold more texts than labels, to hold some out for validation,"
-        " got 2 different text(s); add rows or name a data.validation_path"
+        " got 2 different texts; add rows or name a data.validation_path"
     ]
 
 

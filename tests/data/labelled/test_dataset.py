@@ -80,7 +80,7 @@ def test_warnings_of_the_data_are_said(config: MakeConfig, tokenizer: Any, tmp_p
     settings = config("text,label\na,x\na,y\nb,y\nc,x\n")
     said: list[str] = []
     encode(read(settings), settings, tokenizer, "words", said.append)
-    assert said == [f"{tmp_path / 'raw.csv'}: 1 text(s) stand with different labels (lines 2, 3)"]
+    assert said == [f"{tmp_path / 'raw.csv'}: 1 text stands with different labels (lines 2, 3)"]
 
 
 def test_a_damaged_entry_gives_the_same_tokens_again(

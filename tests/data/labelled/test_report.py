@@ -22,7 +22,7 @@ def test_counts_per_label_and_part(config: MakeConfig, tmp_path: Path) -> None:
             "z": {"train": 0, "validation": 1},
         }
     }
-    assert report["warnings"] == ["label: no training row for 1 label(s): ['z']"]
+    assert report["warnings"] == ["label: no training row for 1 label: ['z']"]
 
 
 def test_repeats_and_conflicts_are_counted_and_conflicts_warned_of(
@@ -36,7 +36,7 @@ def test_repeats_and_conflicts_are_counted_and_conflicts_warned_of(
     assert facts["conflicting_texts"] == 1
     assert facts["conflicting_lines"] == [2, 4, 5]
     raw = tmp_path / "raw.csv"
-    assert report["warnings"] == [f"{raw}: 1 text(s) stand with different labels (lines 2, 4, 5)"]
+    assert report["warnings"] == [f"{raw}: 1 text stands with different labels (lines 2, 4, 5)"]
 
 
 def test_a_guessed_encoding_is_warned_of(config: MakeConfig, tmp_path: Path) -> None:

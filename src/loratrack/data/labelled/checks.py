@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from loratrack.data.tables import Table, lines_text
 from loratrack.errors import did_you_mean
 
-MAX_LABELS_TOLD = 5
+MAX_LISTED_LABELS = 5
 
 
-def text_faults(table: Table, columns: Sequence[str]) -> list[str]:
+def text_problems(table: Table, columns: Sequence[str]) -> list[str]:
     """A row needs text in at least one of its text columns."""
     empty = set(range(len(table)))
     for column in columns:
@@ -23,33 +23,36 @@ def text_faults(table: Table, columns: Sequence[str]) -> list[str]:
     return [f"{table.file}: {what} at {where}; fill or delete these rows"]
 
 
-def label_faults(table: Table, column: str) -> list[str]:
+def label_problems(table: Table, column: str) -> list[str]:
     values = set(table.columns[column])
     missing = {value for value in values if not value or value.isspace()}
     spaced = {value for value in values - missing if value != str(value).strip()}
-    faults = []
+    problems = []
     if missing:
         where = lines_text(_lines_of(table, column, missing))
-        faults.append(f"{table.file}: the label {column!r} is missing at {where}; fill or delete these rows")
+        problems.append(
+            f"{table.file}: the label {column!r} is missing at {where}; fill or delete these rows"
+        )
     if spaced:
         where = lines_text(_lines_of(table, column, spaced))
-        shown = ", ".join(sorted(map(repr, spaced))[:MAX_LABELS_TOLD])
-        faults.append(f"{table.file}: the label {column!r} has space around it at {where}, got {shown}")
-    return faults
+        examples = ", ".join(sorted(map(repr, spaced))[:MAX_LISTED_LABELS])
+        problems.append(f"{table.file}: the label {column!r} has space around it at {where}, got {examples}")
+    return problems
 
 
-def unknown_label_faults(table: Table, column: str, labels: Sequence[str]) -> list[str]:
+def unknown_label_problems(table: Table, column: str, labels: Sequence[str]) -> list[str]:
     unknown = sorted(map(str, set(table.columns[column]) - set(labels)))
-    faults = [
+    problems = [
         f"{table.file}: the label {column!r} must be one of the task's {len(labels)}, got {label!r}"
         f" at {lines_text(_lines_of(table, column, {label}))}{did_you_mean(label, labels)}"
-        for label in unknown[:MAX_LABELS_TOLD]
+        for label in unknown[:MAX_LISTED_LABELS]
     ]
-    if len(unknown) > MAX_LABELS_TOLD:
-        faults.append(f"{table.file}: … and {len(unknown) - MAX_LABELS_TOLD} more such labels in {column!r}")
+    if len(unknown) > MAX_LISTED_LABELS:
+        more = len(unknown) - MAX_LISTED_LABELS
+        problems.append(f"{table.file}: … and {more} more such labels in {column!r}")
     if unknown:
-        faults[-1] += "; mend them, add them to data.label_subset, or set data.unknown_label: drop"
-    return faults
+        problems[-1] += "; correct them, add them to data.label_subset, or set data.unknown_label: drop"
+    return problems
 
 
 def _lines_of(table: Table, column: str, values: set[str | None]) -> list[int]:

@@ -7,18 +7,18 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from loratrack.config import RunConfig
-from loratrack.data.labelled.checks import label_faults, text_faults, unknown_label_faults
-from loratrack.data.labelled.labels import GlobalMap, LabelMap, read_global_map, task_labels
-from loratrack.data.labelled.report import rows_report
-from loratrack.data.labelled.rows import Rows, known_rows
+from loratrack.data.labelled.checks import label_problems, text_problems, unknown_label_problems
+from loratrack.data.labelled.labels import LabelMap, read_global_map, task_labels
+from loratrack.data.labelled.report import Report, rows_report
+from loratrack.data.labelled.rows import Rows, mapped_rows
 from loratrack.data.labelled.splits import Ints, held_out
 from loratrack.data.tables import Table, read_table
-from loratrack.errors import DataError, problems_message
+from loratrack.errors import DataError, counted, problems_message
 
 RAW, VALIDATION, TEST = "data.raw_data_path", "data.validation_path", "data.test_path"
+GLOBAL_MAP = "data.global_label_map"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Corpus:
     label_map: LabelMap
     files_sha256: dict[str, str]
     """By setting, such as `data.raw_data_path`."""
-    report: dict[str, Any]
+    report: Report
     """`data_report.json` but for the lengths in tokens."""
 
     @property
@@ -55,113 +55,89 @@ class Corpus:
 
 
 def read(config: RunConfig) -> Corpus:
-    """Every fault of every data file is told in one DataError, with the lines it stands at."""
-    faults: list[str] = []
-    tables = _read_tables(config, faults)
-    global_map = _read_global_map(config, faults)
-    for table in tables.values():
-        faults += text_faults(table, config.text_columns)
-        for column in config.label_columns.values():
-            faults += label_faults(table, column)
-    _raise(config, faults)  # what the labels are cannot be said while a file is in doubt
-    label_map = _label_map(config, tables, global_map, faults)
-    faults += _unknown_labels(config, tables, label_map)
-    _raise(config, faults)
-    columns = config.text_columns, config.label_columns
-    files = {setting: known_rows(table, *columns, label_map) for setting, table in tables.items()}
-    return _corpus(config, files, label_map)
-
-
-def _raise(config: RunConfig, faults: Sequence[str]) -> None:
-    if faults:
-        raise DataError(problems_message(f"data of {config.exp_id}", faults))
-
-
-def _read_tables(config: RunConfig, faults: list[str]) -> dict[str, Table]:
-    data = config.data
+    """One DataError reports all problems of all data files, with the lines they stand at."""
+    data, problems = config.data, list[str]()
     paths = {RAW: data.raw_data_path, VALIDATION: data.validation_path, TEST: data.test_path}
+    local: dict[str, Path] = {}
+    for setting, path in {**paths, GLOBAL_MAP: data.global_label_map}.items():
+        if path is not None and "://" in path:
+            problems.append(f"{setting}: must be a local file, got {path!r}; download it and name the file")
+        elif path is not None:
+            local[setting] = Path(path)
+
     columns = (*config.text_columns, *config.label_columns.values())
     tables: dict[str, Table] = {}
-    for setting, path in paths.items():
-        if path is not None and _is_local(setting, path, faults):
-            table = read_table(Path(path), columns, faults)
-            tables |= {} if table is None else {setting: table}
-    return tables
+    for setting in paths:
+        table = read_table(local[setting], columns, problems) if setting in local else None
+        if table is not None:
+            tables[setting] = table
+    global_map = None
+    if GLOBAL_MAP in local:
+        global_map = read_global_map(local[GLOBAL_MAP], config.tasks, problems)
+    for table in tables.values():
+        problems += text_problems(table, config.text_columns)
+        for column in config.label_columns.values():
+            problems += label_problems(table, column)
+    _raise(config, problems)  # what the labels are cannot be said while a file is in doubt
 
-
-def _read_global_map(config: RunConfig, faults: list[str]) -> GlobalMap | None:
-    path = config.data.global_label_map
-    if path is None or not _is_local("data.global_label_map", path, faults):
-        return None
-    return read_global_map(Path(path), config.tasks, faults)
-
-
-def _is_local(setting: str, path: str, faults: list[str]) -> bool:
-    if "://" in path:
-        faults.append(f"{setting}: must be a local file, got {path!r}; download it and name the file")
-        return False
-    return True
-
-
-def _label_map(
-    config: RunConfig,
-    tables: Mapping[str, Table],
-    global_map: GlobalMap | None,
-    faults: list[str],
-) -> LabelMap:
     tasks = []
-    for task, subset in config.subsets.items():
-        column = config.label_columns[task]
-        found = {str(label) for table in tables.values() for label in set(table.columns[column])}
-        tasks.append(task_labels(task, subset, found, global_map, faults))
-    return LabelMap(tuple(tasks))
+    for name, subset in config.subsets.items():
+        column = config.label_columns[name]
+        labels = {str(label) for table in tables.values() for label in set(table.columns[column])}
+        tasks.append(task_labels(name, subset, labels, global_map, problems))
+    if data.unknown_label == "error":
+        for table in tables.values():
+            for task in tasks:
+                problems += unknown_label_problems(table, config.label_columns[task.name], task.labels)
+    _raise(config, problems)
+
+    label_map = LabelMap(tuple(tasks))
+    files = {
+        setting: mapped_rows(table, config.text_columns, config.label_columns, label_map)
+        for setting, table in tables.items()
+    }
+    parts = _split(config, files)
+    examples = {}
+    for name, rows in parts.items():
+        texts = [rows.table.columns[column] for column in config.text_columns]
+        values = tuple([column[index] or "" for index in rows.indices] for column in texts)
+        examples[name] = Examples(values, rows.labels)
+    return Corpus(
+        train=examples["train"],
+        validation=examples["validation"],
+        test=examples.get("test"),
+        label_map=label_map,
+        files_sha256={setting: rows.table.sha256 for setting, rows in files.items()},
+        report=rows_report(files, parts, label_map),
+    )
 
 
-def _unknown_labels(config: RunConfig, tables: Mapping[str, Table], label_map: LabelMap) -> list[str]:
-    if config.data.unknown_label == "drop":
-        return []
-    return [
-        fault
-        for table in tables.values()
-        for task in label_map.tasks
-        for fault in unknown_label_faults(table, config.label_columns[task.name], task.labels)
-    ]
-
-
-def _corpus(config: RunConfig, files: Mapping[str, Rows], label_map: LabelMap) -> Corpus:
+def _split(config: RunConfig, files: Mapping[str, Rows]) -> dict[str, Rows]:
+    """The rows of train, validation and, where a file is named, test; training shares no text with them."""
     train = files[RAW]
     for setting in (VALIDATION, TEST):
         if setting in files:
             train = train.only(~train.also_in(files[setting]))
-    _refuse_empty(config, {**files, RAW: train})
+    why = "their labels are outside data.label_subset, or their texts are in the validation or test file too"
+    empty = [setting for setting, rows in {**files, RAW: train}.items() if len(rows) == 0]
+    _raise(config, [f"{setting}: no row of {files[setting].table.file} is left: {why}" for setting in empty])
     validation = files.get(VALIDATION)
     if validation is None:
-        train, validation = _hold_out(config, train)
+        mask = held_out(train.text_numbers, train.labels, config.data.validation_share, config.train.seed)
+        if not mask.any():
+            texts = counted(len(train.different_texts), "different text")
+            _raise(
+                config,
+                [
+                    f"{train.table.file}: must hold more texts than labels, to hold some out for validation,"
+                    f" got {texts}; add rows or name a data.validation_path"
+                ],
+            )
+        train, validation = train.only(~mask), train.only(mask)
     parts = {"train": train, "validation": validation}
-    parts |= {"test": files[TEST]} if TEST in files else {}
-    examples = {name: _examples(rows, config.text_columns) for name, rows in parts.items()}
-    files_sha256 = {setting: rows.table.sha256 for setting, rows in files.items()}
-    report = rows_report(files, parts, label_map)
-    return Corpus(
-        examples["train"], examples["validation"], examples.get("test"), label_map, files_sha256, report
-    )
+    return {**parts, "test": files[TEST]} if TEST in files else parts
 
 
-def _refuse_empty(config: RunConfig, files: Mapping[str, Rows]) -> None:
-    why = "their labels are outside data.label_subset, or their texts are in the validation or test file too"
-    empty = [setting for setting, rows in files.items() if len(rows) == 0]
-    _raise(config, [f"{setting}: no row of {files[setting].table.file} is left: {why}" for setting in empty])
-
-
-def _hold_out(config: RunConfig, rows: Rows) -> tuple[Rows, Rows]:
-    mask = held_out(rows.text_numbers, rows.labels, config.data.validation_share, config.train.seed)
-    if not mask.any():
-        got = f"got {len(rows.different_texts)} different text(s); add rows or name a data.validation_path"
-        what = "must hold more texts than labels, to hold some out for validation"
-        _raise(config, [f"{rows.table.file}: {what}, {got}"])
-    return rows.only(~mask), rows.only(mask)
-
-
-def _examples(rows: Rows, columns: Sequence[str]) -> Examples:
-    texts = [rows.table.columns[column] for column in columns]
-    return Examples(tuple([column[place] or "" for place in rows.places] for column in texts), rows.labels)
+def _raise(config: RunConfig, problems: Sequence[str]) -> None:
+    if problems:
+        raise DataError(problems_message(f"data of {config.exp_id}", problems))

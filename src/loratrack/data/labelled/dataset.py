@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from loratrack.config import RunConfig
 from loratrack.data import cache
 from loratrack.data.labelled.corpus import VALIDATION, Corpus, Examples
 from loratrack.data.labelled.labels import LabelMap
+from loratrack.data.labelled.report import Report
 from loratrack.data.tokens import Array, Tokenizer, Tokens, encode_texts, full_lengths
 
 
@@ -30,7 +30,7 @@ class Dataset:
     validation: Encoded
     test: Encoded | None
     label_map: LabelMap
-    report: dict[str, Any]
+    report: Report
     """`data_report.json`."""
     sha256: str
     """Of the data files' bytes."""
@@ -51,13 +51,21 @@ def encode(
         lambda: _build(corpus.parts, tokenizer, config.data.max_len),
         notice,
     )
-    parts = {name: _encoded(stored.arrays, name, part.labels) for name, part in corpus.parts.items()}
-    report = {**corpus.report, "tokens": stored.facts}
-    test = parts.get("test")
-    return Dataset(parts["train"], parts["validation"], test, corpus.label_map, report, corpus.sha256)
+    arrays, parts = stored.arrays, dict[str, Encoded]()
+    for name, part in corpus.parts.items():
+        types = arrays.get(f"{name}.token_types")
+        parts[name] = Encoded(arrays[f"{name}.tokens"], arrays[f"{name}.offsets"], types, part.labels)
+    return Dataset(
+        train=parts["train"],
+        validation=parts["validation"],
+        test=parts.get("test"),
+        label_map=corpus.label_map,
+        report={**corpus.report, "tokens": stored.facts},
+        sha256=corpus.sha256,
+    )
 
 
-def cache_settings(corpus: Corpus, config: RunConfig, tokenizer_sha256: str) -> dict[str, Any]:
+def cache_settings(corpus: Corpus, config: RunConfig, tokenizer_sha256: str) -> dict[str, object]:
     """Everything the tokens depend on, and nothing else: paths and names of files change nothing."""
     data = config.data
     is_split = VALIDATION not in corpus.files_sha256
@@ -78,29 +86,21 @@ def cache_settings(corpus: Corpus, config: RunConfig, tokenizer_sha256: str) -> 
 
 def _build(parts: Mapping[str, Examples], tokenizer: Tokenizer, max_len: int) -> cache.Stored:
     arrays: dict[str, Array] = {}
-    facts: dict[str, Any] = {}
+    facts: dict[str, dict[str, float]] = {}
     for name, part in parts.items():
         tokens = encode_texts(part.columns, tokenizer, max_len)
         arrays |= {f"{name}.tokens": tokens.tokens, f"{name}.offsets": tokens.offsets}
         if tokens.token_types is not None:
             arrays[f"{name}.token_types"] = tokens.token_types
-        facts[name] = _length_facts(full_lengths(tokens, part.columns, tokenizer, max_len), max_len)
+        # Lengths before the cut: they tell which max_len would do.
+        lengths = full_lengths(tokens, part.columns, tokenizer, max_len)
+        num_cut = int((lengths > max_len).sum())
+        facts[name] = {"mean": round(float(lengths.mean()), 2)}
+        for key, percent in {"median": 50, "p90": 90, "p95": 95, "p99": 99}.items():
+            facts[name][key] = round(float(np.percentile(lengths, percent)), 2)
+        facts[name] |= {
+            "max": int(lengths.max()),
+            "truncated": num_cut,
+            "truncated_share": num_cut / len(lengths),
+        }
     return cache.Stored(arrays, facts)
-
-
-def _length_facts(lengths: Array, max_len: int) -> dict[str, float]:
-    """Lengths before the cut: they tell which max_len would do."""
-    cut = int((lengths > max_len).sum())
-    shares = {"median": 50, "p90": 90, "p95": 95, "p99": 99}
-    return {
-        "mean": round(float(lengths.mean()), 2),
-        **{name: round(float(np.percentile(lengths, share)), 2) for name, share in shares.items()},
-        "max": int(lengths.max()),
-        "truncated": cut,
-        "truncated_share": cut / len(lengths),
-    }
-
-
-def _encoded(arrays: Mapping[str, Array], name: str, labels: Array) -> Encoded:
-    types = arrays.get(f"{name}.token_types")
-    return Encoded(arrays[f"{name}.tokens"], arrays[f"{name}.offsets"], types, labels)

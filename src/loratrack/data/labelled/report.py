@@ -10,90 +10,78 @@ import numpy as np
 from loratrack.data.labelled.labels import LabelMap
 from loratrack.data.labelled.rows import Rows
 from loratrack.data.tables import is_guessed, lines_text
+from loratrack.errors import counted
 
-Counts = dict[str, dict[str, dict[str, int]]]
+Report = dict[str, Any]
+"""JSON."""
 
-
-def rows_report(files: Mapping[str, Rows], parts: Mapping[str, Rows], label_map: LabelMap) -> dict[str, Any]:
-    """`files` are the known rows by setting, the raw data first; `parts` what became of them."""
-    described = {setting: _file_report(rows) for setting, rows in files.items()}
-    overlaps = _overlaps(files)
-    labels = _label_counts(parts, label_map)
-    warnings = [warning for rows in files.values() for warning in _file_warnings(rows)]
-    warnings += [_overlap_warning(files, one, other, count) for one, other, count in overlaps if count]
-    return {
-        "rows": {name: len(part) for name, part in parts.items()},
-        "files": described,
-        "overlaps": [{"rows_of": one, "also_in": other, "rows": count} for one, other, count in overlaps],
-        "labels": labels,
-        "warnings": warnings + _untrained_warnings(labels),
-    }
+MAX_LISTED_LABELS = 10
 
 
-def _file_report(rows: Rows) -> dict[str, Any]:
-    table, conflicts = rows.table, rows.conflicting()
-    return {
-        "name": table.file.name,
-        "sha256": table.sha256,
-        "bytes": table.num_bytes,
-        "encoding": table.encoding,
-        "rows": len(table),
-        "rows_with_unknown_label": len(table) - len(rows),
-        "repeated_rows": len(rows) - len(rows.different_texts),
-        "conflicting_texts": len(np.unique(rows.text_numbers[conflicts])),
-        "conflicting_lines": rows.lines(conflicts),
-    }
+def rows_report(files: Mapping[str, Rows], parts: Mapping[str, Rows], label_map: LabelMap) -> Report:
+    """`files` are the rows with labels of the map by setting, the raw data first; `parts` the split."""
+    described: dict[str, object] = {}
+    warnings: list[str] = []
+    for setting, rows in files.items():
+        file, table, conflicts = rows.table.file, rows.table, rows.conflicting()
+        num_unmapped = len(table) - len(rows)
+        num_conflicting = len(np.unique(rows.text_numbers[conflicts]))
+        described[setting] = {
+            "name": file.name,
+            "sha256": table.sha256,
+            "bytes": table.num_bytes,
+            "encoding": table.encoding,
+            "rows": len(table),
+            "rows_with_unknown_label": num_unmapped,
+            "repeated_rows": len(rows) - len(rows.different_texts),
+            "conflicting_texts": num_conflicting,
+            "conflicting_lines": rows.lines(conflicts),
+        }
+        if is_guessed(table):
+            warnings.append(f"{file}: read as {table.encoding}, by its statistics; UTF-8 would be certain")
+        if num_unmapped:
+            rows_text = counted(num_unmapped, "row")
+            warnings.append(f"{file}: {rows_text} left out for a label outside data.label_subset")
+        if num_conflicting:
+            verb = "text stands" if num_conflicting == 1 else "texts stand"
+            where = lines_text(rows.lines(conflicts))
+            warnings.append(f"{file}: {num_conflicting} {verb} with different labels ({where})")
 
-
-def _file_warnings(rows: Rows) -> list[str]:
-    file, conflicts, dropped = rows.table.file, rows.conflicting(), len(rows.table) - len(rows)
-    warnings = []
-    if is_guessed(rows.table):
-        warnings.append(f"{file}: read as {rows.table.encoding}, by its statistics; UTF-8 would be certain")
-    if dropped:
-        warnings.append(f"{file}: {dropped} row(s) left out for a label outside data.label_subset")
-    if conflicts.any():
-        num_texts, where = len(np.unique(rows.text_numbers[conflicts])), lines_text(rows.lines(conflicts))
-        warnings.append(f"{file}: {num_texts} text(s) stand with different labels ({where})")
-    return warnings
-
-
-def _overlaps(files: Mapping[str, Rows]) -> list[tuple[str, str, int]]:
-    """For each file but the raw data, how many of its rows repeat a text of a file before it."""
+    # For each file but the raw data, how many of its rows repeat a text of a file before it.
+    overlaps: list[dict[str, object]] = []
     settings = list(files)
-    return [
-        (one, other, int(files[one].also_in(files[other]).sum()))
-        for place, one in enumerate(settings)
-        for other in settings[:place]
-    ]
+    for index, setting in enumerate(settings):
+        for other in settings[:index]:
+            count = int(files[setting].also_in(files[other]).sum())
+            overlaps.append({"rows_of": setting, "also_in": other, "rows": count})
+            if count:
+                verb = "row repeats" if count == 1 else "rows repeat"
+                is_raw = other == settings[0]
+                consequence = "training leaves these texts out" if is_raw else "both files keep them"
+                warnings.append(
+                    f"{files[setting].table.file}: {count} {verb} a text of {files[other].table.file.name};"
+                    f" {consequence}"
+                )
 
-
-def _overlap_warning(files: Mapping[str, Rows], one: str, other: str, count: int) -> str:
-    is_raw = other == next(iter(files))
-    what_then = "training leaves these texts out" if is_raw else "both files keep them"
-    file, repeated = files[one].table.file, files[other].table.file.name
-    return f"{file}: {count} row(s) repeat a text of {repeated}; {what_then}"
-
-
-def _label_counts(parts: Mapping[str, Rows], label_map: LabelMap) -> Counts:
+    labels: dict[str, dict[str, dict[str, int]]] = {}
     """{task: {label: {part: rows}}}."""
-    counts: Counts = {}
     for column, task in enumerate(label_map.tasks):
-        in_parts = {
+        counts = {
             name: np.bincount(part.labels[:, column], minlength=len(task.labels))
             for name, part in parts.items()
         }
-        counts[task.name] = {
-            label: {name: int(numbers[local_id]) for name, numbers in in_parts.items()}
+        labels[task.name] = {
+            label: {name: int(numbers[local_id]) for name, numbers in counts.items()}
             for local_id, label in enumerate(task.labels)
         }
-    return counts
-
-
-def _untrained_warnings(counts: Counts) -> list[str]:
-    warnings = []
-    for task, labels in counts.items():
-        untrained = [label for label, numbers in labels.items() if numbers["train"] == 0]
+        untrained = [label for label, numbers in labels[task.name].items() if numbers["train"] == 0]
         if untrained:
-            warnings.append(f"{task}: no training row for {len(untrained)} label(s): {untrained[:10]!r}")
-    return warnings
+            listed = repr(untrained[:MAX_LISTED_LABELS])
+            warnings.append(f"{task.name}: no training row for {counted(len(untrained), 'label')}: {listed}")
+    return {
+        "rows": {name: len(part) for name, part in parts.items()},
+        "files": described,
+        "overlaps": overlaps,
+        "labels": labels,
+        "warnings": warnings,
+    }

@@ -16,7 +16,7 @@ from loratrack.data.tables import Table
 @dataclass(frozen=True)
 class Rows:
     table: Table
-    places: Ints
+    indices: Ints
     """Which rows of the table these are."""
     texts: list[Hashable]
     """Two rows hold one text when all their text columns agree but for the space around them."""
@@ -24,14 +24,15 @@ class Rows:
     """One row of local ids for each."""
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.indices)
 
     def only(self, mask: Mask) -> Rows:
-        kept = np.flatnonzero(mask)
-        return Rows(self.table, self.places[kept], [self.texts[row] for row in kept], self.labels[kept])
+        numbers = np.flatnonzero(mask)
+        texts = [self.texts[number] for number in numbers]
+        return Rows(self.table, self.indices[numbers], texts, self.labels[numbers])
 
     def lines(self, mask: Mask) -> list[int]:
-        return [self.table.lines[place] for place in self.places[mask]]
+        return [self.table.lines[index] for index in self.indices[mask]]
 
     @cached_property
     def different_texts(self) -> set[Hashable]:
@@ -50,7 +51,7 @@ class Rows:
         return np.array([text in other.different_texts for text in self.texts], dtype=bool)
 
 
-def known_rows(
+def mapped_rows(
     table: Table, text_columns: Sequence[str], label_columns: Mapping[str, str], label_map: LabelMap
 ) -> Rows:
     """The rows whose labels are all in the label map."""
@@ -62,5 +63,5 @@ def known_rows(
     texts = [[(value or "").strip() for value in table.columns[column]] for column in text_columns]
     keys: list[Hashable] = list(texts[0]) if len(texts) == 1 else list(zip(*texts, strict=True))
     rows = Rows(table, np.arange(len(table)), keys, labels)
-    known = np.all(labels >= 0, axis=1)
-    return rows if known.all() else rows.only(known)
+    are_mapped = np.all(labels >= 0, axis=1)
+    return rows if are_mapped.all() else rows.only(are_mapped)

@@ -32,15 +32,12 @@ def held_out(numbers: Ints, labels: Ints, share: float, seed: int) -> Mask:
     free, free_labels = order[~stays], shuffled[~stays]
     by_joint_label = free[np.lexsort(free_labels.T[::-1])]
     chosen = np.zeros(len(different), dtype=bool)
-    chosen[by_joint_label[_evenly_spaced(len(free), max(1, round(share * len(different))), seed)]] = True
-    return chosen[numbers]
-
-
-def _evenly_spaced(num_places: int, num_wanted: int, seed: int) -> Ints:
-    """Places at equal distances from a random start: every stretch gets its share, the total is exact."""
-    num_wanted = min(num_wanted, num_places)
+    # Every so many texts one, from a random start: each stretch gives its share, and the total is exact.
+    count = min(max(1, round(share * len(different))), len(free))
     start = np.random.default_rng([seed, 1]).random()
-    return np.floor((np.arange(num_wanted) + start) * num_places / max(1, num_wanted)).astype(np.int64)
+    positions = np.floor((np.arange(count) + start) * len(free) / max(1, count)).astype(np.int64)
+    chosen[by_joint_label[positions]] = True
+    return chosen[numbers]
 
 
 def conflicting(numbers: Ints, labels: Ints) -> Mask:
