@@ -46,6 +46,11 @@ def test_the_door_is_complete() -> None:
         lt.trian  # type: ignore[attr-defined]  # noqa: B018
 
 
+def test_docs_name_all_of_it() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "python.md").read_text("utf-8")
+    assert [name for name in lt.__all__ if name not in page] == []
+
+
 def test_no_room_hides_a_name_of_the_door() -> None:
     """A sub-package that is imported becomes an attribute of `loratrack`, over any function of its name."""
     source = Path(lt.__file__).parent
