@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from loratrack.data import encode_texts
 from loratrack.errors import DataError, UserError
-from loratrack.serving.classifier import Classifier, check_reload
+from loratrack.model.bundle import MEMBER
+from loratrack.serving.classifier import Classifier, Prediction, Predictions, check_reload
 
 TEXTS = ["calm take note", "loud leave", "mild the the the the take day", "客 户", "calm"]
 
@@ -66,7 +68,42 @@ def test_a_row_without_text_is_refused(classifier: Classifier) -> None:
 def test_a_missing_column_is_named(classifier: Classifier) -> None:
     with pytest.raises(DataError) as caught:
         classifier.answer({"Text": ["calm"]})
-    assert str(caught.value) == "must have the text column(s) ['text'], missing ['text'], got ['Text']"
+    assert str(caught.value) == "must have the text columns ['text'], missing ['text'], got ['Text']"
+
+
+def test_a_list_of_texts_or_a_single_one(classifier: Classifier) -> None:
+    rows = classifier(TEXTS)
+    assert rows == classifier.answer({"text": TEXTS}) == classifier({"text": TEXTS})
+    assert classifier(tuple(TEXTS)) == rows
+    row = classifier.classify(TEXTS[0])
+    assert row == classifier([TEXTS[0]])[0] == classifier.classify({"text": TEXTS[0]})
+    assert row["risk"].label in {"低风险", "中风险", "高风险"}
+
+
+def test_one_text_is_no_list_of_letters(classifier: Classifier) -> None:
+    with pytest.raises(DataError, match=r"got one text 'calm'; classify\(\) takes a single one"):
+        classifier("calm")
+
+
+def test_the_label_of_the_only_task(classifier: Classifier) -> None:
+    row = Predictions(question=Prediction("数据", 0.9))
+    assert (row.label, row.probability) == ("数据", 0.9)
+    with pytest.raises(AttributeError, match=r"one of the tasks \['risk', 'adopt'\], such as \['risk'\]"):
+        _ = classifier.classify("calm").label
+
+
+def test_a_table_of_what_was_trained(classifier: Classifier, untrained: Path) -> None:
+    parameters = classifier.parameters()
+    saved = load_file(untrained / "lora_adapter" / "adapter_model.safetensors")
+    adapter = [each for each in parameters.trainable if "lora_" in each.name]
+    assert sorted(each.shape for each in adapter) == sorted(tuple(value.shape) for value in saved.values())
+    assert all(any(name.endswith(each.name) for name in saved) for each in adapter)
+    assert parameters.num_trainable == classifier.network.parameter_counts(MEMBER)[0]
+    *rows, last = str(parameters).splitlines()
+    assert len(rows) == len(parameters.trainable)
+    assert last.startswith(
+        f"trainable: {parameters.num_trainable:,} of {parameters.num_total:,} parameters ("
+    )
 
 
 def test_a_load_that_gives_other_logits_is_refused(classifier: Classifier, untrained: Path) -> None:

@@ -80,7 +80,7 @@ def test_a_changed_probe_is_refused(copy: Path, probe: Probe) -> None:
 
 
 def test_a_bundle_without_a_probe_cannot_be_checked(copy: Path) -> None:
-    with pytest.raises(UserError, match=rf"keeps no {PROBE}"):
+    with pytest.raises(UserError, match=rf"has no {PROBE}"):
         check_probe(copy)
 
 

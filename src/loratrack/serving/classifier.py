@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,10 +24,12 @@ from loratrack.model.passes import predict
 from loratrack.model.probe import PROBE, computing_place
 
 EXACT_ON = "cpu"
-"""Where the same shapes give the same bits; elsewhere sums may be taken in another order."""
+"""Equal shapes give equal bits there; elsewhere sums may be taken in another order."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.05}
 """Largest difference of a logit computed elsewhere, relative to the largest logit."""
-MAX_SHOWN = 10
+MAX_LISTED = 10
+ADAPTER_NAME = re.compile(rf"(lora_[AB])\.{bundle.MEMBER}\.")
+"""PEFT puts the adapter's name into its parameters' names, and leaves it out of its files."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,59 @@ class Prediction:
     probability: float
 
 
+class Predictions(dict[str, Prediction]):
+    """The prediction of each task for one text; of a model with one task also `label` and `probability`."""
+
+    @property
+    def label(self) -> str:
+        return self._only().label
+
+    @property
+    def probability(self) -> float:
+        return self._only().probability
+
+    def _only(self) -> Prediction:
+        if len(self) != 1:
+            raise AttributeError(f"choose one of the tasks {list(self)}, such as [{next(iter(self))!r}]")
+        return next(iter(self.values()))
+
+
+@dataclass(frozen=True)
+class Parameter:
+    name: str
+    """As PEFT writes it to its files."""
+    shape: tuple[int, ...]
+    count: int
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What was trained; printed, it is a table."""
+
+    trainable: tuple[Parameter, ...]
+    num_total: int
+
+    @property
+    def num_trainable(self) -> int:
+        return sum(parameter.count for parameter in self.trainable)
+
+    def __str__(self) -> str:
+        width = max(len(parameter.name) for parameter in self.trainable)
+        lines = [
+            f"{each.name:<{width}}  {' × '.join(map(str, each.shape)):>14}  {each.count:>12,}"
+            for each in self.trainable
+        ]
+        share = 100 * self.num_trainable / self.num_total
+        lines.append(f"trainable: {self.num_trainable:,} of {self.num_total:,} parameters ({share:.2f} %)")
+        return "\n".join(lines)
+
+
 class Classifier:
     """A bundle, loaded: its base and tokenizer are the ones it was trained on, or it is refused.
+
+        classifier(["will it rain", "book a table"])        # a list of Predictions
+        classifier({"question": [...], "answer": [...]})    # where the model reads several columns
+        classifier.classify("will it rain").label
 
     Thread safety: any number of threads may ask; they are answered one after another.
     """
@@ -49,38 +103,60 @@ class Classifier:
         self._lock = threading.Lock()
         self._tokenizer = bases.load_tokenizer(base, trust_remote_code=self.config.model.trust_remote_code)
 
-    def answer(self, columns: Mapping[str, Sequence[str]]) -> list[dict[str, Prediction]]:
-        """For each row the answer of each task; `columns` holds the text columns of the training data."""
+    def __call__(self, texts: Sequence[str] | Mapping[str, Sequence[str]]) -> list[Predictions]:
+        """The predictions for each text, in their order; a mapping holds the columns of the training data."""
+        if isinstance(texts, str):
+            raise DataError(f"must be a list of texts, got one text {texts!r}; classify() takes a single one")
+        if isinstance(texts, Mapping):
+            return self.answer(texts)
+        names = self.config.text_columns
+        if len(names) > 1:
+            raise DataError(f"the model reads {len(names)} columns, {list(names)}: give a mapping of columns")
+        return self.answer({names[0]: list(texts)})
+
+    def classify(self, text: str | Mapping[str, str]) -> Predictions:
+        """The predictions for one text, or for one row of a model that reads several columns."""
+        if isinstance(text, Mapping):
+            return self.answer({name: [cell] for name, cell in text.items()})[0]
+        return self([text])[0]
+
+    def answer(self, columns: Mapping[str, Sequence[str]]) -> list[Predictions]:
+        """The predictions for each row; `columns` holds the text columns of the training data."""
         names = self.config.text_columns
         if missing := [name for name in names if name not in columns]:
             raise DataError(
-                f"must have the text column(s) {list(names)}, missing {missing}, got {list(columns)}"
+                f"must have the text columns {list(names)}, missing {missing}, got {list(columns)}"
             )
         texts = [columns[name] for name in names]
         if not texts[0]:
             return []
-        _refuse_rows_without_text(texts)
+        empty = [row for row, cells in enumerate(zip(*texts, strict=True)) if not any(map(str.strip, cells))]
+        if empty:
+            listed = ", ".join(map(str, empty[:MAX_LISTED])) + (", …" if len(empty) > MAX_LISTED else "")
+            raise DataError(
+                f"a text is needed in each row, got none in {len(empty)} (counted from 0: {listed})"
+            )
         logits = self.logits(data.encode_texts(texts, self._tokenizer, self.config.data.max_len))
-        by_task = self.network.heads[bundle.MEMBER].split(logits)
-        tasks = [self._choose(task.labels, by_task[task.name]) for task in self.label_map.tasks]
-        return [dict(zip(self.config.tasks, row, strict=True)) for row in zip(*tasks, strict=True)]
+        logits_by_task = self.network.heads[bundle.MEMBER].split(logits)
+        rows = [Predictions() for _ in texts[0]]
+        for name, task in zip(self.config.tasks, self.label_map.tasks, strict=True):
+            best = torch.softmax(logits_by_task[task.name], dim=-1).max(dim=-1)
+            for row, index, value in zip(rows, best.indices.tolist(), best.values.tolist(), strict=True):
+                row[name] = Prediction(task.labels[index], value)
+        return rows
 
     def logits(self, rows: Sequences) -> Tensor:
         with self._lock:  # a pass leaves its routing in the network
             return predict(self.network, rows, [bundle.MEMBER])[bundle.MEMBER]
 
-    @staticmethod
-    def _choose(labels: Sequence[str], logits: Tensor) -> list[Prediction]:
-        best = torch.softmax(logits, dim=-1).max(dim=-1)
-        pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return [Prediction(labels[index], value) for index, value in pairs]
-
-
-def _refuse_rows_without_text(texts: Sequence[Sequence[str]]) -> None:
-    empty = [row for row, cells in enumerate(zip(*texts, strict=True)) if not any(map(str.strip, cells))]
-    if empty:
-        shown = ", ".join(map(str, empty[:MAX_SHOWN])) + (", …" if len(empty) > MAX_SHOWN else "")
-        raise DataError(f"a text is needed in each row, got none in {len(empty)} (counted from 0: {shown})")
+    def parameters(self) -> Parameters:
+        """What was trained, by name and shape, and how many parameters there are in all."""
+        adapter = self.network.adapter_parameters(bundle.MEMBER)
+        heads = self.network.heads[bundle.MEMBER].by_task()
+        named: dict[str, Tensor] = {ADAPTER_NAME.sub(r"\1.", name): value for name, value in adapter.items()}
+        named |= {f"heads.{name}": value for name, value in heads.items()}
+        rows = [Parameter(name, tuple(value.shape), value.numel()) for name, value in named.items()]
+        return Parameters(tuple(rows), self.network.parameter_counts(bundle.MEMBER)[1])
 
 
 def check_reload(folder: Path, rows: Sequences, expected: Tensor) -> None:
@@ -96,10 +172,10 @@ def check_probe(folder: Path) -> None:
     file = folder / PROBE
     if not file.is_file():
         raise UserError(
-            f"{folder}: keeps no {PROBE}, so nobody can tell whether it is still the model that was trained;"
+            f"{folder}: has no {PROBE}, so nobody can tell whether it is still the model that was trained;"
             " train it again"
         )
-    classifier = Classifier(folder)  # finds every byte unchanged, those of the probe too
+    classifier = Classifier(folder)  # checks the sha256 of every file, the probe's too
     probe = probes.load(file)
     is_same_place = probe.computed_on == computing_place(classifier.network.device)
     _compare(folder, classifier, probe, probe.logits, is_same_place)
@@ -114,11 +190,11 @@ def _compare(
             f"{folder}: the saved model gives {list(logits.shape)} logits, the trained one gave"
             f" {list(expected.shape)}; it is not fit for use"
         )
-    worst = float((logits - expected).abs().max())
+    difference = float((logits - expected).abs().max())
     is_exact = is_same_place and network.device.type == EXACT_ON
     allowed = 0.0 if is_exact else TOLERANCE[network.dtype] * float(expected.abs().max())
-    if not worst <= allowed:
+    if not difference <= allowed:  # written so that NaN is refused
         raise UserError(
-            f"{folder}: the saved model does not give the logits of the trained one (difference {worst:.3g},"
-            f" allowed {allowed:.3g}); it is not fit for use"
+            f"{folder}: the saved model does not give the logits of the trained one (difference"
+            f" {difference:.3g}, allowed {allowed:.3g}); it is not fit for use"
         )

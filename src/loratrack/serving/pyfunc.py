@@ -8,8 +8,6 @@ from __future__ import annotations
 import logging
 import numbers
 import reprlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,7 +30,10 @@ def save(bundle: Path, folder: Path, config: RunConfig) -> None:
     inputs = [ColSpec("string", name) for name in config.text_columns]
     labels = [ColSpec("string", task) for task in config.tasks]
     probabilities = [ColSpec("double", f"{task}{PROBABILITY}") for task in config.tasks]
-    with _quiet():
+    log = logging.getLogger("mlflow.pyfunc")
+    level = log.level
+    log.setLevel(logging.WARNING)  # MLflow reports each time that it looks at the example
+    try:
         mlflow.pyfunc.save_model(
             path=str(folder),
             loader_module=__name__,
@@ -41,35 +42,37 @@ def save(bundle: Path, folder: Path, config: RunConfig) -> None:
             input_example=pd.DataFrame({name: ["…"] for name in config.text_columns}),
             pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
         )
+    finally:
+        log.setLevel(level)
 
 
 class ServedClassifier:
-    """What MLflow calls: a frame with the text columns in, a label and a probability for each task out."""
+    """What MLflow calls: a frame of text columns in, a label and a probability for each task out."""
 
     def __init__(self, classifier: Classifier) -> None:
         self.classifier = classifier
 
-    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
-        """Columns that the model does not know are passed over; the index of the rows stays."""
+    def predict(self, model_input: Any, params: dict[str, object] | None = None) -> pd.DataFrame:
+        """Columns that the model does not read are ignored; the rows keep their index."""
         frame = pd.DataFrame(model_input)
-        known = [name for name in self.classifier.config.text_columns if name in frame.columns]
-        columns = {name: [_text(cell, name) for cell in frame[name]] for name in known}
+        names = [name for name in self.classifier.config.text_columns if name in frame.columns]
+        columns = {name: [_text(cell, name) for cell in frame[name]] for name in names}
         return table(self.classifier, columns).set_index(frame.index)
 
 
 def table(classifier: Classifier, columns: dict[str, list[str]]) -> pd.DataFrame:
     """One line for each row: the label of each task, then the probabilities."""
-    answers, tasks = classifier.answer(columns), classifier.config.tasks
-    labels = {task: pd.Series([row[task].label for row in answers], dtype=str) for task in tasks}
+    predictions, tasks = classifier.answer(columns), classifier.config.tasks
+    labels = {task: pd.Series([row[task].label for row in predictions], dtype=str) for task in tasks}
     probabilities = {
-        f"{task}{PROBABILITY}": pd.Series([row[task].probability for row in answers], dtype=float)
+        f"{task}{PROBABILITY}": pd.Series([row[task].probability for row in predictions], dtype=float)
         for task in tasks
     }
     return pd.DataFrame(labels | probabilities)
 
 
-def _text(cell: Any, column: str) -> str:
-    """Numbers are the text they are written as; what is missing is no text."""
+def _text(cell: object, column: str) -> str:
+    """A number becomes the text it is written as, a missing cell an empty text."""
     if isinstance(cell, str):
         return cell
     if cell is None or cell is pd.NA or cell != cell:
@@ -81,18 +84,6 @@ def _text(cell: Any, column: str) -> str:
     raise DataError(
         f"{column}: must be text, got {type(cell).__name__} {reprlib.repr(cell)}; pass a DataFrame"
     )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """MLflow tells each time that it looks at the example."""
-    log = logging.getLogger("mlflow.pyfunc")
-    level = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 def _load_pyfunc(path: str) -> ServedClassifier:
