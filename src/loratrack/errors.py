@@ -1,4 +1,4 @@
-"""What the user can mend, told in one message: source, problem, value, remedy."""
+"""What the user can mend, reported in one message: source, problem, value, remedy."""
 
 from __future__ import annotations
 

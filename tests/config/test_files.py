@@ -122,9 +122,9 @@ def test_flat_keeps_every_setting_under_its_path(settings: dict[str, Any]) -> No
     def num_leaves(value: Any) -> int:
         return sum(map(num_leaves, value.values())) if isinstance(value, dict) and value else 1
 
-    found = flat(settings)
-    assert all(at(path) == value for path, value in found.items())
-    assert len(found) == (num_leaves(settings) if settings else 0)
+    dotted = flat(settings)
+    assert all(at(path) == value for path, value in dotted.items())
+    assert len(dotted) == (num_leaves(settings) if settings else 0)
 
 
 @given(nested)

@@ -62,10 +62,10 @@ def test_merging_twice_is_merging_once(parent: dict[str, Any], child: dict[str, 
 
 @given(mappings, mappings)
 def test_what_the_child_says_stands(parent: dict[str, Any], child: dict[str, Any]) -> None:
-    def stands(said: dict[str, Any], found: dict[str, Any]) -> bool:
+    def stands(child: dict[str, Any], result: dict[str, Any]) -> bool:
         return all(
-            stands(value, found[key]) if isinstance(value, dict) else found[key] == value
-            for key, value in said.items()
+            stands(value, result[key]) if isinstance(value, dict) else result[key] == value
+            for key, value in child.items()
         )
 
     assert stands(child, merge(parent, child))
@@ -273,8 +273,8 @@ def test_empty_parts_of_set_are_ignored(write: Write, text: str) -> None:
 
 
 def test_set_takes_several_separated_by_semicolons(write: Write) -> None:
-    found = settings(write("x.yaml", "z: 1"), "a.b=1;a.c=[2,3];;d=4;")
-    assert found == {"z": "1", "a": {"b": "1", "c": ["2", "3"]}, "d": "4"}
+    result = settings(write("x.yaml", "z: 1"), "a.b=1;a.c=[2,3];;d=4;")
+    assert result == {"z": "1", "a": {"b": "1", "c": ["2", "3"]}, "d": "4"}
 
 
 def test_paths_in_set_are_relative_to_the_current_folder(

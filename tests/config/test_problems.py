@@ -24,7 +24,7 @@ def lines(text: str, *overrides: str) -> list[str]:
     return str(caught.value).split("\n")
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     text = (
         "exp_id: my run\n"
         "data: {raw_data_pth: x.csv, label_subset: [a, a]}\n"
@@ -48,7 +48,7 @@ def test_all_faults_are_told_at_once() -> None:
     ]
 
 
-def test_what_does_not_fit_together_is_told_with_the_rest() -> None:
+def test_what_does_not_fit_together_is_reported_with_the_rest() -> None:
     text = (
         "exp_id: e\ntask_type: double_cls\n"
         "data: {raw_data_path: x.csv, label_subset: {a: all, b: all, text: all}}\n"
@@ -65,7 +65,7 @@ def test_what_does_not_fit_together_is_told_with_the_rest() -> None:
     ]
 
 
-def test_no_fault_is_told_that_only_follows_from_another() -> None:
+def test_no_problem_is_reported_that_only_follows_from_another() -> None:
     text = "exp_id: e\ntask_typ: multi_cls\ndata: {raw_data_path: x.csv, label_subset: {a: all, b: all}}\n"
     assert lines(text) == [
         "x.yaml: 1 invalid setting",
@@ -97,7 +97,7 @@ def test_faults_inside_lists_and_mappings_name_their_place() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("lr: 1", "lr: no such setting; did you mean train.lr?"),
         ("registre: x", "registre: no such setting; did you mean register?"),
@@ -113,8 +113,8 @@ def test_faults_inside_lists_and_mappings_name_their_place() -> None:
         ("zzz: 1", "zzz: no such setting"),
     ],
 )
-def test_unknown_settings_name_the_nearest(text: str, told: str) -> None:
-    assert lines(RIGHT + text) == ["x.yaml: 1 invalid setting", f"  {told}"]
+def test_unknown_settings_name_the_nearest(text: str, message: str) -> None:
+    assert lines(RIGHT + text) == ["x.yaml: 1 invalid setting", f"  {message}"]
 
 
 def test_a_key_that_is_no_text() -> None:
@@ -124,14 +124,14 @@ def test_a_key_that_is_no_text() -> None:
     ]
 
 
-def test_a_fault_names_the_parent_or_the_override_that_said_it() -> None:
+def test_a_problem_names_the_parent_or_the_override_that_said_it() -> None:
     Path("projects").mkdir()
     Path("projects/t.yaml").write_text("train: {lr: fast, batch_size: 0}", encoding="utf-8")
-    told = lines(
+    messages = lines(
         f"{RIGHT}base_config: projects/t.yaml\ntrain: {{batch_size: -1}}", "train.seed=x;train.lora=1"
     )
     parent = Path("projects/t.yaml").resolve()
-    assert told[1:] == [
+    assert messages[1:] == [
         "  train.batch_size: input should be greater than 0, got '-1'",
         "  train.lr: input should be a valid number, unable to parse string as a number, got 'fast'"
         f" (in {parent})",
@@ -142,6 +142,6 @@ def test_a_fault_names_the_parent_or_the_override_that_said_it() -> None:
 
 
 def test_long_values_are_cut() -> None:
-    told = lines(f"{RIGHT}train: {{lr: {'x' * 5000}}}")
-    assert len(told[1]) < 200
-    assert "xxx...xxx" in told[1]
+    messages = lines(f"{RIGHT}train: {{lr: {'x' * 5000}}}")
+    assert len(messages[1]) < 200
+    assert "xxx...xxx" in messages[1]

@@ -21,8 +21,8 @@ def two_tasks(**sections: Any) -> RunConfig:
     return config(task_type="double_cls", data={**subset, **sections.pop("data", {})}, **sections)
 
 
-def fault(build: Any, *args: Any, **sections: Any) -> str:
-    """The words of the only fault."""
+def problem(build: Any, *args: Any, **sections: Any) -> str:
+    """The words of the only problem."""
     with pytest.raises(ValidationError) as caught:
         build(*args, **sections)
     (detail,) = caught.value.errors()
@@ -49,23 +49,23 @@ def test_pefts_names_are_accepted(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "meant"),
+    ("value", "meant"),
     [("true", True), ("No", False), ("off", False), (False, False), ("my model", "my model")],
 )
-def test_register_is_a_name_or_a_truth(said: object, meant: object) -> None:
-    assert config({"register": said}).register_as == meant
+def test_register_is_a_name_or_a_truth(value: object, meant: object) -> None:
+    assert config({"register": value}).register_as == meant
 
 
-@pytest.mark.parametrize("said", ["a/b", "a:b", "", None, 3])
-def test_register_refuses_what_the_registry_refuses(said: object) -> None:
-    words = f"must be a name without `/` and `:`, true or false, got {said!r}"
-    assert fault(config, {"register": said}) == words
+@pytest.mark.parametrize("value", ["a/b", "a:b", "", None, 3])
+def test_register_refuses_what_the_registry_refuses(value: object) -> None:
+    words = f"must be a name without `/` and `:`, true or false, got {value!r}"
+    assert problem(config, {"register": value}) == words
 
 
 def test_a_project_is_a_name_beside_register() -> None:
     assert config({}).project is None
     assert config({"project": "风险", "register": False}).project == "风险"
-    assert fault(config, {"project": "a/b"}) == "must be a name without `/` and `:`, got 'a/b'"
+    assert problem(config, {"project": "a/b"}) == "must be a name without `/` and `:`, got 'a/b'"
 
 
 @pytest.mark.parametrize("name", ["v1", "风险_v1.2-b", "_x", "007"])
@@ -75,7 +75,7 @@ def test_exp_ids(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "a b", "a/b", ".hidden", "-x", "x" * 201, "a\n"])
 def test_exp_ids_that_no_folder_could_carry(name: str) -> None:
-    assert fault(config, {"exp_id": name}) == (
+    assert problem(config, {"exp_id": name}) == (
         "must be at most 200 letters, digits, `_`, `-` and `.`, the first a letter, a digit or `_`,"
         f" got {name!r}"
     )
@@ -131,36 +131,36 @@ def test_exp_ids_that_no_folder_could_carry(name: str) -> None:
     ],
 )
 def test_one_setting_alone_is_wrong(section: str, settings: dict[str, Any], words: str) -> None:
-    assert fault(config, **{section: settings}) == words
+    assert problem(config, **{section: settings}) == words
 
 
 def test_a_run_of_one_task() -> None:
-    found = config()
-    assert found.tasks == ("label",)
-    assert found.subsets == {"label": "all"}
-    assert found.label_columns == {"label": "label"}
-    assert found.loss_weights == {"label": 1}
-    assert found.metric_names == ("accuracy", "f1")
-    assert found.best_metric == "f1"
+    run = config()
+    assert run.tasks == ("label",)
+    assert run.subsets == {"label": "all"}
+    assert run.label_columns == {"label": "label"}
+    assert run.loss_weights == {"label": 1}
+    assert run.metric_names == ("accuracy", "f1")
+    assert run.best_metric == "f1"
 
 
 def test_a_run_of_two_tasks() -> None:
-    found = two_tasks(data={"label_columns": {"adopt": "is_adopt"}, "text_column": ["title", "body"]})
-    assert found.tasks == ("risk", "adopt")
-    assert found.subsets == {"risk": ("low", "high"), "adopt": "all"}
-    assert found.label_columns == {"risk": "risk", "adopt": "is_adopt"}
-    assert found.text_columns == ("title", "body")
-    assert found.loss_weights == {"risk": 0.5, "adopt": 0.5}
-    assert found.metric_names == (
+    run = two_tasks(data={"label_columns": {"adopt": "is_adopt"}, "text_column": ["title", "body"]})
+    assert run.tasks == ("risk", "adopt")
+    assert run.subsets == {"risk": ("low", "high"), "adopt": "all"}
+    assert run.label_columns == {"risk": "risk", "adopt": "is_adopt"}
+    assert run.text_columns == ("title", "body")
+    assert run.loss_weights == {"risk": 0.5, "adopt": 0.5}
+    assert run.metric_names == (
         "risk_accuracy", "risk_f1", "adopt_accuracy", "adopt_f1", "avg_accuracy", "avg_f1",
     )  # fmt: skip
-    assert found.best_metric == "avg_f1"
+    assert run.best_metric == "avg_f1"
 
 
 @pytest.mark.parametrize("weights", [["0.6", "0.4"], {"adopt": 0.4, "risk": 0.6}])
 def test_loss_weights_come_in_the_order_of_the_tasks(weights: object) -> None:
-    found = two_tasks(train={"loss_weight": weights})
-    assert list(found.loss_weights.items()) == [("risk", 0.6), ("adopt", 0.4)]
+    run = two_tasks(train={"loss_weight": weights})
+    assert list(run.loss_weights.items()) == [("risk", 0.6), ("adopt", 0.4)]
 
 
 @pytest.mark.parametrize(
@@ -173,8 +173,8 @@ def test_save_strategy_names_the_best_metric(strategy: str, metric: str | None) 
 
 def test_three_tasks_need_no_more_than_a_third_key() -> None:
     subset = {"risk": "all", "adopt": "all", "channel": "all"}
-    found = config(task_type="multi_cls", data={"label_subset": subset})
-    assert found.loss_weights == pytest.approx(dict.fromkeys(subset, 1 / 3))
+    run = config(task_type="multi_cls", data={"label_subset": subset})
+    assert run.loss_weights == pytest.approx(dict.fromkeys(subset, 1 / 3))
 
 
 @pytest.mark.parametrize(
@@ -197,11 +197,11 @@ def test_three_tasks_need_no_more_than_a_third_key() -> None:
     ],
 )
 def test_tasks_must_fit_the_task_type(kind: str, subset: object, words: str) -> None:
-    assert fault(config, task_type=kind, data={"label_subset": subset}) == words
+    assert problem(config, task_type=kind, data={"label_subset": subset}) == words
 
 
 def test_multi_cls_needs_a_task() -> None:
-    assert "must name at least one task, got none" in fault(
+    assert "must name at least one task, got none" in problem(
         config, task_type="multi_cls", data={"label_subset": {}}
     )
 
@@ -243,11 +243,13 @@ def test_multi_cls_needs_a_task() -> None:
     ],
 )
 def test_settings_must_fit_together(sections: dict[str, Any], words: str) -> None:
-    assert fault(two_tasks, **sections) == words
+    assert problem(two_tasks, **sections) == words
 
 
-def test_all_that_does_not_fit_together_is_told() -> None:
-    words = fault(two_tasks, data={"text_column": "risk"}, train={"loss_weight": [1], "save_strategy": "f1"})
+def test_all_that_does_not_fit_together_is_reported() -> None:
+    words = problem(
+        two_tasks, data={"text_column": "risk"}, train={"loss_weight": [1], "save_strategy": "f1"}
+    )
     assert [line.split(":")[0] for line in words.splitlines()] == [
         "data.text_column", "train.loss_weight", "train.save_strategy",
     ]  # fmt: skip
@@ -258,8 +260,8 @@ def test_rules_read_settings_that_exist() -> None:
 
 
 def test_data_paths_name_the_files_a_run_reads() -> None:
-    found = data_paths(config(data={"test_path": "t.csv"}))
-    assert {setting: str(path) for setting, path in found.items()} == {
+    paths = data_paths(config(data={"test_path": "t.csv"}))
+    assert {setting: str(path) for setting, path in paths.items()} == {
         "data.raw_data_path": "x.csv",
         "data.test_path": "t.csv",
     }

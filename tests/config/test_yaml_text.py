@@ -19,15 +19,15 @@ def test_scalars_with_a_tag_stay_text_too(tag: str) -> None:
 
 
 def test_null_is_null_and_quoted_null_is_text() -> None:
-    found = value_of("a: null\nb: ~\nc:\nd: 'null'\ne: [NULL, '~']\n")
-    assert found == {"a": None, "b": None, "c": None, "d": "null", "e": [None, "~"]}
+    value = value_of("a: null\nb: ~\nc:\nd: 'null'\ne: [NULL, '~']\n")
+    assert value == {"a": None, "b": None, "c": None, "d": "null", "e": [None, "~"]}
 
 
 def test_anchors_and_merge_keys_work() -> None:
-    found = value_of("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: *a\nd: {<<: *a, <<: {z: 0}}\n")
-    assert found["b"] == {"x": "1", "y": "3"}
-    assert found["c"] == {"x": "1", "y": "2"}
-    assert found["d"] == {"x": "1", "y": "2", "z": "0"}
+    value = value_of("a: &a {x: 1, y: 2}\nb: {<<: *a, y: 3}\nc: *a\nd: {<<: *a, <<: {z: 0}}\n")
+    assert value["b"] == {"x": "1", "y": "3"}
+    assert value["c"] == {"x": "1", "y": "2"}
+    assert value["d"] == {"x": "1", "y": "2", "z": "0"}
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_anchors_and_merge_keys_work() -> None:
         ),
     ],
 )
-def test_a_fault_is_one_line_with_its_place(text: str, words: str) -> None:
+def test_a_problem_is_one_line_with_its_place(text: str, words: str) -> None:
     with pytest.raises(yaml.YAMLError) as caught:
         value_of(text)
     assert problem_of(caught.value) == words

@@ -27,13 +27,13 @@ def never() -> cache.Stored:
     raise AssertionError("built although an entry is there")
 
 
-def fetch(name: str = "a", build: MakeStored = stored, said: list[str] | None = None) -> cache.Stored:
+def fetch(name: str = "a", build: MakeStored = stored, notices: list[str] | None = None) -> cache.Stored:
     """What the cache gives, and that it is what was asked for."""
-    found = cache.fetch({"name": name}, build, (said if said is not None else []).append)
-    assert found.facts == {"mean": 2.5}
-    assert (found.arrays["tokens"] == stored().arrays["tokens"]).all()
-    assert found.arrays["types"].shape == (4, 2)
-    return found
+    entry = cache.fetch({"name": name}, build, (notices if notices is not None else []).append)
+    assert entry.facts == {"mean": 2.5}
+    assert (entry.arrays["tokens"] == stored().arrays["tokens"]).all()
+    assert entry.arrays["types"].shape == (4, 2)
+    return entry
 
 
 def left_in(folder: Path) -> list[str]:
@@ -43,9 +43,9 @@ def left_in(folder: Path) -> list[str]:
 def test_an_entry_is_built_once_and_mapped() -> None:
     first = fetch()
     again = fetch(build=never)
-    for found in (first, again):
-        assert isinstance(found.arrays["tokens"], np.memmap)
-        assert not found.arrays["tokens"].flags.writeable
+    for entry in (first, again):
+        assert isinstance(entry.arrays["tokens"], np.memmap)
+        assert not entry.arrays["tokens"].flags.writeable
 
 
 def test_other_settings_are_another_entry(cache_folder: Path) -> None:
@@ -90,13 +90,13 @@ def test_a_damaged_entry_is_built_again_and_said_so(cache_folder: Path, damage: 
     fetch()
     (entry,) = cache_folder.iterdir()
     damages()[damage](entry)
-    said: list[str] = []
-    fetch(said=said)
-    assert len(said) == 1
-    assert said[0].startswith(f"token cache: the entry {entry} is damaged (")
-    assert said[0].endswith("); it is built again")
-    fetch(build=never, said=said)
-    assert len(said) == 1
+    notices: list[str] = []
+    fetch(notices=notices)
+    assert len(notices) == 1
+    assert notices[0].startswith(f"token cache: the entry {entry} is damaged (")
+    assert notices[0].endswith("); it is built again")
+    fetch(build=never, notices=notices)
+    assert len(notices) == 1
     assert left_in(cache_folder) == [entry.name]
 
 
@@ -108,15 +108,15 @@ def test_every_cut_of_every_file_is_seen(cache_folder: Path) -> None:
     for name, content in whole.items():
         for tenth in range(10):
             (entry / name).write_bytes(content[: len(content) * tenth // 10])
-            said: list[str] = []
-            fetch(said=said)
-            assert len(said) == 1, (name, tenth)
+            notices: list[str] = []
+            fetch(notices=notices)
+            assert len(notices) == 1, (name, tenth)
 
 
 def test_arrays_outlive_their_entry() -> None:
-    found = fetch()
+    entry = fetch()
     cache.clear()
-    assert found.arrays["tokens"].tolist() == list(range(100))
+    assert entry.arrays["tokens"].tolist() == list(range(100))
 
 
 def test_entries_are_listed_by_their_last_use(cache_folder: Path) -> None:
@@ -184,7 +184,7 @@ def test_clear_deletes_everything_but_a_draft_being_written(cache_folder: Path) 
     assert left_in(cache_folder) == [young.name]
 
 
-def test_a_cache_that_may_not_be_written_is_told(cache_folder: Path) -> None:
+def test_a_cache_that_may_not_be_written_is_reported(cache_folder: Path) -> None:
     cache_folder.parent.mkdir()
     cache_folder.write_text("a file where the folder should be")
     with pytest.raises(UserError) as caught:
@@ -221,7 +221,7 @@ def test_two_processes_may_build_the_same_entry_at_once(
     assert run(program, csv_file) == [json.loads(outputs[0])]
 
 
-def test_a_full_disk_is_told_wherever_it_strikes_and_leaves_nothing(
+def test_a_full_disk_is_reported_wherever_it_strikes_and_leaves_nothing(
     program: Path, csv_file: Path, cache_folder: Path
 ) -> None:
     limits = [0, 1, 100, 127, 128, 129, 5_000, 20_000, 40_000]
@@ -250,7 +250,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_tmpfs_is_told_and_left_empty(
+def test_a_full_tmpfs_is_reported_and_left_empty(
     program: Path, csv_file: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LORATRACK_CACHE", str(small_disk))

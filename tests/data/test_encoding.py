@@ -40,7 +40,7 @@ def test_the_encoding_is_found(text: str, written_as: str, read_as: str) -> None
     assert (decoded.text, decoded.encoding) == (text, read_as)
 
 
-def test_a_mark_of_utf16_is_told_from_utf32() -> None:
+def test_a_mark_of_utf16_is_not_taken_for_utf32() -> None:
     assert decode("\ufeffa,b\n".encode("utf-16-be")).text == "a,b\n"
 
 
@@ -59,7 +59,7 @@ def test_an_encoding_we_do_not_know_is_refused_rather_than_garbled(text: str, en
         decode(f"text,label\n{text}".encode(encoding))
 
 
-def test_a_bad_byte_in_utf8_is_told_with_its_line() -> None:
+def test_a_bad_byte_in_utf8_is_reported_with_its_line() -> None:
     raw = FRENCH.encode() + b"caf\xe9,pos\n"
     with pytest.raises(
         UndecodableError, match=r"^line 4: invalid continuation byte \(utf-8\); save the file as"
@@ -67,7 +67,7 @@ def test_a_bad_byte_in_utf8_is_told_with_its_line() -> None:
         decode(raw)
 
 
-def test_a_file_that_is_no_text_is_told() -> None:
+def test_a_file_that_is_no_text_is_reported() -> None:
     with pytest.raises(UndecodableError, match="^line 2: holds a NUL byte, so it is no text file"):
         decode(b"text,label\nab\0cd,x\n")
 
@@ -78,6 +78,6 @@ def test_utf8_is_read_as_it_was_written(text: str) -> None:
 
 
 @given(st.binary())
-def test_any_bytes_are_text_or_told(raw: bytes) -> None:
+def test_any_bytes_are_text_or_refused(raw: bytes) -> None:
     with suppress(UndecodableError):
         assert "\0" not in decode(raw).text

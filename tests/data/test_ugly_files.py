@@ -29,8 +29,8 @@ def corpus(name: str, **data: Any) -> Corpus:
 
 
 def facts(made: Corpus) -> dict[str, Any]:
-    told: dict[str, Any] = made.report["files"]["data.raw_data_path"]
-    return told
+    report: dict[str, Any] = made.report["files"]["data.raw_data_path"]
+    return report
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_dialogues_with_commas_in_quoted_times() -> None:
     assert facts(made)["rows"] == 1_109
 
 
-def test_texts_spilt_into_nameless_columns_are_told() -> None:
+def test_texts_spilt_into_nameless_columns_are_reported() -> None:
     with pytest.raises(DataError, match=r"column without a name .* at lines 97, 284, .*… and 40 more"):
         corpus(
             "ugly/spam_cp1252_crlf_nameless_columns.csv",
@@ -75,7 +75,7 @@ def test_texts_spilt_into_nameless_columns_are_told() -> None:
         )
 
 
-def test_a_file_of_another_kind_is_told() -> None:
+def test_a_file_of_another_kind_is_reported() -> None:
     with pytest.raises(DataError, match=r"must be one of \.csv, \.tsv, \.jsonl, got '\.label'"):
         corpus("ugly/trec_latin1_noheader.label")
 

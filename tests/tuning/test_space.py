@@ -91,9 +91,11 @@ def test_a_choice_keeps_what_the_file_says(sweep_config: Configs) -> None:
     assert space.trial_config(config, 0, values).model.lora.target_modules == ("query", "value")
 
 
-@pytest.mark.parametrize(("said", "applies"), [("true", True), ("True", True), ("false", False)])
-def test_when_reads_the_settings_that_are_not_varied(sweep_config: Configs, said: str, applies: bool) -> None:
-    dropout = {"uniform": ["0.1", "0.2"], "when": {"model.use_lora": said}}
+@pytest.mark.parametrize(("value", "applies"), [("true", True), ("True", True), ("false", False)])
+def test_when_reads_the_settings_that_are_not_varied(
+    sweep_config: Configs, value: str, applies: bool
+) -> None:
+    dropout = {"uniform": ["0.1", "0.2"], "when": {"model.use_lora": value}}
     config = sweep_config({"model.lora.dropout": dropout})
     trial = optuna.trial.FixedTrial({"model.lora.dropout": 0.15})
     assert space.sample(trial, config) == ({"model.lora.dropout": 0.15} if applies else {})

@@ -148,7 +148,7 @@ def test_every_sampler_goes_on(
     sweep_config: Configs, new_search: Opens, sampler: str, metric: str | list[str]
 ) -> None:
     if sampler == "cmaes" and isinstance(metric, list):
-        pytest.skip("one objective only; said by the check")
+        pytest.skip("one objective only; the check says so")
     search = new_search(sweep_config(trials=12, sampler=sampler, metric=metric))
     for _ in range(12):
         trial = search.next()

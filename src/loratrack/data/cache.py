@@ -84,6 +84,8 @@ def fetch(
             return entry
 
     stored = build()
+    # Not disk.whole_folder: an entry that another process has written meanwhile is not replaced, since
+    # others may be reading it, and what a killed process leaves must be known by its name.
     draft = path.with_name(f"{DRAFT}{os.getpid()}-{secrets.token_hex(8)}")
     try:
         draft.mkdir(parents=True)

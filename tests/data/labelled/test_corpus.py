@@ -13,14 +13,14 @@ MakeConfig = Callable[..., RunConfig]
 TWO_TASKS = {"task_type": "double_cls", "label_subset": {"risk": "all", "adopt": "all"}}
 
 
-def told(config: RunConfig) -> list[str]:
-    """The faults that reading tells, one a line, without the folder."""
+def problems_in(config: RunConfig) -> list[str]:
+    """The problems that reading reports, one a line, without the folder."""
     with pytest.raises(DataError) as caught:
         read(config)
     folder = str(Path(config.data.raw_data_path).parent)
-    first, *faults = str(caught.value).replace(f"{folder}/", "").split("\n")
-    assert first == f"data of exp: {len(faults)} problem{'s' if len(faults) > 1 else ''}"
-    return [fault.removeprefix("  ") for fault in faults]
+    first, *problems = str(caught.value).replace(f"{folder}/", "").split("\n")
+    assert first == f"data of exp: {len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    return [problem.removeprefix("  ") for problem in problems]
 
 
 def texts(examples: Examples | None) -> set[str]:
@@ -40,10 +40,10 @@ def test_each_row_keeps_its_labels(config: MakeConfig) -> None:
     lines = [f"text {number},{'low' if number % 2 else 'high'},{number % 3}" for number in range(40)]
     corpus = read(config("\n".join(["text,risk,adopt", *lines]), **TWO_TASKS))
     assert [task.labels for task in corpus.label_map.tasks] == [("high", "low"), ("0", "1", "2")]
-    found = labels_by_text(corpus)
-    assert len(found) == 40
+    labels = labels_by_text(corpus)
+    assert len(labels) == 40
     for number in range(40):
-        assert found[f"text {number}"] == ("low" if number % 2 else "high", str(number % 3))
+        assert labels[f"text {number}"] == ("low" if number % 2 else "high", str(number % 3))
 
 
 def test_a_third_task_needs_only_its_key(config: MakeConfig) -> None:
@@ -75,12 +75,12 @@ def test_numbers_and_truths_are_labels_in_json(config: MakeConfig) -> None:
     assert all(text.startswith(f"{label} ") for text, (label,) in labels_by_text(corpus).items())
 
 
-def test_all_faults_of_all_files_are_told_at_once(config: MakeConfig, tmp_path: Path) -> None:
+def test_all_problems_of_all_files_are_reported_at_once(config: MakeConfig, tmp_path: Path) -> None:
     (tmp_path / "valid.csv").write_text("text,labels\na,x\n")
     (tmp_path / "map.json").write_text('{"x": 0, "y": 0}')
     content = "text,label\n,x\nb,\n   ,y\nd, x\n"
     paths = {"validation_path": str(tmp_path / "valid.csv"), "test_path": str(tmp_path / "test.csv")}
-    assert told(config(content, **paths, global_label_map=str(tmp_path / "map.json"))) == [
+    assert problems_in(config(content, **paths, global_label_map=str(tmp_path / "map.json"))) == [
         "valid.csv: has no column 'label'; did you mean 'labels'?; it has ['text', 'labels']"
         " (settings data.text_column, data.label_subset, data.label_columns)",
         "test.csv: no such file",
@@ -91,9 +91,9 @@ def test_all_faults_of_all_files_are_told_at_once(config: MakeConfig, tmp_path: 
     ]
 
 
-def test_labels_outside_the_subset_are_told_with_their_lines(config: MakeConfig) -> None:
+def test_labels_outside_the_subset_are_reported_with_their_lines(config: MakeConfig) -> None:
     content = "text,label\na,low\nb,hihg\nc,high\nd,hihg\ne,mid\n"
-    assert told(config(content, label_subset=["low", "high"])) == [
+    assert problems_in(config(content, label_subset=["low", "high"])) == [
         "raw.csv: the label 'label' must be one of the task's 2, got 'hihg' at lines 3, 5;"
         " did you mean 'high'?",
         "raw.csv: the label 'label' must be one of the task's 2, got 'mid' at line 6;"
@@ -103,9 +103,9 @@ def test_labels_outside_the_subset_are_told_with_their_lines(config: MakeConfig)
 
 def test_many_unknown_labels_are_counted(config: MakeConfig) -> None:
     lines = [f"text {number},odd{number:02}" for number in range(9)]
-    faults = told(config("\n".join(["text,label", "a,x", "b,y", *lines]), label_subset=["x", "y"]))
-    assert len(faults) == 6
-    assert faults[-1].startswith("raw.csv: … and 4 more such labels in 'label'; correct them")
+    problems = problems_in(config("\n".join(["text,label", "a,x", "b,y", *lines]), label_subset=["x", "y"]))
+    assert len(problems) == 6
+    assert problems[-1].startswith("raw.csv: … and 4 more such labels in 'label'; correct them")
 
 
 def test_rows_with_labels_outside_the_subset_are_left_out_when_asked(config: MakeConfig) -> None:
@@ -122,8 +122,8 @@ def test_rows_with_labels_outside_the_subset_are_left_out_when_asked(config: Mak
     "url", ["http://host/a.csv", "https://host/a.csv", "file:///etc/a.csv", "s3://b/a.csv"]
 )
 def test_a_url_is_refused(config: MakeConfig, url: str) -> None:
-    faults = told(config("text,label\na,x\nb,y\n", test_path=url, global_label_map=url))
-    assert faults == [
+    problems = problems_in(config("text,label\na,x\nb,y\n", test_path=url, global_label_map=url))
+    assert problems == [
         f"data.test_path: must be a local file, got {url!r}; download it and name the file",
         f"data.global_label_map: must be a local file, got {url!r}; download it and name the file",
     ]
@@ -164,15 +164,15 @@ def test_training_leaves_out_the_texts_of_the_other_files(config: MakeConfig, tm
     ]
 
 
-def test_a_validation_file_that_is_the_training_file_is_told(config: MakeConfig, tmp_path: Path) -> None:
-    assert told(config("text,label\na,x\nb,y\n", validation_path=str(tmp_path / "raw.csv"))) == [
+def test_a_validation_file_that_is_the_training_file_is_reported(config: MakeConfig, tmp_path: Path) -> None:
+    assert problems_in(config("text,label\na,x\nb,y\n", validation_path=str(tmp_path / "raw.csv"))) == [
         "data.raw_data_path: no row of raw.csv is left: their labels are outside data.label_subset,"
         " or their texts are in the validation or test file too"
     ]
 
 
-def test_too_few_texts_for_a_split_are_told(config: MakeConfig) -> None:
-    assert told(config("text,label\na,x\nb,y\nb,y\n")) == [
+def test_too_few_texts_for_a_split_are_reported(config: MakeConfig) -> None:
+    assert problems_in(config("text,label\na,x\nb,y\nb,y\n")) == [
         "raw.csv: must hold more texts than labels, to hold some out for validation,"
         " got 2 different texts; add rows or name a data.validation_path"
     ]
@@ -180,7 +180,7 @@ def test_too_few_texts_for_a_split_are_told(config: MakeConfig) -> None:
 
 def test_with_several_text_columns_one_may_be_empty(config: MakeConfig) -> None:
     content = "title,body,label\na,,x\n,b,y\n , ,x\nc,d,y\n"
-    assert told(config(content, text_column=["title", "body"])) == [
+    assert problems_in(config(content, text_column=["title", "body"])) == [
         "raw.csv: all text columns are empty at line 4; fill or delete these rows"
     ]
     corpus = read(config(content.replace(" , ,x\n", ""), text_column=["title", "body"]))

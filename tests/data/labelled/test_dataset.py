@@ -78,9 +78,9 @@ def test_the_report_tells_lengths_before_the_cut(config: MakeConfig, tokenizer: 
 
 def test_warnings_of_the_data_are_said(config: MakeConfig, tokenizer: Any, tmp_path: Path) -> None:
     settings = config("text,label\na,x\na,y\nb,y\nc,x\n")
-    said: list[str] = []
-    encode(read(settings), settings, tokenizer, "words", said.append)
-    assert said == [f"{tmp_path / 'raw.csv'}: 1 text stands with different labels (lines 2, 3)"]
+    notices: list[str] = []
+    encode(read(settings), settings, tokenizer, "words", notices.append)
+    assert notices == [f"{tmp_path / 'raw.csv'}: 1 text stands with different labels (lines 2, 3)"]
 
 
 def test_a_damaged_entry_gives_the_same_tokens_again(
@@ -93,11 +93,11 @@ def test_a_damaged_entry_gives_the_same_tokens_again(
     file = entry.path / "train.tokens.npy"
     file.unlink()  # the first data set still maps the old file
     file.write_bytes(b"damaged")
-    said: list[str] = []
-    again = encode(read(settings), settings, tokenizer, "words", said.append)
+    notices: list[str] = []
+    again = encode(read(settings), settings, tokenizer, "words", notices.append)
     assert again.train.tokens.tolist() == expected
-    assert len(said) == 1
-    assert "is damaged (train.tokens.npy has 7 bytes, not" in said[0]
+    assert len(notices) == 1
+    assert "is damaged (train.tokens.npy has 7 bytes, not" in notices[0]
 
 
 KEYED = {

@@ -50,29 +50,31 @@ def test_the_sha256_depends_on_order_ids_and_names() -> None:
 
 
 @pytest.mark.parametrize(
-    ("numbers", "fault"),
+    ("numbers", "problem"),
     [
         ({"a": 0, "b": 1}, "risk: each label must have a local_id and a global_id"),
         ({"a": {"local_id": 1, "global_id": 0}}, r"risk: local ids must be 0…0, got \[1\]"),
         (["a"], "risk: each label must have a local_id and a global_id"),
     ],
 )
-def test_a_broken_label_map_is_told(numbers: Any, fault: str) -> None:
-    with pytest.raises(DataError, match=fault):
+def test_a_broken_label_map_is_reported(numbers: Any, problem: str) -> None:
+    with pytest.raises(DataError, match=problem):
         LabelMap.from_dict({"risk": numbers})
 
 
-def chosen(file: Path, content: Any, subsets: dict[str, Any], found: dict[str, set[str]]) -> Any:
-    """The labels of each task and what is told, with that global map (None: without one)."""
-    faults: list[str] = []
+def chosen(file: Path, content: Any, subsets: dict[str, Any], labels: dict[str, set[str]]) -> Any:
+    """The labels of each task and what is reported, with that global map (None: without one)."""
+    problems: list[str] = []
     global_map = None
     if content is not None:
         file.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
-        global_map = read_global_map(file, tuple(subsets), faults)
-    if faults:
-        return [fault.removeprefix(f"{file}: ") for fault in faults]
-    tasks = [task_labels(task, subset, found[task], global_map, faults) for task, subset in subsets.items()]
-    return faults or {task.name: dict(zip(task.labels, task.global_ids, strict=True)) for task in tasks}
+        global_map = read_global_map(file, tuple(subsets), problems)
+    if problems:
+        return [problem.removeprefix(f"{file}: ") for problem in problems]
+    tasks = [
+        task_labels(task, subset, labels[task], global_map, problems) for task, subset in subsets.items()
+    ]
+    return problems or {task.name: dict(zip(task.labels, task.global_ids, strict=True)) for task in tasks}
 
 
 @pytest.fixture
@@ -81,9 +83,9 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_without_a_global_map_the_sorted_labels_of_the_data_are_it(file: Path) -> None:
-    found = {"risk": {"low", "high", "mid"}}
-    assert chosen(file, None, {"risk": "all"}, found) == {"risk": {"high": 0, "low": 1, "mid": 2}}
-    assert chosen(file, None, {"risk": ("mid", "high")}, found) == {"risk": {"mid": 2, "high": 0}}
+    labels = {"risk": {"low", "high", "mid"}}
+    assert chosen(file, None, {"risk": "all"}, labels) == {"risk": {"high": 0, "low": 1, "mid": 2}}
+    assert chosen(file, None, {"risk": ("mid", "high")}, labels) == {"risk": {"mid": 2, "high": 0}}
 
 
 def test_all_are_the_labels_of_the_global_map_by_id(file: Path) -> None:
@@ -100,15 +102,15 @@ def test_a_subset_keeps_its_own_order_and_the_global_ids(file: Path) -> None:
 
 def test_of_a_flat_map_for_several_tasks_all_means_those_in_the_column(file: Path) -> None:
     content = {"low": 0, "high": 1, "yes": 2, "no": 3}
-    found = {"risk": {"low", "high"}, "adopt": {"yes", "no"}}
-    assert chosen(file, content, {"risk": "all", "adopt": "all"}, found) == {
+    labels = {"risk": {"low", "high"}, "adopt": {"yes", "no"}}
+    assert chosen(file, content, {"risk": "all", "adopt": "all"}, labels) == {
         "risk": {"low": 0, "high": 1},
         "adopt": {"yes": 2, "no": 3},
     }
 
 
 @pytest.mark.parametrize(
-    ("content", "faults"),
+    ("content", "problems"),
     [
         ("{", ["the global label map must be JSON in UTF-8: Expecting property name"]),
         ("[]", ["the global label map must map labels to ids, got []"]),
@@ -126,14 +128,14 @@ def test_of_a_flat_map_for_several_tasks_all_means_those_in_the_column(file: Pat
         ({"a": 0, "b": 1}, ["data.label_subset.risk: label 'c' is not in data.global_label_map"]),
     ],
 )
-def test_a_bad_global_map_is_told(file: Path, content: Any, faults: list[str]) -> None:
-    told = chosen(file, content, {"risk": ("a", "c")}, {"risk": {"a"}})
-    assert len(told) == len(faults)
-    for fault, start in zip(told, faults, strict=True):
-        assert fault.startswith(start)
+def test_a_bad_global_map_is_reported(file: Path, content: Any, problems: list[str]) -> None:
+    messages = chosen(file, content, {"risk": ("a", "c")}, {"risk": {"a"}})
+    assert len(messages) == len(problems)
+    for problem, start in zip(messages, problems, strict=True):
+        assert problem.startswith(start)
 
 
-def test_a_label_of_the_subset_that_no_row_has_is_told(file: Path) -> None:
+def test_a_label_of_the_subset_that_no_row_has_is_reported(file: Path) -> None:
     assert chosen(file, None, {"risk": ("low", "hihg")}, {"risk": {"low", "high"}}) == [
         "data.label_subset.risk: label 'hihg' is not in the data; did you mean 'high'?"
     ]
