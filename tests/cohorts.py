@@ -17,6 +17,7 @@ from loratrack.model.network import Network
 from loratrack.training.cohort import Cohort
 from loratrack.training.log import ListLog
 from loratrack.training.member import Member
+from loratrack.training.objectives.classification import Classification
 
 TASKS = (
     TaskLabels("risk", ("low", "mid", "high"), (0, 1, 2)),
@@ -33,8 +34,8 @@ def encoded(rows: int, seed: int) -> Encoded:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     tokens = rng.integers(5, 20, size=lengths.sum()).astype(np.int32)
     tokens += 15 * np.repeat(labels[:, 0], lengths).astype(np.int32)
-    for place in (0, 1):
-        tokens[offsets[:-1] + place] = 55 + labels[:, 1]
+    for position in (0, 1):
+        tokens[offsets[:-1] + position] = 55 + labels[:, 1]
     return Encoded(tokens, offsets, None, labels)
 
 
@@ -82,7 +83,7 @@ def new_cohort() -> Callable[[list[str]], Cohort]:
         )
         encoder = BertModel(base, add_pooling_layer=False)
         network = Network(encoder, "mean", torch.device("cpu"), use_lora=True)
-        return Cohort(network, DATASET, notices.append)
+        return Cohort(network, Classification(DATASET), notices.append)
 
     return make
 
@@ -93,8 +94,8 @@ def seat() -> Callable[[Cohort, RunConfig, Path], Member]:
 
     def make(cohort: Cohort, config: RunConfig, folder: Path) -> Member:
         name = f"member-{config.exp_id}"
-        cohort.network.add(name, config.model.lora, CLASSES, config.train.seed)
-        rows = len(cohort.dataset.train)
+        cohort.objective.add_member(cohort.network, name, config)
+        rows = len(DATASET.train)
         member = Member(name, config, cohort.network, rows, ListLog(), folder / name / "best")
         cohort.join(member)
         return member

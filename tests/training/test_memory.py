@@ -60,5 +60,5 @@ def test_only_the_large_members_micro_batches_are_halved(
     small, large = (seat(cohort, config_of(name), tmp_path) for name in ("small", "large"))
     refuse(cohort, large.name, most_tokens=40)
     cohort.step()
-    assert cohort.micro_batch_limits.keys() == {large.name}
+    assert cohort.memory.micro_batch_limits.keys() == {large.name}
     assert (small.step, large.step) == (1, 1)

@@ -1,4 +1,4 @@
-"""The same engine on a GPU: ragged attention, grouped products, recorded passes, and nothing that waits."""
+"""The same engine on a GPU: ragged attention, grouped products, CUDA graphs, and nothing that waits."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ from loratrack.model.network import Network
 from loratrack.training.cohort import Cohort
 from loratrack.training.log import ListLog
 from loratrack.training.member import Member
+from loratrack.training.objectives.classification import Classification
+from loratrack.training.objectives.objective import MicroBatch
+from loratrack.training.step import run_pass
 
 pytestmark = pytest.mark.gpu
 
@@ -27,7 +30,6 @@ TASKS = (
     TaskLabels("risk", ("low", "mid", "high"), (0, 1, 2)),
     TaskLabels("taken", ("yes", "no"), (3, 4)),
 )
-CLASSES = {task.name: len(task.labels) for task in TASKS}
 LORAS: dict[str, dict[str, Any]] = {
     "ann": {"rank": 4, "dropout": 0.3},
     "bob": {"rank": 9, "alpha": 7, "dropout": 0.1, "target_modules": ["key", "value"]},
@@ -74,7 +76,7 @@ def cohort_of(
     torch.manual_seed(0)
     base = AutoModel.from_config(copy.deepcopy(BASES[kind]))
     network = Network(base, "mean", torch.device("cuda"), use_lora=use_lora, dtype=precision)
-    cohort = Cohort(network, DATASET, lambda text: None)
+    cohort = Cohort(network, Classification(DATASET), lambda text: None)
     for name in names:
         config = RunConfig.model_validate(
             {
@@ -88,7 +90,7 @@ def cohort_of(
                 "train": {"batch_size": 16, "lr": lr, "epochs": 9, "seed": ord(name[0]), "log_steps": 1000},
             }
         )
-        network.add(name, config.model.lora, CLASSES, config.train.seed)
+        cohort.objective.add_member(network, name, config)
         cohort.join(Member(name, config, network, len(DATASET.train), ListLog(), Path(name)))
     network.train()
     return cohort
@@ -122,8 +124,11 @@ def gradients(cohort: Cohort, name: str) -> list[Tensor]:
     for member in cohort.members:
         for value in cohort.network.adapter_parameters(member.name).values():
             torch.nn.init.normal_(value, std=0.05, generator=torch.Generator("cuda").manual_seed(1))
-    present = [(m, np.arange(16) + 16 * (ord(m.name[0]) % 3), 16) for m in cohort.members]
-    cohort._pass(present, 0)
+    parts = []
+    for member in cohort.members:
+        rows = np.arange(16) + 16 * (ord(member.name[0]) % 3)
+        parts.append(MicroBatch(member, rows, rows, number=0))
+    run_pass(parts, cohort.network, cohort.objective, cohort.graphs)
     return [value.grad.cpu().clone() for value in cohort.network.parameters(name) if value.grad is not None]
 
 
@@ -150,10 +155,10 @@ def test_checkpointing_changes_no_gradient() -> None:
     assert all((a - b).norm() < 0.01 * a.norm() for a, b in zip(plain, other, strict=True))
 
 
-def test_a_base_that_looks_at_its_numbers_is_run_plainly() -> None:
+def test_a_base_that_synchronises_in_its_forward_stays_eager() -> None:
     cohort = cohort_of("ann")
     notices: list[str] = []
-    cohort._graphs.notice = notices.append
+    cohort.graphs.notice = notices.append
 
     def look(module: torch.nn.Module, inputs: Any, output: Tensor) -> None:
         assert output.detach().sum().item() != 0
@@ -162,7 +167,7 @@ def test_a_base_that_looks_at_its_numbers_is_run_plainly() -> None:
     mine = weights(cohort, "ann", 12)
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
     assert len(notices) == 1
-    assert notices[0].startswith("passes of this base cannot be recorded, and are slower for it: ")
+    assert notices[0].startswith("this base does not run as a CUDA graph, so its steps are slower: ")
     other = weights(cohort_of("ann"), "ann", 12)
     for a, b in zip(mine, other, strict=True):
         assert (a - b).norm() < 0.02 * b.norm() + 1e-3
@@ -180,17 +185,17 @@ def test_a_base_can_be_trained_whole() -> None:
 
 
 @pytest.mark.parametrize("names", [["ann"], list(LORAS)])
-def test_a_recorded_pass_learns_what_a_plain_one_does(
+def test_a_replayed_pass_learns_what_an_eager_one_does(
     names: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = 12
-    recorded = cohort_of(*names)
-    mine = weights(recorded, names[0], steps)
-    assert recorded._graphs._graphs_by_shape
+    captured = cohort_of(*names)
+    mine = weights(captured, names[0], steps)
+    assert captured.graphs._graphs_by_shape
     monkeypatch.setattr(Network, "can_be_captured", False)
     plain = cohort_of(*names)
     other = weights(plain, names[0], steps)
-    assert not plain._graphs._graphs_by_shape
+    assert not plain.graphs._graphs_by_shape
     for a, b in zip(mine, other, strict=True):
         assert (a - b).norm() < 0.02 * b.norm() + 1e-3
 
@@ -200,12 +205,12 @@ def test_a_step_waits_for_nothing() -> None:
         cohort = cohort_of(*names)
         for _ in range(8):
             cohort.step()
-        cohort._graphs.clear()
+        cohort.graphs.clear()
         with waiting_is_an_error():
-            cohort.step()  # plain
+            cohort.step()  # eager
         for _ in range(24):
             cohort.step()
-        assert cohort._graphs._graphs_by_shape
+        assert cohort.graphs._graphs_by_shape
         with waiting_is_an_error():
             cohort.step()
 

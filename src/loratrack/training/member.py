@@ -1,10 +1,13 @@
-"""A member of a cohort: one adapter being trained, with everything that is its own."""
+"""A member of a cohort: one adapter being trained, with everything that is its own.
+
+It knows its batches, its optimizer and its history. What is learned and how it is scored is the objective's.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -19,11 +22,10 @@ from loratrack.metrics import is_better
 from loratrack.model import weights
 from loratrack.model.network import Network
 from loratrack.training.log import RunLog
-from loratrack.training.objectives.evaluation import Evaluation
-from loratrack.training.objectives.scores import scores
 from loratrack.training.schedule import epoch_batches, learning_rate
 
 Status = Literal["training", "finished", "failed", "stopped"]
+Rows = NDArray[np.int64]
 
 
 @dataclass
@@ -34,32 +36,36 @@ class Best:
 
 @dataclass
 class Meter:
-    """Losses of the epoch in hand; they stay on the device until they are read back."""
+    """Losses of the current epoch; they stay on the device until they are read back."""
 
     rows: int = 0
+    targets: int = 0
+    """What the losses are averaged over."""
     sums: NDArray[np.float64] | None = None
-    """Of what was read, by task."""
+    """Of all losses read so far, by part of the loss."""
     unread: list[tuple[Tensor, int]] = field(default_factory=list)
-    """Losses of a step by task, summed over its rows; and how many rows it had."""
+    """Losses of a step, summed over its targets, by part; and how many targets it had."""
 
-    def add(self, task_sums: Tensor, rows: int) -> None:
-        self.rows += rows
-        self.unread.append((task_sums, rows))
+    def add(self, losses: Tensor, num_rows: int, num_targets: int) -> None:
+        self.rows += num_rows
+        self.targets += num_targets
+        self.unread.append((losses, num_targets))
 
     def read(self) -> list[float]:
         """The loss of each step since the last reading."""
         if not self.unread:
             return []
-        steps = torch.stack([task_sums for task_sums, _ in self.unread]).double().cpu().numpy()
-        rows = [count for _, count in self.unread]
+        steps = torch.stack([losses for losses, _ in self.unread]).double().cpu().numpy()
+        targets = [count for _, count in self.unread]
         self.sums = steps.sum(axis=0) if self.sums is None else self.sums + steps.sum(axis=0)
         self.unread.clear()
-        values: list[float] = (steps.sum(axis=1) / rows).tolist()
+        values: list[float] = (steps.sum(axis=1) / targets).tolist()
         return values
 
     def means(self) -> list[float]:
+        """The mean of each part of the loss over what was read."""
         assert self.sums is not None, "an epoch has at least one step, and its losses were read"
-        values: list[float] = (self.sums / self.rows).tolist()
+        values: list[float] = (self.sums / self.targets).tolist()
         return values
 
 
@@ -78,23 +84,27 @@ class Member:
         self.meter = Meter()
         self.history: list[dict[str, float]] = []
         self.best: Best | None = None
-        self.loss_weights = config.loss_weights
         self.total_steps = math.ceil(num_rows / config.train.batch_size) * config.train.epochs
         self.flat_parameters = network.flat_parameters(name)
-        self.optimizer = self._optimizer()
-        self._batches = self._epoch()
+        # Weight decay for matrices only. Fused: one kernel for all parameters.
+        groups = [
+            {"params": [self.flat_parameters.matrices], "weight_decay": config.train.weight_decay},
+            {"params": [self.flat_parameters.vectors], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=config.train.lr, fused=True)
+        self._batches = self._start_epoch()
 
     @property
     def is_training(self) -> bool:
         return self.status == "training"
 
-    def next_batch(self) -> NDArray[np.int64] | None:
+    def next_batch(self) -> Rows | None:
         """Row numbers of the next batch of this epoch; None when the epoch is over."""
         return next(self._batches, None)
 
-    def learn(self, task_sums: Tensor, rows: int) -> None:
-        """One step of the optimizer on the gradients there are; the losses of its rows are noted."""
-        self.meter.add(task_sums, rows)
+    def update(self, losses: Tensor, *, num_rows: int, num_targets: int) -> None:
+        """One step of the optimizer on the gradients there are. `losses`: sums over the batch's targets."""
+        self.meter.add(losses, num_rows, num_targets)
         train = self.config.train
         if train.max_grad_norm is not None:
             self.flat_parameters.clip(train.max_grad_norm)
@@ -106,32 +116,45 @@ class Member:
         self.step += 1
 
     def check_losses(self) -> None:
-        """Read the losses back; a loss that is no number ends this member, and no other."""
+        """Read the losses back; a loss that is NaN or infinite ends this member, and no other."""
         losses = self.meter.read()
         bad = next((number for number, loss in enumerate(losses) if not math.isfinite(loss)), None)
-        if bad is not None and self.is_training:
-            step = self.step - len(losses) + bad + 1
-            self.end("failed", f"the loss was {losses[bad]} at step {step}; {self._likely_cause(step)}")
+        if bad is None or not self.is_training:
+            return
+        step = self.step - len(losses) + bad + 1
+        if step == 1:
+            cause = "nothing was learned yet, so the base's own weights or its precision are at fault"
+        else:
+            rate = learning_rate(self.config.train, step - 1, self.total_steps)
+            cause = (
+                f"the likely cause is the learning rate ({rate:.2g}): lower train.lr or train.max_grad_norm"
+            )
+        self.end("failed", f"the loss was {losses[bad]} at step {step}; {cause}")
 
     def epoch_seconds(self) -> float:
         return time.perf_counter() - self._started
 
-    def end_epoch(self, evaluation: Evaluation, seconds: float) -> None:
-        """Log the epoch, keep it when it is the best so far, and stop when it is time to."""
-        values = self._epoch_metrics(evaluation, seconds)
+    def end_epoch(self, values: Mapping[str, float], seconds: float) -> None:
+        """Log the epoch, keep its weights when it is the best so far, and stop when it is time to."""
+        values = {
+            **values,
+            "time/epoch_seconds": seconds,
+            "time/examples_per_second": self.meter.rows / seconds,
+        }
         self.history.append(values)
         self.log.metrics(values, step=self.epoch)
-        if self._is_best(values):
-            self.best = Best(self.epoch, values.get(self.config.best_metric or "", math.nan))
+        metric, patience = self.config.best_metric, self.config.train.early_stopping_epochs
+        if metric is None or self.best is None or is_better(metric, values[metric], self.best.value):
+            self.best = Best(self.epoch, values.get(metric or "", math.nan))
             weights.save(self.network, self.name, self.folder)
         if self.epoch == self.config.train.epochs:
             self.end("finished")
-        elif self._waited_too_long():
-            self.end("finished", f"no better {self.config.best_metric} for {self.patience} epochs")
+        elif metric is not None and patience is not None and self.epoch - self.best.epoch >= patience:
+            self.end("finished", f"no better {metric} for {patience} epochs")
         else:
             self.epoch += 1
             self.meter = Meter()
-            self._batches = self._epoch()
+            self._batches = self._start_epoch()
 
     def end(self, status: Status, reason: str = "") -> None:
         self.status, self.reason = status, reason
@@ -142,44 +165,7 @@ class Member:
         """The weights of the best epoch back into the network."""
         weights.load(self.network, self.name, self.folder)
 
-    @property
-    def patience(self) -> int | None:
-        return self.config.train.early_stopping_epochs
-
-    def _waited_too_long(self) -> bool:
-        if self.patience is None or self.best is None or self.config.best_metric is None:
-            return False
-        return self.epoch - self.best.epoch >= self.patience
-
-    def _is_best(self, values: dict[str, float]) -> bool:
-        metric = self.config.best_metric
-        return metric is None or self.best is None or is_better(metric, values[metric], self.best.value)
-
-    def _epoch_metrics(self, evaluation: Evaluation, seconds: float) -> dict[str, float]:
-        means = dict(zip(self.loss_weights, self.meter.means(), strict=True))
-        values = scores(evaluation.truth, evaluation.predicted, self.network.heads[self.name].classes)
-        values["train/loss"] = sum(self.loss_weights[task] * loss for task, loss in means.items())
-        values |= {f"train/loss_{task}": loss for task, loss in means.items()}
-        values["validation/loss"] = evaluation.loss
-        values["time/epoch_seconds"] = seconds
-        values["time/examples_per_second"] = self.meter.rows / seconds
-        return values
-
-    def _likely_cause(self, step: int) -> str:
-        if step == 1:
-            return "nothing was learned yet, so the base's own weights or its precision are at fault"
-        rate = learning_rate(self.config.train, step - 1, self.total_steps)
-        return f"the likely cause is the learning rate ({rate:.2g}): lower train.lr or train.max_grad_norm"
-
-    def _epoch(self) -> Iterator[NDArray[np.int64]]:
+    def _start_epoch(self) -> Iterator[Rows]:
         self._started = time.perf_counter()
         train = self.config.train
         return iter(epoch_batches(self.num_rows, train.batch_size, train.seed, self.epoch))
-
-    def _optimizer(self) -> torch.optim.AdamW:
-        """Weight decay for matrices only. Fused: one kernel for all parameters."""
-        groups = [
-            {"params": [self.flat_parameters.matrices], "weight_decay": self.config.train.weight_decay},
-            {"params": [self.flat_parameters.vectors], "weight_decay": 0.0},
-        ]
-        return torch.optim.AdamW(groups, lr=self.config.train.lr, fused=True)

@@ -1,4 +1,4 @@
-"""The way of a run: data checked, base found, tokens ready, network built; and its end, told in files.
+"""A run from its config to its files: data checked, base found, tokens ready, network built, results written.
 
 prepared = set_up(config, log.notice)              # every fault of the data before any network is loaded
 member = enter(prepared, config, log, folder)
@@ -9,37 +9,31 @@ write(prepared, member, outcome, folder)
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from loratrack import data
 from loratrack.bases import base as bases
 from loratrack.bases.base import Base
 from loratrack.bases.precision import precision_name
 from loratrack.config import RunConfig
-from loratrack.data import Dataset, Encoded
+from loratrack.data import Dataset
+from loratrack.disk import write_json
 from loratrack.model import bundle
 from loratrack.model.network import Network
-from loratrack.model.passes import predict
-from loratrack.model.probe import probe_of
+from loratrack.model.probe import Probe
+from loratrack.places import DATA_REPORT, METRICS
 from loratrack.training.cohort import Cohort
 from loratrack.training.layout import choose_layout, step_seconds
 from loratrack.training.log import RunLog
 from loratrack.training.member import Member
-from loratrack.training.objectives.evaluation import evaluate
-from loratrack.training.objectives.scores import confusions, scores
+from loratrack.training.objectives.classification import Classification
 from loratrack.training.threads import choose_threads
-
-PROBE_ROWS = 32
-"""Rows whose logits must come out the same when the saved model is loaded again."""
 
 
 @dataclass(frozen=True)
@@ -63,38 +57,54 @@ class Outcome:
     test: dict[str, float]
     confusions: dict[str, NDArray[np.int64]]
     """On the test set where there is one, else on the validation set."""
-    probe: Encoded
-    probe_logits: Tensor
+    probe: Probe
+    """What the saved model must give when it is loaded."""
 
 
-def set_up(config: RunConfig, notice: Callable[[str], None]) -> Prepared:
+def set_up(config: RunConfig, notice: Callable[[str], None], base: Base | None = None) -> Prepared:
+    """`base`: the one that `model.arch` means, where the caller has found it already."""
     corpus = data.read(config)
-    base = bases.resolve(config.model.arch, trust_remote_code=config.model.trust_remote_code)
+    if base is None:
+        base = bases.resolve(config.model.arch, trust_remote_code=config.model.trust_remote_code)
     if config.model.trust_remote_code:
         notice(f"running code that comes with the base {base.name} (model.trust_remote_code is on)")
     tokenizer = bases.load_tokenizer(base, trust_remote_code=config.model.trust_remote_code)
     dataset = data.encode(corpus, config, tokenizer, base.tokenizer_sha256, notice)
     network = bundle.build_network(base, config)
-    return Prepared(base, dataset, network, Cohort(network, dataset, notice), corpus.files_sha256)
+    cohort = Cohort(network, Classification(dataset), notice)
+    return Prepared(base, dataset, network, cohort, corpus.files_sha256)
 
 
 def enter(
     prepared: Prepared, config: RunConfig, log: RunLog, folder: Path, name: str = bundle.MEMBER
 ) -> Member:
-    """A new member of the cohort, with an adapter and heads drawn from its own seed."""
-    network = prepared.network
-    classes = {task.name: len(task.labels) for task in prepared.dataset.label_map.tasks}
-    network.add(name, config.model.lora, classes, config.train.seed)
-    if not prepared.entered:
-        _settle_network(prepared, config, log, name)
-    config = _settled(config, network)
+    """A new member of the cohort, with weights drawn from its own seed."""
+    network, split = prepared.network, prepared.dataset.train
+    prepared.cohort.objective.add_member(network, name, config)
+
+    if not prepared.entered:  # threads, layout and checkpointing are decided once for the base
+        train = config.train
+        size = min(train.batch_size, train.micro_batch_size or train.batch_size)
+        if train.gradient_checkpointing:
+            network.checkpoint_gradients()
+        if train.threads is None and network.device.type == "cpu":
+            rows, layout = np.arange(min(size, len(split))), network.layout
+            choose_threads(lambda: step_seconds(network, split, name, layout, rows), log.notice)
+        if train.layout == "auto":
+            network.layout = choose_layout(network, split, name, size, log.notice)
+        else:
+            network.layout = train.layout
+    # What was measured here takes the place of `auto`: the frozen copy gives the same run again.
+    choices = {"layout": network.layout, "precision": precision_name(network.dtype)}
+    config = config.model_copy(update={"train": config.train.model_copy(update=choices)})
+
     prepared.entered.add(name)
     if name in network.coverage:
         log.notice(f"LoRA on {network.coverage[name].describe()}")
     trainable, total = network.parameter_counts(name)
     log.notice(f"trainable parameters: {trainable:,} of {total:,} ({100 * trainable / total:.2f} %)")
-    torch.manual_seed(config.train.seed)  # a base that is trained whole drops by torch's own numbers
-    member = Member(name, config, network, len(prepared.dataset.train), log, folder / "best")
+    torch.manual_seed(config.train.seed)  # a base that is trained whole draws its dropout from torch
+    member = Member(name, config, network, len(split), log, folder / "best")
     prepared.cohort.join(member)
     return member
 
@@ -102,17 +112,14 @@ def enter(
 def conclude(prepared: Prepared, member: Member) -> Outcome:
     """Put the best epoch's weights back and score the test set once."""
     member.restore_best()
-    network, dataset = prepared.network, prepared.dataset
-    classes = network.heads[member.name].classes
-    split = dataset.validation if dataset.test is None else dataset.test
-    answer = evaluate(network, split, {member.name: member.loss_weights})[member.name]
-    test = {} if dataset.test is None else scores(answer.truth, answer.predicted, classes)
-    probe = first_rows(dataset.validation, PROBE_ROWS)
+    network, objective = prepared.network, prepared.cohort.objective
+    has_test = objective.dataset.test is not None
+    evaluation = objective.evaluate(network, "test" if has_test else "validation", [member])[member.name]
+    scores = evaluation.scores() if has_test else {}
     return Outcome(
-        test={f"test_{metric}": value for metric, value in test.items()},
-        confusions=confusions(answer.truth, answer.predicted, classes),
-        probe=probe,
-        probe_logits=predict(network, probe, [member.name])[member.name],
+        test={f"test_{metric}": value for metric, value in scores.items()},
+        confusions=evaluation.confusions(),
+        probe=objective.probe(network, member.name),
     )
 
 
@@ -136,50 +143,18 @@ def write(
             prepared.network,
             prepared.base,
             member.config,
-            prepared.dataset.label_map.to_dict(),
-            probe_of(outcome.probe, outcome.probe_logits, prepared.network.device) if outcome else None,
+            prepared.cohort.objective.label_map,
+            outcome.probe if outcome else None,
         )
-    _write_json(folder / "metrics.json", metrics_by_epoch(member, outcome))
-    _write_json(folder / "data_report.json", prepared.dataset.report)
+    write_json(folder / METRICS, metrics_by_epoch(member, outcome))
+    write_json(folder / DATA_REPORT, prepared.dataset.report)
 
 
-def metrics_by_epoch(member: Member, outcome: Outcome | None) -> dict[str, Any]:
-    content: dict[str, Any] = {f"epoch_{n}": values for n, values in enumerate(member.history, start=1)}
+def metrics_by_epoch(member: Member, outcome: Outcome | None) -> dict[str, dict[str, float]]:
+    """`epoch_1`, `epoch_2` …, `best` and, with a test set, `test`."""
+    content = {f"epoch_{number}": values for number, values in enumerate(member.history, start=1)}
     if member.best is not None:
         content["best"] = {"epoch": member.best.epoch, **member.history[member.best.epoch - 1]}
     if outcome is not None and outcome.test:
         content["test"] = outcome.test
     return content
-
-
-def first_rows(split: Encoded, count: int) -> Encoded:
-    count = min(count, len(split))
-    end = int(split.offsets[count])
-    types = None if split.token_types is None else split.token_types[:end]
-    return Encoded(split.tokens[:end], split.offsets[: count + 1], types, split.labels[:count])
-
-
-def _settle_network(prepared: Prepared, config: RunConfig, log: RunLog, name: str) -> None:
-    """What is decided once for the base: threads, layout, and whether activations are computed twice."""
-    network, train = prepared.network, config.train
-    size = min(train.batch_size, train.micro_batch_size or train.batch_size)
-    if train.gradient_checkpointing:
-        network.checkpoint_gradients()
-    if train.threads is None and network.device.type == "cpu":
-        rows = np.arange(min(size, len(prepared.dataset.train)))
-        layout = network.layout
-        choose_threads(lambda: step_seconds(network, prepared.dataset.train, name, layout, rows), log.notice)
-    if train.layout == "auto":
-        network.layout = choose_layout(network, prepared.dataset.train, name, size, log.notice)
-    else:
-        network.layout = train.layout
-
-
-def _settled(config: RunConfig, network: Network) -> RunConfig:
-    """What was measured or found here in the place of `auto`: its frozen copy gives the same run again."""
-    found = {"layout": network.layout, "precision": precision_name(network.dtype)}
-    return config.model_copy(update={"train": config.train.model_copy(update=found)})
-
-
-def _write_json(file: Path, content: dict[str, Any]) -> None:
-    file.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")

@@ -1,0 +1,44 @@
+"""Scores, confusions and losses of a classification."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from loratrack.training.objectives.classification import Predictions
+
+TRUTH = {"risk": np.array([0, 1, 1, 0]), "taken": np.array([1, 1, 0, 0])}
+PREDICTED = {"risk": np.array([0, 1, 0, 0]), "taken": np.array([1, 1, 0, 0])}
+CLASSES = {"risk": 3, "taken": 2}
+
+
+def one_task(truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> Mapping[str, float]:
+    return Predictions({"label": classes}, {"label": truth}, {"label": predicted}, loss=0).scores()
+
+
+def test_each_task_and_the_averages_are_scored() -> None:
+    values = Predictions(CLASSES, TRUTH, PREDICTED, loss=0).scores()
+    assert values["risk_accuracy"] == 0.75
+    assert values["risk_f1"] == pytest.approx((0.8 + 2 / 3 + 0) / 3)
+    assert values["taken_accuracy"] == values["taken_f1"] == 1
+    assert values["avg_accuracy"] == pytest.approx(0.875)
+    assert values["avg_f1"] == pytest.approx((values["risk_f1"] + 1) / 2)
+    assert len(values) == 6
+
+
+def test_one_task_has_plain_names() -> None:
+    assert one_task(TRUTH["taken"], PREDICTED["taken"], 2) == {"accuracy": 1.0, "f1": 1.0}
+
+
+def test_a_label_that_never_occurs_counts_in_macro_f1() -> None:
+    with_all = one_task(TRUTH["risk"], PREDICTED["risk"], 3)
+    without = one_task(TRUTH["risk"], PREDICTED["risk"], 2)
+    assert with_all["f1"] == pytest.approx(without["f1"] * 2 / 3)
+
+
+def test_confusion_rows_are_the_truth() -> None:
+    matrix = Predictions(CLASSES, TRUTH, PREDICTED, loss=0).confusions()["risk"]
+    assert matrix.tolist() == [[2, 0, 0], [1, 1, 0], [0, 0, 0]]
