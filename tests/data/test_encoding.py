@@ -68,7 +68,7 @@ def test_a_bad_byte_in_utf8_is_reported_with_its_line() -> None:
 
 
 def test_a_file_that_is_no_text_is_reported() -> None:
-    with pytest.raises(UndecodableError, match="^line 2: holds a NUL byte, so it is no text file"):
+    with pytest.raises(UndecodableError, match=r"^line 2: holds a NUL byte, so it is no text file"):
         decode(b"text,label\nab\0cd,x\n")
 
 

@@ -179,8 +179,8 @@ def test_a_run_leaves_every_metric(dual: Any) -> None:
     found = {name for name in dual.run.data.metrics if not name.startswith("system/")}
     assert found == each_epoch | once
     client = MlflowClient()
-    assert {name: steps(client, dual, name) for name in each_epoch} == dict.fromkeys(each_epoch, [1, 2])
-    assert {name: steps(client, dual, name) for name in once} == dict.fromkeys(once, [2])
+    assert {name: steps(client, dual, name) for name in each_epoch} == {name: [1, 2] for name in each_epoch}
+    assert {name: steps(client, dual, name) for name in once} == {name: [2] for name in once}
 
 
 def steps(client: MlflowClient, done: Any, metric: str) -> list[int]:

@@ -101,9 +101,9 @@ def test_a_mistake_is_shown_where_it_is(text: str, message: str) -> None:
 
 def test_nesting_has_an_end() -> None:
     parse("(" * 99 + "a=1" + ")" * 99)
-    with pytest.raises(ExpressionError, match="^must not be nested deeper than 100"):
+    with pytest.raises(ExpressionError, match=r"^must not be nested deeper than 100"):
         parse("(" * 5000 + "a=1" + ")" * 5000)
-    with pytest.raises(ExpressionError, match="^must not be nested deeper than 100"):
+    with pytest.raises(ExpressionError, match=r"^must not be nested deeper than 100"):
         parse("not " * 5000 + "a=1")
 
 
@@ -152,8 +152,8 @@ def test_and_or_not_mean_what_they_mean_in_python(expression: Expression, chance
             case Not(inner):
                 return not value(inner)
             case And(parts):
-                return all([value(each) for each in parts])
+                return all(value(each) for each in parts)
             case Or(parts):
-                return any([value(each) for each in parts])
+                return any(value(each) for each in parts)
 
     assert holds(expression, truth.__getitem__) == value(expression)

@@ -280,7 +280,7 @@ def test_positions_that_a_layer_adapts_too_are_one_members_own() -> None:
     assert torch.allclose(logits(network, {"ann": np.array([3, 9, 20])}, "padded"), alone, atol=1e-5)
     logits(network, {"ann": np.arange(12)}, "padded", training=True)
     gradients(network, "ann")
-    with pytest.raises(UserError, match="its members cannot be trained together; set sweep.parallel=1"):
+    with pytest.raises(UserError, match=r"its members cannot be trained together; set sweep\.parallel=1"):
         logits(network, {"ann": np.arange(4), "bob": np.arange(4)}, "padded")
 
 

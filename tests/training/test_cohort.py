@@ -269,7 +269,7 @@ def test_out_of_memory_with_one_example_is_told(
     seat(cohort, config_of(), tmp_path)
     with (
         little_memory(cohort, 1),
-        pytest.raises(UserError, match="micro-batch of 1 example; lower data.max_len"),
+        pytest.raises(UserError, match=r"micro-batch of 1 example; lower data\.max_len"),
     ):
         cohort.step()
 

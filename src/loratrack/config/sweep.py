@@ -48,7 +48,7 @@ Range = Annotated[tuple[float, float], AfterValidator(_low_below_high)]
 class Varied(Section):
     """What all kinds of spaces share."""
 
-    when: dict[NotEmpty, object] = {}
+    when: dict[NotEmpty, object] = Field(default_factory=dict)
     """Settings and the value, or list of values, with which this one applies."""
 
 

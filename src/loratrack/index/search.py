@@ -197,7 +197,7 @@ class Heads:
         query = f"SELECT m.run_uuid, {best}(m.value) FROM metrics m WHERE m.key = :key AND NOT m.is_nan"
         if len(run_ids) < MANY_SHARE * len(self.by_id):
             part = f"{query} AND m.run_uuid IN (:runs) GROUP BY m.run_uuid"
-            return {run_id: value for run_id, value in self.tables.of_runs(part, run_ids, key=metric)}
+            return dict(self.tables.of_runs(part, run_ids, key=metric))
         wanted = set(run_ids)
         rows = self.tables.rows(f"{query} GROUP BY m.run_uuid", key=metric)
         return {run_id: value for run_id, value in rows if run_id in wanted}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -166,7 +166,7 @@ def arrange(
         layout=layout,
         arrays=arrays,
         rows=counts,
-        tokens=tuple(int(lengths[a:b].sum()) for a, b in zip(ends, ends[1:], strict=False)),
+        tokens=tuple(int(lengths[a:b].sum()) for a, b in pairwise(ends)),
         longest=longest,
         is_ragged=is_ragged,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 HIDDEN = "***"
@@ -81,8 +82,7 @@ def is_secret_name(name: str) -> bool:
     parts = [part.lower() for part in _PART.findall(name)]
     if any(_SECRET_WORD.fullmatch(part) for part in parts):
         return not any(_TEXT_WORD.fullmatch(part) for part in parts)
-    pairs = zip(parts, parts[1:], strict=False)
-    return any(key == "key" and _KEY_OWNER.fullmatch(owner) for owner, key in pairs)
+    return any(key == "key" and _KEY_OWNER.fullmatch(owner) for owner, key in pairwise(parts))
 
 
 def _scrub_named(name: str, value: Any) -> Any:
