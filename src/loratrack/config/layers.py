@@ -53,7 +53,7 @@ def read_layers(path: Path, overrides: Sequence[str] = ()) -> list[Layer]:
     files: dict[Path, Layer] = {}
     next_file: Path | None = path
     while next_file is not None:
-        source, text = str(next_file), _text(next_file)
+        source, text = str(next_file), _text(next_file)  # messages name the file as the user wrote it
         file = next_file.resolve()
         if file in files:
             ring = [*files, file]
@@ -71,6 +71,7 @@ def read_layers(path: Path, overrides: Sequence[str] = ()) -> list[Layer]:
             kind = "a list" if isinstance(settings, list) else "one value"
             raise ConfigError(f"{source}: must hold settings (`key: value`), got {kind}")
         if text.startswith(FROZEN_MARK):
+            # It lies among a run's artifacts, so its paths cannot start at its own folder.
             folder = project_root(file.parent) or project_root(Path.cwd()) or Path.cwd()
             next_file = None
         else:

@@ -78,6 +78,7 @@ def full_lengths(
 ) -> Array:
     """How many tokens each row would have if it were not cut."""
     lengths = tokens.lengths.copy()
+    # Only rows at the limit can have been cut; the others need no second pass of the tokenizer.
     perhaps_cut = np.flatnonzero(lengths >= max_len)
     for start in range(0, len(perhaps_cut), BATCH_SIZE):
         rows = perhaps_cut[start : start + BATCH_SIZE]

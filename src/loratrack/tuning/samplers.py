@@ -21,6 +21,7 @@ MEDIAN_STARTUP_TRIALS = 4
 def sampler(config: SweepConfig, number: int) -> BaseSampler:
     """The sampler for the trial with this number: its draws are its own, whichever process asks."""
     sweep = config.sweep
+    # One sampler with one seed for all trials would draw differently after a continuation.
     seed = (sweep.seed * 1_000_003 + number) % 2**32
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)

@@ -58,7 +58,7 @@ def mapped_rows(
     numbers = []
     for task in label_map.tasks:
         values, local_ids = table.columns[label_columns[task.name]], task.local_ids
-        numbers.append([local_ids.get(value or "", -1) for value in values])
+        numbers.append([local_ids.get(value or "", -1) for value in values])  # -1: not in the map
     labels = np.array(numbers, dtype=np.int64).T
     texts = [[(value or "").strip() for value in table.columns[column]] for column in text_columns]
     keys: list[Hashable] = list(texts[0]) if len(texts) == 1 else list(zip(*texts, strict=True))

@@ -26,13 +26,15 @@ def held_out(numbers: Ints, labels: Ints, share: float, seed: int) -> Mask:
     different, first_rows = np.unique(numbers, return_index=True)
     order = np.random.default_rng(seed).permutation(len(different))
     shuffled = labels[first_rows[order]]
+    # The first text of each label in the shuffled order stays: a label never trained is never learned.
     stays = np.zeros(len(order), dtype=bool)
     for task in range(shuffled.shape[1]):
         stays[np.unique(shuffled[:, task], return_index=True)[1]] = True
     free, free_labels = order[~stays], shuffled[~stays]
+    # Sorted by joint label, so that picking at equal distances takes the same share of each.
     by_joint_label = free[np.lexsort(free_labels.T[::-1])]
     chosen = np.zeros(len(different), dtype=bool)
-    # Every so many texts one, from a random start: each stretch gives its share, and the total is exact.
+    # Equal distances from a random start: each stretch gives its share, and the total is exact.
     count = min(max(1, round(share * len(different))), len(free))
     start = np.random.default_rng([seed, 1]).random()
     positions = np.floor((np.arange(count) + start) * len(free) / max(1, count)).astype(np.int64)
