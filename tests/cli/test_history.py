@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,3 +51,24 @@ def test_a_mistyped_name_is_1(promoted: None, capsys: pytest.CaptureFixture[str]
     assert main(["history", "clnc"]) == 1
     message = "loratrack: 'clnc': no such registered model; did you mean 'clinc'?\n"
     assert capsys.readouterr().err == message
+
+
+def test_the_tables_are_read_without_mlflow(promoted: None, tmp_path: Path) -> None:
+    """Importing it takes seconds; a moved alias and a stage out of step are seen all the same."""
+    client = connect()
+    client.create_model_version("clinc", "s3://nowhere/model")
+    client.set_registered_model_alias("clinc", "champion", "2")
+    program = (
+        "import json, sys; from loratrack.views.history import history; content = history('clinc');"
+        "print(json.dumps([name for name in ('mlflow', 'torch') if name in sys.modules]));"
+        "print(json.dumps(content))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    imported, content = map(json.loads, done.stdout.splitlines())
+    assert imported == []
+    assert [move["event"] for move in content["moves"]] == ["promote", "noticed"]
+    assert content["drift"] == [
+        "the move of champion from version 1 to version 2 was done outside loratrack",
+        "version 1 is in stage Production, its aliases say Archived",
+        "version 2 is in stage None, its aliases say Production",
+    ]

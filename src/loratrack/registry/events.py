@@ -17,15 +17,16 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Literal
 
-from mlflow.utils.mlflow_tags import MLFLOW_USER
-
 from loratrack.disk import locked
 from loratrack.errors import RefusedError
+from loratrack.index.opened import open_tables
 from loratrack.store import process, secrets
 from loratrack.store.client import ensure_experiment, quoted
 from loratrack.store.place import store_folder, tracking_uri
 
 EXPERIMENT = "registry-events"
+MLFLOW_USER = "mlflow.user"
+"""The tag that MLflow shows as the user of a run."""
 Kind = Literal["promote", "rollback", "delete", "reconcile", "noticed"]
 NONE = "none"
 LOCK_FILE = ".registry.lock"
@@ -80,26 +81,24 @@ class Claim:
 
 def made(client: Any, model: str) -> Iterator[Event]:
     """The moves of the model that were made, the newest first, read as far as they are asked for."""
-    return _search(client, model, "attributes.status = 'FINISHED'", page_size=RECENT)
+    return _search(client, model, status="FINISHED")
 
 
 def latest(client: Any, model: str, aliases: Iterable[str]) -> list[Event]:
     """The moves that the aliases' present places follow from, the oldest first."""
     last = [
-        next(_search(client, model, f"attributes.status = 'FINISHED' and tags.alias = '{alias}'", 1), None)
-        for alias in aliases
+        next(_search(client, model, status="FINISHED", alias=alias, page_size=1), None) for alias in aliases
     ]
     since_ms = min((event.at_ms for event in last if event is not None), default=None)
     if since_ms is None:
         return []
-    condition = f"attributes.status = 'FINISHED' and attributes.start_time >= {since_ms}"
-    return list(_search(client, model, condition, page_size=RECENT))[::-1]
+    return list(_search(client, model, status="FINISHED", since_ms=since_ms))[::-1]
 
 
 def left_behind(client: Any, model: str) -> list[Event]:
     """Moves that were begun and that nobody goes on with, as far as can be told from this machine."""
-    found = _search(client, model, "attributes.status = 'RUNNING'", page_size=RECENT)
-    return [event for event in found if not _is_under_way(event) or process.is_gone(event.owner) is None]
+    running = _search(client, model, status="RUNNING")
+    return [event for event in running if not _is_under_way(event) or process.is_gone(event.owner) is None]
 
 
 def write(client: Any, event: Event, at_ms: int) -> Event:
@@ -119,7 +118,7 @@ def write(client: Any, event: Event, at_ms: int) -> Event:
     name = f"{event.model}: {event.kind} {_number_text(event.before)} → {_number_text(event.after)}"
     run = client.create_run(experiment, start_time=at_ms, tags=tags, run_name=name)
     _own.add(run.info.run_id)
-    return _event(run)
+    return _event(run.data.tags, run.info.status, run.info.start_time, run.info.run_id)
 
 
 def close(client: Any, event: Event, status: Literal["FINISHED", "FAILED", "KILLED"], outcome: str) -> Event:
@@ -192,15 +191,33 @@ def _busy(event: Event) -> RefusedError:
 
 
 def _recent(client: Any, model: str) -> list[Event]:
-    return list(islice(_search(client, model, "", page_size=RECENT), RECENT))
+    return list(islice(_search(client, model), RECENT))
 
 
-def _search(client: Any, model: str, condition: str, page_size: int) -> Iterator[Event]:
-    """The newest first."""
+def _search(
+    client: Any,
+    model: str,
+    *,
+    status: str | None = None,
+    alias: str | None = None,
+    since_ms: int = 0,
+    page_size: int = RECENT,
+) -> Iterator[Event]:
+    """The newest first. Without a client the store's tables are read, which needs no MLflow."""
+    if client is None:
+        yield from (
+            event
+            for event in _stored(model)
+            if status in (None, event.status) and alias in (None, event.alias) and event.at_ms >= since_ms
+        )
+        return
     experiment = _experiment_id(client)
     if experiment is None:
         return
-    conditions = [f"tags.model = {quoted(model)}", *([condition] if condition else [])]
+    conditions = [f"tags.model = {quoted(model)}"]
+    conditions += [f"attributes.status = '{status}'"] if status else []
+    conditions += [f"tags.alias = '{alias}'"] if alias else []
+    conditions += [f"attributes.start_time >= {since_ms}"] if since_ms else []
     token = None
     while True:
         page = client.search_runs(
@@ -210,10 +227,35 @@ def _search(client: Any, model: str, condition: str, page_size: int) -> Iterator
             order_by=["attributes.start_time DESC"],
             page_token=token,
         )
-        yield from (_event(run) for run in page if "event" in run.data.tags)
+        for run in page:
+            if "event" in run.data.tags:
+                yield _event(run.data.tags, run.info.status, run.info.start_time, run.info.run_id)
         token = page.token
         if not token:
             return
+
+
+def _stored(model: str) -> list[Event]:
+    """All moves of the model, the newest first, from the tables of a file or a database."""
+    with open_tables() as tables:
+        rows = tables.rows(
+            "SELECT r.run_uuid, r.status, r.start_time, t.key, t.value FROM runs r"
+            " JOIN experiments e ON e.experiment_id = r.experiment_id"
+            " JOIN tags m ON m.run_uuid = r.run_uuid AND m.key = 'model' AND m.value = :model"
+            " JOIN tags t ON t.run_uuid = r.run_uuid"
+            " WHERE e.name = :events AND e.lifecycle_stage = 'active' AND r.lifecycle_stage = 'active'"
+            " ORDER BY r.start_time DESC",
+            model=model,
+            events=EXPERIMENT,
+        )
+    runs: dict[str, tuple[dict[str, str], str, int]] = {}
+    for run_id, status, at_ms, key, value in rows:
+        runs.setdefault(run_id, ({}, status, int(at_ms)))[0][key] = value
+    return [
+        _event(tags, status, at_ms, run_id)
+        for run_id, (tags, status, at_ms) in runs.items()
+        if "event" in tags
+    ]
 
 
 def _experiment_id(client: Any) -> str | None:
@@ -226,8 +268,7 @@ def _experiment_id(client: Any) -> str | None:
     return _experiments[uri]
 
 
-def _event(run: Any) -> Event:
-    tags = run.data.tags
+def _event(tags: Mapping[str, Any], status: str, at_ms: int, run_id: str) -> Event:
     return Event(
         model=tags["model"],
         alias=None if tags["alias"] == NONE else tags["alias"],
@@ -236,10 +277,10 @@ def _event(run: Any) -> Event:
         after=_number(tags["to"]),
         why=tags.get("why", ""),
         who=tags.get("who", ""),
-        status=run.info.status,
+        status=status,
         outcome=tags.get("outcome", ""),
-        at_ms=run.info.start_time,
-        run_id=run.info.run_id,
+        at_ms=at_ms,
+        run_id=run_id,
         owner=tags,
     )
 

@@ -8,7 +8,7 @@ is finished. Wherever that breaks off, the alias says what to do with the rest.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
@@ -52,13 +52,13 @@ class Move:
 
 def aliases(model: str) -> dict[str, int]:
     """The aliases of a registered model and the version each is at; RefusedError where there is none."""
-    with _registry() as client:
+    with _reading() as client:
         return _aliases(client, model)
 
 
 def history(model: str) -> list[Event]:
     """Every move that was made, the oldest first; one made by hand comes last, as `noticed`."""
-    with _registry() as client:
+    with _reading() as client:
         now = _aliases(client, model)
         made = list(events.made(client, model))[::-1]
         return [*made, *_unnoticed(model, [*made, *_made_unfinished(client, model, now)], now)]
@@ -120,7 +120,7 @@ def delete(model: str, version: int, *, why: str = "") -> Move:
 
 def drift(model: str) -> list[Drift]:
     """What was moved by hand, and what a killed process left half-done."""
-    with _registry() as client:
+    with _reading() as client:
         now = _aliases(client, model)
         return [
             *_half_done(client, model, now),
@@ -131,7 +131,7 @@ def drift(model: str) -> list[Drift]:
 
 def drifts() -> dict[str, list[Drift]]:
     """The same of each registered model, where there is any."""
-    with _registry() as client:
+    with _reading() as client:
         names = versions.names(client)
     found = {name: drift(name) for name in names}
     return {name: drifted for name, drifted in found.items() if drifted}
@@ -311,6 +311,15 @@ def _misplaced(client: Any, model: str, now: Aliases) -> list[tuple[int, str, st
         for number, stage in found.items()
         if stage != should.get(number, ARCHIVED)
     ]
+
+
+@contextmanager
+def _reading() -> Iterator[Any]:
+    """A client for a server; None where the store's tables say all."""
+    use_short_requests()
+    client = versions.client_to_read()
+    with nullcontext() if client is None else answering():
+        yield client
 
 
 @contextmanager

@@ -12,31 +12,45 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mlflow.exceptions import MlflowException
-
 from loratrack.errors import RefusedError, did_you_mean
 from loratrack.index.opened import open_tables
-from loratrack.store.client import MISSING, quoted
-from loratrack.store.place import tracking_uri
+from loratrack.index.tables import DATABASES
+from loratrack.store.client import MISSING, connect, quoted
+from loratrack.store.place import SQLITE, tracking_uri
 
 MAX_NUMBERS = 20
 
 
 class Model:
-    """A registered model; the store's errors come as MlflowException."""
+    """A registered model; the store's errors come as MlflowException.
+
+    Without a client `aliases`, `has` and `in_stages` read the store's tables, and nothing can be written.
+    """
 
     def __init__(self, client: Any, name: str) -> None:
         self.name, self._client = name, client
-        self._writer = client._get_registry_client()
+        self._writer: Any = None if client is None else client._get_registry_client()
 
     def aliases(self, wanted: Iterable[str]) -> dict[str, int]:
         """Where those of the wanted aliases are that there are; RefusedError where there is no such model."""
+        if self._client is None:
+            with open_tables() as tables:
+                rows = tables.rows(
+                    "SELECT a.alias, a.version FROM registered_model_aliases a WHERE a.name = :name",
+                    name=self.name,
+                )
+            versions = {alias: int(version) for alias, version in rows}
+            if not versions:
+                self._refuse_missing()
+            return {alias: versions[alias] for alias in wanted if alias in versions}
         found = {alias: version for alias in wanted if (version := self._at(alias)) is not None}
         if not found and not self._client.search_model_versions(f"name = {quoted(self.name)}", max_results=1):
             self._refuse_missing()
         return found
 
     def has(self, version: int) -> bool:
+        if self._client is None:
+            return version in self.in_stages((), also=[version])
         with if_there():
             self._client.get_model_version(self.name, str(version))
             return True
@@ -60,8 +74,9 @@ class Model:
             return {n: stage for n, stage in sorted(rows) if stage in wanted or n in numbers}
         with open_tables() as tables:
             rows = tables.rows(
-                "SELECT v.version, v.current_stage FROM model_versions v WHERE v.name = :name"
-                f" AND (v.current_stage IN ({', '.join(repr(stage) for stage in sorted(wanted))})"
+                "SELECT v.version, v.current_stage FROM model_versions v"
+                " WHERE v.name = :name AND v.current_stage <> 'Deleted_Internal'"
+                f" AND (v.current_stage IN ({', '.join(map(repr, sorted(wanted))) or 'NULL'})"
                 f" OR v.version IN ({', '.join(map(str, numbers)) or 'NULL'})) ORDER BY v.version",
                 name=self.name,
             )
@@ -86,6 +101,8 @@ class Model:
         return str(self._writer.get_model_version_download_uri(self.name, str(version)))
 
     def _at(self, alias: str) -> int | None:
+        from mlflow.exceptions import MlflowException
+
         try:
             return int(self._client.get_model_version_by_alias(self.name, alias).version)
         except MlflowException as error:
@@ -134,11 +151,18 @@ def pages(ask: Any, condition: str | None = None) -> Iterator[Any]:
 @contextmanager
 def if_there() -> Iterator[None]:
     """What is not there is passed over."""
+    from mlflow.exceptions import MlflowException
+
     try:
         yield
     except MlflowException as error:
         if error.error_code not in MISSING:
             raise
+
+
+def client_to_read() -> Any:
+    """None where the tables are within reach: reading them needs no MLflow, which takes seconds to import."""
+    return None if tracking_uri().startswith((SQLITE, *DATABASES)) else connect()
 
 
 def _is_database() -> bool:
