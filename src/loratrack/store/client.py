@@ -1,11 +1,14 @@
-"""MLflow's client: opened on our store, with short requests, and its errors as ours."""
+"""MLflow's client: opened on our store, typed, with short requests, and its errors as ours.
+
+for run in pages(lambda token: client.search_runs(experiment_ids, condition, page_token=token)): ...
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Protocol, TypeVar
 from urllib.parse import quote
 
 from loratrack.errors import StoreError
@@ -18,7 +21,7 @@ EXPERIMENT = "loratrack"
 MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """Error codes for something that is not in the store."""
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
-"""Answers that another try does not change; everything else is tried again."""
+"""Error codes that another try does not change; every other request is tried again."""
 
 SHORT_REQUESTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -27,26 +30,251 @@ SHORT_REQUESTS = {
 }
 """MLflow's own seven retries take four minutes, in which a server that is back goes unnoticed."""
 
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
-def connect() -> Any:
+
+# MLflow's own annotations do not pass mypy's strict mode, so what we use of its classes is written down here.
+
+
+class Experiment(Protocol):
+    experiment_id: str
+    name: str
+    lifecycle_stage: str
+
+
+class RunInfo(Protocol):
+    run_id: str
+    run_name: str
+    experiment_id: str
+    status: str
+    lifecycle_stage: str
+    start_time: int
+    """Milliseconds, as all times of MLflow."""
+    end_time: int | None
+    artifact_uri: str
+
+
+class RunData(Protocol):
+    tags: Mapping[str, str]
+    params: Mapping[str, str]
+    metrics: Mapping[str, float]
+
+
+class InputTag(Protocol):
+    key: str
+    value: str
+
+
+class LoggedDataset(Protocol):
+    name: str
+    digest: str
+    profile: str | None
+
+
+class DatasetInput(Protocol):
+    dataset: LoggedDataset
+    tags: Sequence[InputTag]
+
+
+class RunInputs(Protocol):
+    dataset_inputs: Sequence[DatasetInput]
+
+
+class Run(Protocol):
+    info: RunInfo
+    data: RunData
+    inputs: RunInputs
+
+
+class MetricPoint(Protocol):
+    key: str
+    value: float
+    timestamp: int
+    step: int
+
+
+class FileInfo(Protocol):
+    path: str
+    is_dir: bool
+    file_size: int | None
+
+
+class ModelVersion(Protocol):
+    name: str
+    version: str
+    run_id: str | None
+    source: str
+    current_stage: str
+    tags: Mapping[str, str]
+    last_updated_timestamp: int
+
+
+class RegisteredModel(Protocol):
+    name: str
+    aliases: Mapping[str, str]
+    """Version numbers by alias."""
+    latest_versions: Sequence[ModelVersion]
+    """The newest version in each stage."""
+
+
+class PagedList(Protocol[T_co]):
+    token: str | None
+    """What the next page is asked for with; None or empty on the last one."""
+
+    def __iter__(self) -> Iterator[T_co]: ...
+
+
+class RegistryClient(Protocol):
+    """Behind MlflowClient; it writes without first asking whether the model is a prompt."""
+
+    def set_registered_model_alias(self, name: str, alias: str, version: str) -> None: ...
+
+    def delete_registered_model_alias(self, name: str, alias: str) -> None: ...
+
+    def transition_model_version_stage(
+        self, name: str, version: str, stage: str, archive_existing_versions: bool
+    ) -> ModelVersion: ...
+
+    def delete_model_version(self, name: str, version: str) -> None: ...
+
+    def get_model_version_download_uri(self, name: str, version: str) -> str: ...
+
+
+class Client(Protocol):
+    """What we use of MlflowClient."""
+
+    def get_experiment_by_name(self, name: str) -> Experiment | None: ...
+
+    def create_experiment(self, name: str, artifact_location: str | None = None) -> str: ...
+
+    def search_experiments(
+        self,
+        *,
+        max_results: int | None = 1000,
+        filter_string: str | None = None,
+        page_token: str | None = None,
+    ) -> PagedList[Experiment]: ...
+
+    def get_run(self, run_id: str) -> Run: ...
+
+    def search_runs(
+        self,
+        experiment_ids: list[str],
+        filter_string: str = "",
+        *,
+        max_results: int = 1000,
+        order_by: list[str] | None = None,
+        page_token: str | None = None,
+    ) -> PagedList[Run]: ...
+
+    def create_run(
+        self,
+        experiment_id: str,
+        *,
+        start_time: int | None = None,
+        tags: Mapping[str, str] | None = None,
+        run_name: str | None = None,
+    ) -> Run: ...
+
+    def update_run(self, run_id: str, status: str | None = None, name: str | None = None) -> None: ...
+
+    def set_terminated(self, run_id: str, status: str | None = None, end_time: int | None = None) -> None: ...
+
+    def set_tag(self, run_id: str, key: str, value: str) -> object: ...
+
+    def log_batch(
+        self,
+        run_id: str,
+        *,
+        metrics: Sequence[object] = (),
+        params: Sequence[object] = (),
+        tags: Sequence[object] = (),
+    ) -> object: ...
+
+    def log_inputs(self, run_id: str, datasets: Sequence[object] | None = None) -> None: ...
+
+    def log_artifacts(self, run_id: str, local_dir: str) -> None: ...
+
+    def list_artifacts(self, run_id: str, path: str | None = None) -> list[FileInfo]: ...
+
+    def get_metric_history(self, run_id: str, key: str) -> list[MetricPoint]: ...
+
+    def create_registered_model(self, name: str) -> RegisteredModel: ...
+
+    def get_registered_model(self, name: str) -> RegisteredModel: ...
+
+    def search_registered_models(
+        self,
+        filter_string: str | None = None,
+        *,
+        max_results: int = 100,
+        order_by: list[str] | None = None,
+        page_token: str | None = None,
+    ) -> PagedList[RegisteredModel]: ...
+
+    def create_model_version(
+        self, name: str, source: str, run_id: str | None = None, tags: Mapping[str, str] | None = None
+    ) -> ModelVersion: ...
+
+    def get_model_version(self, name: str, version: str) -> ModelVersion: ...
+
+    def get_model_version_by_alias(self, name: str, alias: str) -> ModelVersion: ...
+
+    def get_model_version_download_uri(self, name: str, version: str) -> str: ...
+
+    def search_model_versions(
+        self,
+        filter_string: str | None = None,
+        *,
+        max_results: int = 10000,
+        order_by: list[str] | None = None,
+        page_token: str | None = None,
+    ) -> PagedList[ModelVersion]: ...
+
+    def _get_registry_client(self) -> RegistryClient: ...
+
+
+def connect() -> Client:
     """An MlflowClient of `tracking_uri()`."""
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri())
+    client: Client = MlflowClient(tracking_uri())
+    return client
+
+
+def pages(ask: Callable[[str | None], PagedList[T]]) -> Iterator[T]:
+    """Every result of a search; `ask` sends the request for the page of this token, None for the first.
+
+    A page is asked for when the one before it has been read, so stopping early saves requests.
+    """
+    token = None
+    while True:
+        page = ask(token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def ensure_experiment(name: str) -> str:
     """The id of the experiment `name`, made when there is none; any number of processes may ask."""
     from mlflow.exceptions import MlflowException
 
-    mlflow_client = connect()
-    if mlflow_client.get_experiment_by_name(name) is None:
+    client = connect()
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        # In a database of ours artifacts lie below store_folder(), wherever the process runs; MLflow would
+        # put them below the current folder. A server decides for itself.
+        is_database = database_file(tracking_uri()) is not None
+        location = str(store_folder() / ARTIFACTS / quote(name, safe=" ")) if is_database else None
         try:
-            mlflow_client.create_experiment(name, artifact_location=_artifact_location(name))
+            client.create_experiment(name, artifact_location=location)
         except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
                 raise
-    experiment = mlflow_client.get_experiment_by_name(name)
+        experiment = client.get_experiment_by_name(name)
+    assert experiment is not None, "it was there, or has been made"
     if experiment.lifecycle_stage != "active":
         raise StoreError(
             f"experiment {name!r}: must not be deleted; bring it back with"
@@ -76,10 +304,3 @@ def answering() -> Iterator[None]:
 
 def quoted(name: str) -> str:
     return f'"{name}"' if "'" in name else f"'{name}'"
-
-
-def _artifact_location(name: str) -> str | None:
-    """Below `store_folder()`, wherever the process runs; a server decides for itself."""
-    if database_file(tracking_uri()) is None:
-        return None
-    return str(store_folder() / ARTIFACTS / quote(name, safe=" "))
