@@ -111,9 +111,13 @@ def _measure(key: str, folder: Path, workload: Workload, trials: int) -> Finding
 def _finding(url: str, began: datetime, seconds: float, memory_mb: float) -> Finding:
     (name,) = optuna.get_all_study_names(url)
     trials = optuna.load_study(study_name=name, storage=url).get_trials()
-    done = [trial for trial in trials if trial.state.name == "COMPLETE"]
-    best = max(trial.value for trial in done)
-    good = min(trial.datetime_complete for trial in done if trial.value >= best - POINTS)
+    ends = [
+        (trial.datetime_complete, trial.value)
+        for trial in trials
+        if trial.state.name == "COMPLETE" and trial.datetime_complete is not None and trial.value is not None
+    ]
+    best = max(value for _, value in ends)
+    good = min(end for end, value in ends if value >= best - POINTS)
     states = [trial.state.name.lower() for trial in trials]
     return Finding(
         seconds=seconds,

@@ -79,7 +79,8 @@ def postgresql() -> Iterator[str]:
         check=True,
         capture_output=True,
     )
-    command = [*user, programs / "postgres", "-D", folder / "data", "-k", folder, *settings]
+    command: list[str | Path] = [*user, programs / "postgres", "-D", folder / "data"]
+    command += ["-k", folder, *settings]
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
     uri = f"postgresql://loratrack@/postgres?host={folder}"
@@ -88,7 +89,15 @@ def postgresql() -> Iterator[str]:
         _initialise(uri)
         yield uri
     finally:
-        stop = [*user, programs / "pg_ctl", "stop", "-m", "immediate", "-D", folder / "data"]
+        stop: list[str | Path] = [
+            *user,
+            programs / "pg_ctl",
+            "stop",
+            "-m",
+            "immediate",
+            "-D",
+            folder / "data",
+        ]
         subprocess.run(stop, check=True, capture_output=True)
         process.wait()
         shutil.rmtree(folder, ignore_errors=True)

@@ -43,7 +43,7 @@ def test_the_door_is_complete() -> None:
     assert all(hasattr(lt, name) for name in lt.__all__)
     assert set(lt.__all__) <= set(dir(lt))
     with pytest.raises(AttributeError, match="has no attribute 'trian'"):
-        lt.trian  # type: ignore[attr-defined]  # noqa: B018
+        lt.trian  # noqa: B018
 
 
 def test_docs_name_all_of_it() -> None:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ print(json.dumps({"settings": told, "rooms": rooms, "torch": "torch" in sys.modu
 """
 
 
-def told_in(folder: Path, program: str = TELL) -> dict[str, dict[str, str]]:
+def told_in(folder: Path, program: str = TELL) -> dict[str, Any]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", "-c", program],

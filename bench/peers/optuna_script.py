@@ -31,7 +31,7 @@ class Search(Frozen):
     prune: bool
 
 
-class Report(TrainerCallback):
+class Report(TrainerCallback):  # type: ignore[misc]  # mypy does not read transformers
     """After each epoch: the scores, and whether the pruner still believes in the trial."""
 
     def __init__(self, trial: optuna.Trial) -> None:

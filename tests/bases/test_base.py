@@ -24,7 +24,9 @@ def refusal(arch: str | Path, *, trust_remote_code: bool = False) -> str:
 
 
 def encoder(base: Base, *, trust_remote_code: bool = False) -> torch.nn.Module:
-    return load_encoder(base, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    loaded = load_encoder(base, dtype=torch.float32, trust_remote_code=trust_remote_code)
+    assert isinstance(loaded, torch.nn.Module)
+    return loaded
 
 
 def change(file: Path, **settings: object) -> None:
@@ -108,7 +110,9 @@ def test_the_remedy_for_pickled_weights_works(tiny: Path, monkeypatch: pytest.Mo
     torch.save(weights, tiny / "pytorch_model.bin")
     message = refusal(tiny)
     assert "has its weights as pytorch_model.bin only, and a pickle can run any code" in message
-    code, folder = re.search(r'python -c "(.*)" and --set model\.arch=(\S+)$', message).groups()
+    advice = re.search(r'python -c "(.*)" and --set model\.arch=(\S+)$', message)
+    assert advice
+    code, folder = advice.groups()
     monkeypatch.chdir(tiny.parent)
     exec(code, {})
     found = encoder(resolve(folder)).state_dict()["encoder.layer.1.output.dense.weight"]

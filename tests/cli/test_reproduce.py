@@ -22,7 +22,7 @@ def test_a_run_is_repeated_to_the_bit(ask: Any, trained: Any) -> None:
     assert again.data.tags["project"] == "tiny"
     assert (again.info.status, again.info.run_name) == ("FINISHED", "first")
     assert again.data.params["train.layout"] == "padded"
-    assert len(client.search_model_versions("name='tiny'")) == 3
+    assert len(list(client.search_model_versions("name='tiny'"))) == 3
 
 
 def test_other_data_is_told_and_gives_other_metrics(ask: Any, trained: Any) -> None:
@@ -49,6 +49,7 @@ def test_a_run_without_files_cannot_be_repeated(ask: Any) -> None:
 def test_all_files_come_back(ask: Any) -> None:
     client = connect()
     first = client.get_model_version("tiny", "1").run_id
+    assert first
     kept = Path(client.get_run(first).info.artifact_uri)
     code, out, _ = ask("restore", "first", "--out", "some/files", "--json")
     assert code == 0
@@ -65,6 +66,7 @@ def test_all_files_come_back(ask: Any) -> None:
 def test_files_that_changed_are_named(ask: Any) -> None:
     client = connect()
     first = client.get_model_version("tiny", "1").run_id
+    assert first
     file = Path(client.get_run(first).info.artifact_uri) / "heads.safetensors"
     file.write_bytes(file.read_bytes()[:-1])
     code, _, err = ask("restore", first, "--out", "files")

@@ -40,7 +40,7 @@ def test_labels_stay_text() -> None:
 
 def test_a_config_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        config().train.lr = 1.0  # type: ignore[misc]
+        config().train.lr = 1.0
 
 
 @pytest.mark.parametrize("name", ["lora_alpha", "alpha"])

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,10 @@ MakeStored = Callable[[], cache.Stored]
 
 
 def stored(size: int = 100) -> cache.Stored:
-    arrays = {"tokens": np.arange(size, dtype=np.int32), "types": np.zeros((4, 2), np.uint8)}
+    arrays: dict[str, np.ndarray] = {
+        "tokens": np.arange(size, dtype=np.int32),
+        "types": np.zeros((4, 2), np.uint8),
+    }
     return cache.Stored(arrays, {"mean": 2.5})
 
 
@@ -159,7 +163,7 @@ def test_prune_keeps_what_was_used_last_within_the_size(cache_folder: Path) -> N
 
 def test_prune_deletes_the_oldest_first_whatever_their_size(cache_folder: Path) -> None:
     for days, name, size in ((3, "small", 10), (2, "large", 5_000), (1, "newest", 10)):
-        cache.fetch({"name": name}, lambda size=size: stored(size), print)
+        cache.fetch({"name": name}, partial(stored, size), print)
         used_days_ago(cache_folder / cache.key_of({"name": name}), days)
     newest, large, small = cache.entries()
     assert cache.prune(max_bytes=newest.num_bytes + large.num_bytes) == [small]

@@ -38,7 +38,7 @@ def test_offsets_are_well_formed(texts: list[str], max_len: int) -> None:
     assert tokens.offsets[-1] == len(tokens.tokens)
     assert (np.diff(tokens.offsets) > 0).all()
     assert (np.diff(tokens.offsets) <= max_len).all()
-    assert (tokens.tokens.dtype, tokens.offsets.dtype) == (np.int32, np.int64)
+    assert (tokens.tokens.dtype, tokens.offsets.dtype) == (np.dtype(np.int32), np.dtype(np.int64))
     assert rows_of(tokens) == [[ord(letter) for letter in text][:max_len] for text in texts]
 
 

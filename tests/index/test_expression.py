@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -142,8 +144,8 @@ def test_what_is_written_is_read_back(expression: Expression) -> None:
 
 
 @given(expressions, st.randoms())
-def test_and_or_not_mean_what_they_mean_in_python(expression: Expression, chance: object) -> None:
-    truth = {each: chance.random() < 0.5 for each in comparisons(expression)}  # type: ignore[attr-defined]
+def test_and_or_not_mean_what_they_mean_in_python(expression: Expression, chance: Random) -> None:
+    truth = {each: chance.random() < 0.5 for each in comparisons(expression)}
 
     def value(part: Expression) -> bool:
         match part:

@@ -71,7 +71,7 @@ def test_token_counts_are_rounded_up_with_tokens_of_nobody() -> None:
 def test_token_types_travel_with_their_tokens(layout: str) -> None:
     rows = rows_of([2, 3])
     typed = Rows(rows.tokens, rows.offsets, np.array([0, 1, 0, 1, 1], dtype=np.uint8))
-    batch = assemble(typed, [np.array([1, 0])], layout)  # type: ignore[arg-type]
+    batch = assemble(typed, [np.array([1, 0])], layout)
     assert batch.token_types is not None
     kept = batch.token_types.flatten()
     real = kept[: len(batch.row_of_token)] if batch.real_tokens is None else kept[batch.real_tokens]
@@ -112,5 +112,9 @@ def test_bounds_of_ragged_rows_reach_the_end_in_steps_that_are_not_too_long(
 
 
 def test_what_is_sent_to_a_gpu_lies_side_by_side() -> None:
-    arrays = {"a": np.zeros(3, np.int64), "b": np.zeros((2, 2), np.int32), "c": np.zeros(1, np.float32)}
+    arrays: dict[str, np.ndarray] = {
+        "a": np.zeros(3, np.int64),
+        "b": np.zeros((2, 2), np.int32),
+        "c": np.zeros(1, np.float32),
+    }
     assert sent_bytes(arrays) == 32 + 16 + 16

@@ -20,7 +20,7 @@ def test_places_are_dropped_each_with_the_same_probability(share: float) -> None
     assert (counts - counts.mean()).square().mean().sqrt() > 0.4 * deviation
     by_column = 1 - torch.stack(kept).mean(dim=(0, 1))
     assert (by_column - share).abs().max() < 4.5 * (share / (10 * rows)) ** 0.5
-    assert set(torch.stack(kept).unique().tolist()) == {0, 1}
+    assert set(torch.stack(kept).flatten().tolist()) == {0, 1}
 
 
 @pytest.mark.parametrize("share", [0.05, 0.5])
@@ -33,7 +33,7 @@ def test_a_gpu_draws_its_share_from_token_layer_and_feature(share: float) -> Non
         return factors(Draws(keys, bounds), layer, features).float()
 
     first = drawn(seed=7, layer=1)
-    assert sorted(first.unique().tolist()) == [0, 1]
+    assert sorted(set(first.flatten().tolist())) == [0, 1]
     assert abs(1 - first.mean() - share) < 4.5 * (share / first.numel()) ** 0.5
     assert (1 - first.mean(dim=0) - share).abs().max() < 4.5 * (share / tokens) ** 0.5
     assert (1 - first.mean(dim=1) - share).abs().max() < 5.5 * (share / features) ** 0.5

@@ -106,7 +106,7 @@ def logits(
     with network.routed(batch, names, dropout):
         result = network.logits(batch, names)
         if training:
-            result.square().sum().backward()
+            torch.autograd.backward(result.square().sum())
     return result.detach()
 
 
@@ -179,7 +179,7 @@ def test_members_routed_as_on_a_gpu_learn_what_each_does_alone(layout: Layout) -
     }
     shares = {"ann": np.arange(7), "bob": np.arange(5, 17), "cid": np.arange(11, 14)}
 
-    def learned(dtype: torch.dtype, *names: str) -> dict[str, Tensor]:
+    def learned(dtype: torch.dtype, *names: str) -> dict[str, list[Tensor]]:
         network = Network(tiny("bert"), "mean", CPU, use_lora=True, dtype=dtype)
         for name in names:
             network.add(name, settings[name], CLASSES, seed=ord(name[0]))
@@ -194,7 +194,7 @@ def test_members_routed_as_on_a_gpu_learn_what_each_does_alone(layout: Layout) -
         with network.routed(batch, names, dropout):
             assert network.router.route.ends is not None
             assert (network.router.route.draws is None) == (names == ("cid",))
-            network.logits(batch, names).square().sum().backward()
+            torch.autograd.backward(network.logits(batch, names).square().sum())
         return {name: gradients(network, name) for name in names}
 
     together = learned(torch.bfloat16, *shares)

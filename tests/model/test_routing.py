@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,7 +76,7 @@ def test_an_adapted_layer_is_what_autograd_makes_of_its_formula(kind: type[nn.Mo
         r=4, lora_alpha=6, lora_dropout=share, target_modules=["0"], fan_in_fan_out=kind is Conv1D
     )
     PeftModel(layer, settings, adapter_name="ann")
-    lora = layer[0]
+    lora: Any = layer[0]  # PEFT's own layer, which has no types
     down, up = lora.lora_A["ann"].weight, lora.lora_B["ann"].weight
     nn.init.normal_(up)
     trained, router = FlatParameters([down, up], torch.float32), Router()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -24,7 +25,7 @@ SMALL = {
     "intermediate_size": 48,
     "pad_token_id": 0,
 }
-OWN_NAMES = {
+OWN_NAMES: dict[str, dict[str, Any]] = {
     "deberta": {"pos_att_type": ["c2p", "p2c"], "relative_attention": True},
     "gemma3_text": {"head_dim": 8, "num_key_value_heads": 2},
     "gemma": {"head_dim": 8, "num_key_value_heads": 2},
@@ -39,7 +40,9 @@ OWN_NAMES = {
 def network_of(model_type: str) -> nn.Module:
     config = CONFIG_MAPPING[model_type](**{**SMALL, **OWN_NAMES.get(model_type, {})})
     with torch.device("meta"):  # names and types are all that counts
-        return AutoModel.from_config(config)
+        network = AutoModel.from_config(config)
+    assert isinstance(network, nn.Module)
+    return network
 
 
 def adapted_by_peft(coverage: Coverage, network: nn.Module) -> set[str]:

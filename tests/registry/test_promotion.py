@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +23,6 @@ from tests.stores import use
 from loratrack.errors import RefusedError, UserError
 from loratrack.registry import events, promotion
 from loratrack.registry.promotion import CHALLENGER, CHAMPION
-from loratrack.store import process
 from loratrack.store.client import connect
 
 MODEL = "clinc"
@@ -242,9 +243,9 @@ def test_another_machine_is_not_declared_dead(
     promotion.promote(MODEL, 1, expected=None, gate=fit)
     monkeypatch.setattr(events, "WAIT_SECONDS", 0.2)
     with pytest.MonkeyPatch.context() as elsewhere:
-        elsewhere.setattr(process.socket, "gethostname", lambda: "far-away")
+        elsewhere.setattr(socket, "gethostname", lambda: "far-away")
         wanted = events.Event(MODEL, CHAMPION, "promote", 1, 2)
-        events.write(registry, wanted, at_ms=events.time.time_ns() // 1_000_000)
+        events.write(registry, wanted, at_ms=time.time_ns() // 1_000_000)
     with pytest.raises(RefusedError, match=r"on far-away has been under way .* reconcile clinc --force"):
         promotion.promote(MODEL, 3, expected=1, gate=fit)
     assert promotion.aliases(MODEL) == {CHAMPION: 1}

@@ -39,7 +39,7 @@ def saved(untrained: Path, sample: Any, tmp_path_factory: pytest.TempPathFactory
 def expected(untrained: Path) -> list[dict[str, Any]]:
     frame = pyfunc.table(Classifier(untrained), {"text": TEXTS})
     assert list(frame.columns) == COLUMNS
-    return frame.to_dict("records")
+    return [dict(zip(COLUMNS, row, strict=True)) for row in frame.itertuples(index=False)]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ from loratrack.tracking.writer import RunWriter
 SHA256 = "0123456789abcdef" * 4
 
 
-def start(name: str = "exp_v1", **settings: object) -> RunWriter:
-    return RunWriter.start(name=name, params=settings, tags={"exp_id": name})
+def start(name: str = "exp_v1", params: Mapping[str, object] | None = None) -> RunWriter:
+    return RunWriter.start(name=name, params=params or {}, tags={"exp_id": name})
 
 
 def test_a_run_holds_what_it_was_told(client: MlflowClient, tmp_path: Path) -> None:
@@ -28,7 +29,7 @@ def test_a_run_holds_what_it_was_told(client: MlflowClient, tmp_path: Path) -> N
     (files / "plots" / "loss.png").write_bytes(b"png")
     (files / "config_copy.yaml").write_text("exp_id: exp_v1\n")
     (files / "config_copy.yaml").chmod(0o444)
-    run = start(**{"train.lr": 2e-5, "data.text_column": ("a", "文")})
+    run = start(params={"train.lr": 2e-5, "data.text_column": ("a", "文")})
     for epoch in range(3):
         run.log_metrics({"f1": epoch / 2, "train/loss": 1 / (epoch + 1)}, step=epoch)
     run.log_dataset("train.csv", "data/train.csv", SHA256, "training", 120)
@@ -66,7 +67,7 @@ def test_a_run_joins_the_one_that_mlflow_made_once(
     made = client.create_run(ensure_experiment("other"), run_name="bold-fox").info
     client.log_batch(made.run_id, params=[Param("config", "a.yaml"), Param("set", "''")])
     monkeypatch.setenv("MLFLOW_RUN_ID", made.run_id)
-    joined = start("exp_v2", config="b.yaml", **{"train.epochs": 2})
+    joined = start("exp_v2", {"config": "b.yaml", "train.epochs": 2})
     second = start("exp_v3")
     assert (joined.run_id, joined.experiment_id) == (made.run_id, made.experiment_id)
     assert second.run_id != made.run_id

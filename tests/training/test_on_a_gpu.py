@@ -138,7 +138,7 @@ def test_ragged_rows_give_the_logits_of_padded_ones(kind: str) -> None:
     assert network.takes_ragged
     answers = []
     for layout in ("packed", "padded"):
-        network.layout = layout  # type: ignore[assignment]
+        network.layout = layout
         network.eval()
         batch = network.arrange(DATASET.train, [np.arange(24)], ["cid"]).on(network.device)
         with torch.inference_mode(), network.routed(batch, ["cid"]):

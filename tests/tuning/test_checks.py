@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from loratrack.config import load
-from loratrack.config.sweep import SweepConfig, load_sweep
+from loratrack.config.sweep import Choice, SweepConfig, load_sweep
 from loratrack.errors import ConfigError
 from loratrack.tuning.checks import check
 
@@ -196,6 +196,7 @@ def test_paths_among_the_choices_start_at_the_file(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     config: SweepConfig = load_sweep(file)
     choices = config.sweep.space["data.raw_data_path"]
+    assert isinstance(choices, Choice)
     assert choices.choice == (f"{tmp_path}/a.csv", f"{tmp_path}/b.csv")
     assert config.exp_id == "s"
 

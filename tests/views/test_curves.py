@@ -21,7 +21,8 @@ def history(tasks: list[str]) -> dict[int, dict[str, float]]:
 
 
 def confusion(num_labels: int) -> np.ndarray:
-    return np.eye(num_labels, dtype=int) * 9 + (np.indices((num_labels, num_labels)).sum(axis=0) % 7 == 0)
+    strays = np.indices((num_labels, num_labels)).sum(axis=0) % 7 == 0
+    return np.asarray(np.eye(num_labels, dtype=int) * 9 + strays)
 
 
 def test_each_task_has_its_curves_and_its_matrix(tmp_path: Path) -> None:
@@ -70,6 +71,6 @@ def test_long_labels_lose_their_middle(tmp_path: Path) -> None:
 def test_the_best_epoch_is_marked() -> None:
     axes = curves.loss_figure(history(["risk"]), best_epoch=2).axes[0]
     [line] = [line for line in axes.lines if line.get_label() == "best epoch"]
-    assert list(line.get_xdata()) == [2, 2]
+    assert np.asarray(line.get_xdata()).tolist() == [2, 2]
     axes = curves.loss_figure(history(["risk"]), best_epoch=None).axes[0]
     assert "best epoch" not in [line.get_label() for line in axes.lines]

@@ -38,6 +38,7 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Experiment(Protocol):
+    artifact_location: str
     experiment_id: str
     name: str
     lifecycle_stage: str

@@ -100,7 +100,7 @@ def test_a_damaged_entry_gives_the_same_tokens_again(
     assert "is damaged (train.tokens.npy has 7 bytes, not" in notices[0]
 
 
-KEYED = {
+KEYED: dict[str, dict[str, Any]] = {
     "a changed byte in the data": {"content": lambda text: text.replace("number 7,", "Number 7,")},
     "max_len": {"max_len": 16},
     "text column": {"text_column": "copy"},
