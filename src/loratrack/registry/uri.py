@@ -5,16 +5,18 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from loratrack.errors import UserError, did_you_mean
+from loratrack.index.tables import DATABASES
 from loratrack.places import PYFUNC
+from loratrack.registry import versions
 from loratrack.store.client import MISSING, answering, connect, quoted, use_short_requests
-from loratrack.store.place import store_name, tracking_uri
+from loratrack.store.place import SQLITE, store_name, tracking_uri
 
 MODELS, RUNS = "models:/", "runs:/"
 LOADER = "loratrack.serving.pyfunc"
@@ -39,6 +41,11 @@ def fetch(model: str) -> Path:
 
 def _registered(model: str) -> Path:
     use_short_requests()
+    if tracking_uri().startswith((SQLITE, *DATABASES)):
+        # The tables know the names: a mistyped one is refused before MLflow is imported, which takes seconds.
+        name, names = _parts(model.removeprefix(MODELS))[0], versions.names(None)
+        if name not in names:
+            raise _no_such_model(name, names)
     with answering():
         client = connect()
         name, version = _version(client, model)
@@ -71,9 +78,12 @@ def _known(client: Any, name: str) -> Any:
     except MlflowException as error:
         if error.error_code not in MISSING:
             raise
-    names = [found.name for found in client.search_registered_models()]
-    listed = f"; the registry has {_listed(names)}" if names else "; the registry is empty"
-    raise UserError(f"{MODELS}{name}: no such registered model{did_you_mean(name, names) or listed}")
+    raise _no_such_model(name, [model.name for model in client.search_registered_models()])
+
+
+def _no_such_model(name: str, names: Sequence[str]) -> UserError:
+    others = f"; the registry has {_listed(names)}" if names else "; the registry is empty"
+    return UserError(f"{MODELS}{name}: no such registered model{did_you_mean(name, names) or others}")
 
 
 def _of_alias(name: str, wanted: str, aliases: Mapping[str, int]) -> int:
