@@ -15,7 +15,6 @@ from mlflow import MlflowClient
 from loratrack.errors import RefusedError, StoreError, UserError
 from loratrack.index import detail, search
 from loratrack.index.opened import open_tables
-from loratrack.registry import events
 from loratrack.store.place import database_file, tracking_uri
 
 QUESTIONS = [
@@ -196,10 +195,6 @@ def test_a_store_of_another_version_says_what_to_do(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     with open_tables() as tables, pytest.raises(StoreError, match="mlflow db upgrade"):
         search.search(tables, limit=10)
-
-
-def test_events_of_the_registry_are_no_runs() -> None:
-    assert search.EVENTS_EXPERIMENT == events.EXPERIMENT
 
 
 def test_asking_a_database_imports_neither_mlflow_nor_torch(store_of_runs: str) -> None:

@@ -39,7 +39,7 @@ def test_every_recorded_place_follows_a_move(
     assert Path(found, "model", "told.txt").read_text() == "whole"
     assert client.get_model_version_download_uri("intents", "1") == f"{found}/model"
     assert client.get_experiment_by_name("loratrack").artifact_location == f"{new}/artifacts/loratrack"
-    assert caplog.messages == [f"{new} was in {tmp_path}/mlruns before: 4 recorded places are put right"]
+    assert caplog.messages == [f"{new} was in {tmp_path}/mlruns before: 4 artifact paths are corrected"]
 
 
 def test_a_copy_keeps_to_itself(run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

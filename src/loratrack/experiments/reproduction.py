@@ -27,9 +27,9 @@ from loratrack.experiments.recording import WriterLog
 from loratrack.experiments.result import RunStatus, Training
 from loratrack.experiments.run import artifact_uri, train_one
 from loratrack.experiments.watcher import Nobody, Watcher
-from loratrack.index.search import PARENT_TAG
 from loratrack.places import BUNDLE, CONFIG_COPY, DATA_REPORT, ENVIRONMENT, METRICS
 from loratrack.registry import lookup
+from loratrack.store.client import PARENT_TAG
 from loratrack.tracking import artifacts
 from loratrack.tracking.environment import environment
 

@@ -1,29 +1,25 @@
-"""One run, with all that is kept of it: epochs, datasets, files, environment and notices."""
+"""One run, with everything stored about it: epochs, datasets, files, environment and notices."""
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlparse
 
-from loratrack.errors import RefusedError, UserError
+from loratrack.errors import RefusedError, UserError, did_you_mean
 from loratrack.index.runs import ONLY_LATEST, RunSummary, StoredRun, in_full
 from loratrack.index.search import parents, summaries
 from loratrack.index.tables import Dataset, Tables
 from loratrack.metrics import SCORE
-from loratrack.store.client import answering, connect
+from loratrack.places import ENVIRONMENT, NOTICES
+from loratrack.store.client import RUN_ID_PREFIX, answering, connect
 from loratrack.store.place import store_name
 
-ENVIRONMENT, NOTICES = "env_info.json", "notices.txt"
 EPOCH_AREAS = ("train/", "validation/", "time/epoch_seconds")
 """What the table of epochs holds besides the scores."""
-MIN_PREFIX = 4
-RUN_ID_PREFIX = re.compile(rf"[0-9a-f]{{{MIN_PREFIX},32}}")
 MAX_LISTED = 5
 
 
@@ -45,17 +41,17 @@ class Detail:
 
 
 def find(tables: Tables, wanted: str) -> RunSummary:
-    """The run of this id or unique beginning of one, else the newest one of this exp_id or name,
-    which is a sweep or a chain only where there is no training called so.
+    """The run with this id or unique id prefix; else the newest with this exp_id or name, trainings
+    before sweeps and chains.
 
-    RefusedError when there is none, UserError when a beginning is that of several.
+    RefusedError when there is none, UserError when several ids have the prefix.
     """
     named = summaries(
         tables, "AND (r.run_uuid = :wanted OR r.name = :wanted OR x.value = :wanted)", wanted=wanted
     )
     if named:
-        frames = parents(tables) - {wanted}
-        return next((summary for summary in named if summary.run_id not in frames), named[0])
+        parent_ids = parents(tables) - {wanted}
+        return next((summary for summary in named if summary.run_id not in parent_ids), named[0])
     if RUN_ID_PREFIX.fullmatch(wanted):
         begun = summaries(
             tables, "AND r.run_uuid > :wanted AND r.run_uuid < :end", wanted=wanted, end=f"{wanted}g"
@@ -66,8 +62,8 @@ def find(tables: Tables, wanted: str) -> RunSummary:
         if begun:
             return begun[0]
     every = summaries(tables)
-    close = difflib.get_close_matches(wanted, {summary.exp_id for summary in every}, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else "; loratrack compare lists all"
+    close = did_you_mean(wanted, {summary.exp_id for summary in every})
+    hint = close or "; loratrack compare lists all"
     raise RefusedError(f"{wanted}: no such run or exp_id among {len(every):,} runs in {store_name()}{hint}")
 
 
@@ -92,7 +88,7 @@ def detail(tables: Tables, wanted: str) -> Detail:
 
 
 def _epochs(tables: Tables, run: StoredRun) -> dict[int, dict[str, float]]:
-    """The last value that was told of each metric for each epoch."""
+    """The last logged value of each metric for each epoch."""
     run_id = run.summary.run_id
     names = [name for name in run.metrics if _is_of_epochs(name)]
     tables.need_history([run_id], names)

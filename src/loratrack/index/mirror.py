@@ -9,7 +9,6 @@ run brought back, a version deleted, and runs of machines whose clock is `CLOCK_
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -21,10 +20,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from loratrack.disk import locked, whole_file
 from loratrack.index.tables import Dataset, Row, SqliteTables, dataset, unreadable
-from loratrack.store.client import answering, connect, use_short_requests
+from loratrack.store.client import (
+    Client,
+    ModelVersion,
+    PagedList,
+    Run,
+    answering,
+    connect,
+    pages,
+    use_short_requests,
+)
 from loratrack.store.place import store_folder, store_name
 
 log = logging.getLogger(__name__)
@@ -36,6 +45,7 @@ CLOCK_SKEW_SECONDS = 3600
 PAGE = 1000
 IDS_AT_ONCE = 100
 REQUESTS_AT_ONCE = 4
+T = TypeVar("T")
 SCHEMA = """
 CREATE TABLE looks(whole REAL, last REAL);
 CREATE TABLE experiments(experiment_id TEXT PRIMARY KEY, name TEXT);
@@ -58,7 +68,7 @@ CREATE INDEX versions_of ON model_versions(run_id);
 OF_A_RUN = ("tags", "params", "latest_metrics", "metrics", "runs")
 
 
-def opened(is_rebuild: bool) -> Mirror:
+def open_mirror(is_rebuild: bool) -> Mirror:
     """The copy of the tracking server, which has seen all that is new there."""
     use_short_requests()
     file = store_folder() / "index" / f"{hashlib.sha256(store_name().encode()).hexdigest()[:16]}.db"
@@ -82,7 +92,7 @@ class Mirror(SqliteTables):
         [(last,)] = self.rows("SELECT l.last FROM looks l")
         now, since_ms = time.time(), int((last - CLOCK_SKEW_SECONDS) * 1000)
         experiments = self.server.experiments()
-        runs: dict[str, Any] = {}
+        runs: dict[str, Run] = {}
         for which in (f"start_time >= {since_ms}", f"end_time >= {since_ms}", "status = 'RUNNING'"):
             runs |= {
                 run.info.run_id: run for run in self.server.runs(list(experiments), f"attributes.{which}")
@@ -127,11 +137,11 @@ class Mirror(SqliteTables):
     def datasets(self, run_id: str) -> list[Dataset]:
         return self.server.datasets(run_id)
 
-    def save_all(self, runs: Iterable[Any]) -> None:
+    def save_all(self, runs: Iterable[Run]) -> None:
         with self._writing():
             self._save(runs, gone=())
 
-    def _save(self, runs: Iterable[Any], gone: Sequence[str]) -> bool:
+    def _save(self, runs: Iterable[Run], gone: Sequence[str]) -> bool:
         """Whether this changes anything; of a run that has changed, the history is forgotten."""
         known: dict[str, str] = dict(self.rows("SELECT r.run_uuid, r.digest FROM runs r"))
         changed = [run for run in runs if known.get(run.info.run_id) != _digest(run)]
@@ -168,22 +178,22 @@ class Mirror(SqliteTables):
 class _Server:
     """The questions that a tracking server answers; StoreError when it does not."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Client) -> None:
         self.client = client
 
     def experiments(self) -> dict[str, str]:
         """Names by id."""
-        pages = _pages(lambda token: self.client.search_experiments(max_results=PAGE, page_token=token))
-        return {str(each.experiment_id): each.name for each in pages}
+        experiments = _pages(lambda token: self.client.search_experiments(max_results=PAGE, page_token=token))
+        return {str(each.experiment_id): each.name for each in experiments}
 
-    def runs(self, experiment_ids: Sequence[str], clause: str = "") -> Iterator[Any]:
+    def runs(self, experiment_ids: Sequence[str], clause: str = "") -> Iterator[Run]:
         return _pages(
             lambda token: self.client.search_runs(
                 list(experiment_ids), clause, max_results=PAGE, page_token=token
             )
         )
 
-    def runs_called(self, experiment_ids: Sequence[str], run_ids: Sequence[str]) -> dict[str, Any]:
+    def runs_called(self, experiment_ids: Sequence[str], run_ids: Sequence[str]) -> dict[str, Run]:
         """Without those that are gone."""
         return {
             run.info.run_id: run
@@ -252,37 +262,31 @@ def _needs_whole_reading(file: Path) -> bool:
 
 def _build(file: Path, server: _Server, is_rebuild: bool) -> None:
     """Read all there is into a new file and rename it into place; one process does it at a time."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(file.with_suffix(".lock")):
         if not is_rebuild and not _needs_whole_reading(file):
             return  # another process has built it meanwhile, and has it open
-        draft = file.with_suffix(".draft")
-        draft.unlink(missing_ok=True)
         now = time.time()
-        with closing(sqlite3.connect(draft)) as database, database:
-            database.executescript(f"{SCHEMA}; PRAGMA user_version = {FORMAT}")
-            database.execute("INSERT INTO looks VALUES (?, ?)", (now, now))
-        with closing(Mirror(draft, server)) as mirror:
-            log.warning("%s: reading all runs; next time only what is new", store_name())
-            for part in _parts(list(server.experiments())):
-                for page in _batches(server.runs(part)):
-                    mirror.save_all(page)
-            with mirror._writing():
-                mirror._save_versions(server.versions(since_ms=0))
-        draft.rename(file)
+        with whole_file(file) as draft:
+            with closing(sqlite3.connect(draft)) as database, database:
+                database.executescript(f"{SCHEMA}; PRAGMA user_version = {FORMAT}")
+                database.execute("INSERT INTO looks VALUES (?, ?)", (now, now))
+            with closing(Mirror(draft, server)) as mirror:
+                log.warning("%s: reading all runs; next time only what is new", store_name())
+                for part in _parts(list(server.experiments())):
+                    for page in _batches(server.runs(part)):
+                        mirror.save_all(page)
+                with mirror._writing():
+                    mirror._save_versions(server.versions(since_ms=0))
 
 
-def _pages(ask: Callable[[str | None], Any]) -> Iterator[Any]:
-    """What `ask` finds, page after page."""
-    token = None
-    while True:
+def _pages(ask: Callable[[str | None], PagedList[T]]) -> Iterator[T]:
+    """Only the server's errors are translated, not those of whoever reads the pages."""
+
+    def answered(token: str | None) -> PagedList[T]:
         with answering():
-            page = ask(token)
-        yield from page
-        token = page.token
-        if not token:
-            return
+            return ask(token)
+
+    return pages(answered)
 
 
 def _parts(values: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -290,7 +294,7 @@ def _parts(values: Sequence[str]) -> Iterator[Sequence[str]]:
         yield values[start : start + IDS_AT_ONCE]
 
 
-def _batches(runs: Iterator[Any]) -> Iterator[list[Any]]:
+def _batches(runs: Iterator[Run]) -> Iterator[list[Run]]:
     while batch := list(islice(runs, PAGE)):
         yield batch
 
@@ -299,13 +303,13 @@ def _quoted(values: Sequence[str]) -> str:
     return ", ".join(f"'{value}'" for value in values)
 
 
-def _head_row(run: Any) -> Row:
+def _head_row(run: Run) -> Row:
     info = run.info
     summary = (info.run_id, info.run_name, info.status, info.start_time, info.end_time, info.lifecycle_stage)
     return (*summary, info.artifact_uri, info.experiment_id, _digest(run))
 
 
-def _pairs(runs: Iterable[Any], kind: str) -> Iterator[tuple[str, str, Any]]:
+def _pairs(runs: Iterable[Run], kind: str) -> Iterator[tuple[str, str, Any]]:
     for run in runs:
         for key, value in getattr(run.data, kind).items():
             yield key, run.info.run_id, value
@@ -316,10 +320,10 @@ def _number(value: float) -> tuple[float, bool]:
     return (0.0, True) if math.isnan(value) else (value, False)
 
 
-def _digest(run: Any) -> str:
+def _digest(run: Run) -> str:
     told = json.dumps([dict(run.info), run.data.to_dictionary()], sort_keys=True, default=str)
     return hashlib.sha256(told.encode()).hexdigest()
 
 
-def _version_row(version: Any) -> Row:
+def _version_row(version: ModelVersion) -> Row:
     return (version.name, int(version.version), version.current_stage, version.run_id)

@@ -32,4 +32,4 @@ def _of(uri: str, is_rebuild: bool) -> Tables:
         return DatabaseTables(uri)
     from loratrack.index import mirror
 
-    return mirror.opened(is_rebuild)
+    return mirror.open_mirror(is_rebuild)

@@ -6,13 +6,12 @@ and `metrics.` before it say which. A metric is its value at the run's best epoc
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from loratrack.errors import UserError
+from loratrack.errors import UserError, closest
 from loratrack.index.comparisons import Test, Value, meaning, number
 from loratrack.index.expression import Comparison, Expression, ExpressionError, comparisons, holds, parse
 from loratrack.index.runs import (
@@ -28,10 +27,8 @@ from loratrack.index.runs import (
 )
 from loratrack.index.tables import Tables
 from loratrack.metrics import is_lower_better
+from loratrack.store.client import EVENTS_EXPERIMENT, PARENT_TAG
 
-EVENTS_EXPERIMENT = "registry-events"
-"""Its runs are moves in the registry, no trainings."""
-PARENT_TAG = "mlflow.parentRunId"
 ALWAYS_KNOWN = re.compile(r"(best_|test_)?(avg_)?(accuracy|f1)|(train|validation)/loss|best_epoch")
 """Metrics that are no mistake in a store where no run has one yet."""
 MANY_SHARE = 0.1
@@ -64,8 +61,8 @@ def search(
     """
     tests = None if filter_text is None else _meanings(filter_text, now or datetime.now())
 
-    def ordered() -> tuple[Heads, list[RunSummary]]:
-        known = Heads(tables)
+    def ordered() -> tuple[RunTable, list[RunSummary]]:
+        known = RunTable(tables)
         found = list(known.by_id.values())
         if filter_text is not None and tests is not None:
             is_in = _filter(known, *tests, filter_text)
@@ -103,22 +100,22 @@ def summaries(tables: Tables, clause: str = "", **values: object) -> list[RunSum
 
 
 def parents(tables: Tables) -> set[str]:
-    """Runs around other runs: sweeps and chains."""
+    """Ids of parent runs (sweeps, chains)."""
     return {
         run_id
         for (run_id,) in tables.rows("SELECT DISTINCT t.value FROM tags t WHERE t.key = :key", key=PARENT_TAG)
     }
 
 
-class Heads:
+class RunTable:
     """Our trainings, the newest first, and one column of them after the other."""
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
         self._columns: dict[str, Column | None] = {}
-        frames = parents(tables)
+        parent_ids = parents(tables)
         self.by_id = {
-            summary.run_id: summary for summary in summaries(tables) if summary.run_id not in frames
+            summary.run_id: summary for summary in summaries(tables) if summary.run_id not in parent_ids
         }
 
     def column(self, name: str) -> Column | None:
@@ -154,8 +151,8 @@ class Heads:
         known |= {key: key for key in (*ATTRIBUTES, *REGISTERED)}
         kind, _, key = name.partition(".")
         meant = key if kind in KINDS else name
-        close = [meant] if meant in known else difflib.get_close_matches(meant, known, n=1, cutoff=0.7)
-        return f"no run has {name!r}" + (f"; did you mean {known[close[0]]!r}?" if close else "")
+        near = meant if meant in known else closest(meant, known, cutoff=0.7)
+        return f"no run has {name!r}" + (f"; did you mean {known[near]!r}?" if near else "")
 
     def _nothing(self, name: str) -> Column | None:
         return {} if not self.by_id or ALWAYS_KNOWN.fullmatch(name) else None
@@ -171,7 +168,7 @@ class Heads:
         return {run_id: (value,) for run_id, value in rows if run_id in self.by_id and value is not None}
 
     def _metric(self, metric: str) -> Column:
-        """`Record.best` of all runs."""
+        """`StoredRun.best` of all runs."""
         if metric.startswith(ONLY_LATEST):
             return {run_id: (value,) for run_id, value in self._latest(metric).items()}
         values: dict[str, float] = {}
@@ -215,7 +212,7 @@ def _meanings(text: str, now: datetime) -> tuple[Expression, dict[Comparison, Te
 
 
 def _filter(
-    known: Heads, expression: Expression, tests: Mapping[Comparison, Test], text: str
+    known: RunTable, expression: Expression, tests: Mapping[Comparison, Test], text: str
 ) -> Callable[[str], bool]:
     columns: dict[str, Column] = {}
     for name in (each.name for each in tests):
@@ -230,7 +227,7 @@ def _filter(
     return is_in
 
 
-def _sorted(ordered: Sequence[RunSummary], known: Heads, name: str) -> list[RunSummary]:
+def _sorted(ordered: Sequence[RunSummary], known: RunTable, name: str) -> list[RunSummary]:
     """Runs with none of it come last, equal ones stay in their order."""
     column = known.column(name)
     if column is None:

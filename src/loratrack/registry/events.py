@@ -15,26 +15,26 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal, cast
 
 from loratrack.disk import locked
 from loratrack.errors import RefusedError
 from loratrack.index.opened import open_tables
 from loratrack.store import process, secrets
-from loratrack.store.client import ensure_experiment, quoted
+from loratrack.store.client import EVENTS_EXPERIMENT, Client, ensure_experiment, pages, quoted
 from loratrack.store.place import store_folder, tracking_uri
 
-EXPERIMENT = "registry-events"
 MLFLOW_USER = "mlflow.user"
 """The tag that MLflow shows as the user of a run."""
 Kind = Literal["promote", "rollback", "delete", "reconcile", "noticed"]
 NONE = "none"
 LOCK_FILE = ".registry.lock"
 RECENT = 50
-"""Moves that are looked at before a new one; more than are ever under way together."""
+"""Moves that are looked at before a new one; safely more than can run at once."""
 WAIT_SECONDS = 20.0
 GAP_MS = 3
-"""Times never run backwards, whatever the clocks say, and leave room for moves found out about late."""
+"""Minimum gap between start times: keeps the order under clock skew and leaves room to insert moves
+made by hand."""
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.02, 0.5
 
 
@@ -79,13 +79,13 @@ class Claim:
         return made if len(self.before) < RECENT else None
 
 
-def made(client: Any, model: str) -> Iterator[Event]:
+def made(client: Client | None, model: str) -> Iterator[Event]:
     """The moves of the model that were made, the newest first, read as far as they are asked for."""
     return _search(client, model, status="FINISHED")
 
 
-def latest(client: Any, model: str, aliases: Iterable[str]) -> list[Event]:
-    """The moves that the aliases' present places follow from, the oldest first."""
+def latest(client: Client | None, model: str, aliases: Iterable[str]) -> list[Event]:
+    """The shortest end of the history that determines every alias, oldest first."""
     last = [
         next(_search(client, model, status="FINISHED", alias=alias, page_size=1), None) for alias in aliases
     ]
@@ -95,13 +95,13 @@ def latest(client: Any, model: str, aliases: Iterable[str]) -> list[Event]:
     return list(_search(client, model, status="FINISHED", since_ms=since_ms))[::-1]
 
 
-def left_behind(client: Any, model: str) -> list[Event]:
+def left_behind(client: Client | None, model: str) -> list[Event]:
     """Moves that were begun and that nobody goes on with, as far as can be told from this machine."""
     running = _search(client, model, status="RUNNING")
     return [event for event in running if not _is_under_way(event) or process.is_gone(event.owner) is None]
 
 
-def write(client: Any, event: Event, at_ms: int) -> Event:
+def write(client: Client, event: Event, at_ms: int) -> Event:
     who = event.who or _user()
     tags = {
         "model": event.model,
@@ -114,14 +114,16 @@ def write(client: Any, event: Event, at_ms: int) -> Event:
         MLFLOW_USER: who,
         **process.own_tags(),
     }
-    experiment = _experiment_id(client) or ensure_experiment(EXPERIMENT)
+    experiment = _experiment_id(client) or ensure_experiment(EVENTS_EXPERIMENT)
     name = f"{event.model}: {event.kind} {_number_text(event.before)} → {_number_text(event.after)}"
     run = client.create_run(experiment, start_time=at_ms, tags=tags, run_name=name)
     _own.add(run.info.run_id)
     return _event(run.data.tags, run.info.status, run.info.start_time, run.info.run_id)
 
 
-def close(client: Any, event: Event, status: Literal["FINISHED", "FAILED", "KILLED"], outcome: str) -> Event:
+def close(
+    client: Client, event: Event, status: Literal["FINISHED", "FAILED", "KILLED"], outcome: str
+) -> Event:
     if outcome:
         client.set_tag(event.run_id, "outcome", str(secrets.scrub_text(outcome)))
     client.set_terminated(event.run_id, status)
@@ -130,7 +132,7 @@ def close(client: Any, event: Event, status: Literal["FINISHED", "FAILED", "KILL
 
 
 @contextmanager
-def exclusive(client: Any, wanted: Event, *, break_others: bool = False) -> Iterator[Claim]:
+def exclusive(client: Client, wanted: Event, *, break_others: bool = False) -> Iterator[Claim]:
     """The event, begun, while nobody else moves the model.
 
     Leaving it makes the event FINISHED, or FAILED with a RefusedError that is raised inside; after any other
@@ -149,7 +151,7 @@ def exclusive(client: Any, wanted: Event, *, break_others: bool = False) -> Iter
         close(client, claim.event, "FINISHED", "")
 
 
-def _claim(client: Any, wanted: Event, break_others: bool) -> Claim:
+def _claim(client: Client, wanted: Event, break_others: bool) -> Claim:
     deadline, pause = time.monotonic() + WAIT_SECONDS, FIRST_PAUSE_SECONDS
     while True:
         known = _recent(client, wanted.model)
@@ -185,17 +187,17 @@ def _is_under_way(event: Event) -> bool:
 def _busy(event: Event) -> RefusedError:
     return RefusedError(
         f"{event.model}: a move by {event.who} on {event.owner.get(process.HOST, '?')} has been under"
-        f" way for {WAIT_SECONDS:.0f} seconds (run {event.run_id} in {EXPERIMENT}); if that process is gone:"
-        f" loratrack registry reconcile {event.model} --force"
+        f" way for {WAIT_SECONDS:.0f} seconds (run {event.run_id} in {EVENTS_EXPERIMENT});"
+        f" if that process is gone: loratrack registry reconcile {event.model} --force"
     )
 
 
-def _recent(client: Any, model: str) -> list[Event]:
+def _recent(client: Client, model: str) -> list[Event]:
     return list(islice(_search(client, model), RECENT))
 
 
 def _search(
-    client: Any,
+    client: Client | None,
     model: str,
     *,
     status: str | None = None,
@@ -218,21 +220,17 @@ def _search(
     conditions += [f"attributes.status = '{status}'"] if status else []
     conditions += [f"tags.alias = '{alias}'"] if alias else []
     conditions += [f"attributes.start_time >= {since_ms}"] if since_ms else []
-    token = None
-    while True:
-        page = client.search_runs(
+    for run in pages(
+        lambda token: client.search_runs(
             [experiment],
             " and ".join(conditions),
             max_results=page_size,
             order_by=["attributes.start_time DESC"],
             page_token=token,
         )
-        for run in page:
-            if "event" in run.data.tags:
-                yield _event(run.data.tags, run.info.status, run.info.start_time, run.info.run_id)
-        token = page.token
-        if not token:
-            return
+    ):
+        if "event" in run.data.tags:
+            yield _event(run.data.tags, run.info.status, run.info.start_time, run.info.run_id)
 
 
 def _stored(model: str) -> list[Event]:
@@ -246,7 +244,7 @@ def _stored(model: str) -> list[Event]:
             " WHERE e.name = :events AND e.lifecycle_stage = 'active' AND r.lifecycle_stage = 'active'"
             " ORDER BY r.start_time DESC",
             model=model,
-            events=EXPERIMENT,
+            events=EVENTS_EXPERIMENT,
         )
     runs: dict[str, tuple[dict[str, str], str, int]] = {}
     for run_id, status, at_ms, key, value in rows:
@@ -258,21 +256,21 @@ def _stored(model: str) -> list[Event]:
     ]
 
 
-def _experiment_id(client: Any) -> str | None:
+def _experiment_id(client: Client) -> str | None:
     uri = tracking_uri()
     if uri not in _experiments:
-        experiment = client.get_experiment_by_name(EXPERIMENT)
+        experiment = client.get_experiment_by_name(EVENTS_EXPERIMENT)
         if experiment is None or experiment.lifecycle_stage != "active":
             return None
         _experiments[uri] = str(experiment.experiment_id)
     return _experiments[uri]
 
 
-def _event(tags: Mapping[str, Any], status: str, at_ms: int, run_id: str) -> Event:
+def _event(tags: Mapping[str, str], status: str, at_ms: int, run_id: str) -> Event:
     return Event(
         model=tags["model"],
         alias=None if tags["alias"] == NONE else tags["alias"],
-        kind=tags["event"],
+        kind=cast(Kind, tags["event"]),
         before=_number(tags["from"]),
         after=_number(tags["to"]),
         why=tags.get("why", ""),

@@ -5,18 +5,28 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from mlflow.exceptions import MlflowException
 
 from loratrack.errors import RefusedError, UserError, did_you_mean
-from loratrack.registry import events, versions
+from loratrack.registry import versions
 from loratrack.registry.uri import MODELS
-from loratrack.store.client import MISSING, answering, connect, quoted, use_short_requests
+from loratrack.store.client import (
+    EVENTS_EXPERIMENT,
+    MISSING,
+    RUN_ID_PREFIX,
+    Client,
+    ModelVersion,
+    Run,
+    answering,
+    connect,
+    pages,
+    quoted,
+    use_short_requests,
+)
 from loratrack.store.place import store_name, tracking_uri
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
-RUN_ID_PREFIX = re.compile(r"[0-9a-f]{4,31}")
 BEST = ("best_avg_f1", "best_f1")
 MAX_SHOWN = 5
 
@@ -59,7 +69,7 @@ def version_of(text: str, model: str | None = None) -> Candidate:
         raise _unknown(client, text, run_id)
 
 
-def run_of(text: str) -> Any:
+def run_of(text: str) -> Run:
     """The MLflow run that `text` names: its id or the beginning of it; an exp_id means its newest run."""
     use_short_requests()
     with answering():
@@ -76,7 +86,7 @@ def run_of(text: str) -> Any:
         return client.get_run(run_id)
 
 
-def _numbered(client: Any, model: str, version: int) -> Candidate:
+def _numbered(client: Client, model: str, version: int) -> Candidate:
     try:
         return _candidate(client.get_model_version(model, str(version)))
     except MlflowException as error:
@@ -87,7 +97,7 @@ def _numbered(client: Any, model: str, version: int) -> Candidate:
     raise RefusedError(f"{model}/{version}: no such version; it has {known.numbers()}")
 
 
-def _at_alias(client: Any, model: str, alias: str) -> int:
+def _at_alias(client: Client, model: str, alias: str) -> int:
     try:
         return int(client.get_model_version_by_alias(model, alias).version)
     except MlflowException as error:
@@ -96,7 +106,7 @@ def _at_alias(client: Any, model: str, alias: str) -> int:
         raise RefusedError(f"{model}@{alias}: no such alias") from None
 
 
-def _only_model(client: Any, model: str | None, text: str) -> str:
+def _only_model(client: Client, model: str | None, text: str) -> str:
     if model is not None:
         return model
     names = versions.names(client)
@@ -128,7 +138,7 @@ def _score(candidate: Candidate) -> tuple[float, int]:
         return (float("-inf"), candidate.version)
 
 
-def _run_id(client: Any, text: str) -> str | None:
+def _run_id(client: Client, text: str) -> str | None:
     """The id that `text` is or begins."""
     if RUN_ID.fullmatch(text):
         return text if search_runs(client, f"attributes.run_id = '{text}'", 1) else None
@@ -141,18 +151,18 @@ def _run_id(client: Any, text: str) -> str | None:
     return str(found[0].info.run_id) if found else None
 
 
-def search_runs(client: Any, condition: str, limit: int) -> list[Any]:
+def search_runs(client: Client, condition: str, limit: int) -> list[Run]:
     """Of all experiments the newest first; moves in the registry are no runs that anybody means."""
     experiments = [
         each.experiment_id
-        for each in versions.pages(client.search_experiments)
-        if each.name != events.EXPERIMENT
+        for each in pages(lambda token: client.search_experiments(page_token=token))
+        if each.name != EVENTS_EXPERIMENT
     ]
     order = ["attributes.start_time DESC"]
     return list(client.search_runs(experiments, condition, max_results=limit, order_by=order))
 
 
-def _unknown(client: Any, text: str, run_id: str | None) -> RefusedError:
+def _unknown(client: Client, text: str, run_id: str | None) -> RefusedError:
     if run_id is not None:
         return RefusedError(
             f"{text}: run {run_id} has no registered version; it was trained with register: false,"
@@ -171,11 +181,11 @@ def _filter(model: str | None, condition: str = "") -> str:
     return " and ".join([*parts, *([f"name = {quoted(model)}"] if model is not None else [])])
 
 
-def _versions(client: Any, condition: str) -> Iterator[Candidate]:
-    return map(_candidate, versions.pages(client.search_model_versions, condition))
+def _versions(client: Client, condition: str) -> Iterator[Candidate]:
+    return map(_candidate, pages(lambda token: client.search_model_versions(condition, page_token=token)))
 
 
-def _candidate(version: Any) -> Candidate:
+def _candidate(version: ModelVersion) -> Candidate:
     tags = dict(version.tags)
     return Candidate(version.name, int(version.version), version.run_id or "", tags.get("exp_id", ""), tags)
 

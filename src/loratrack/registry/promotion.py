@@ -12,19 +12,19 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import chain
-from typing import Any, Literal
+from typing import Literal
 
 from loratrack.errors import RefusedError, UserError
 from loratrack.registry import events, versions
 from loratrack.registry.events import Claim, Event
+from loratrack.registry.uri import ARCHIVED, PRODUCTION, STAGING
 from loratrack.registry.versions import Model, if_there
-from loratrack.store.client import answering, connect, use_short_requests
+from loratrack.store.client import Client, answering, connect, use_short_requests
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous-champion"
-STAGES = {CHAMPION: "Production", CHALLENGER: "Staging"}
+STAGE_OF = {CHAMPION: PRODUCTION, CHALLENGER: STAGING}
 """The stage that mirrors each alias."""
-ARCHIVED = "Archived"
-TARGETS = {CHAMPION: CHAMPION, CHALLENGER: CHALLENGER} | {stage: alias for alias, stage in STAGES.items()}
+TARGETS = {CHAMPION: CHAMPION, CHALLENGER: CHALLENGER} | {stage: alias for alias, stage in STAGE_OF.items()}
 """What a promotion may be asked for, and the alias that it means."""
 
 Aliases = Mapping[str, int]
@@ -167,14 +167,14 @@ def replay(made: Iterable[Event]) -> dict[str, int]:
     return state
 
 
-def _move(client: Any, wanted: Event) -> Move:
+def _move(client: Client, wanted: Event) -> Move:
     model, alias, version = Model(client, wanted.model), wanted.alias, wanted.after
     assert alias is not None
     assert version is not None
     with events.exclusive(client, wanted) as claim:
         mended, now = _settle(client, claim)
         _refuse_unfit(client, wanted, now)
-        model.set_stage(version, STAGES[alias])
+        model.set_stage(version, STAGE_OF[alias])
         if wanted.before is not None:
             with if_there():
                 model.set_stage(wanted.before, ARCHIVED)
@@ -183,7 +183,7 @@ def _move(client: Any, wanted: Event) -> Move:
     return Move(claim.event, mended)
 
 
-def _complete(client: Any, event: Event, before: Aliases) -> None:
+def _complete(client: Client, event: Event, before: Aliases) -> None:
     """What follows from a champion that has moved."""
     if event.alias != CHAMPION or event.kind not in ("promote", "rollback"):
         return
@@ -195,7 +195,7 @@ def _complete(client: Any, event: Event, before: Aliases) -> None:
         model.drop_alias(CHALLENGER)
 
 
-def _refuse_unfit(client: Any, wanted: Event, now: Aliases) -> None:
+def _refuse_unfit(client: Client, wanted: Event, now: Aliases) -> None:
     """Everything that speaks against a move, as the registry is now."""
     version = wanted.before if wanted.kind == "delete" else wanted.after
     assert version is not None
@@ -223,7 +223,7 @@ def _refuse_unfit(client: Any, wanted: Event, now: Aliases) -> None:
         )
 
 
-def _settle(client: Any, claim: Claim) -> tuple[tuple[str, ...], dict[str, int]]:
+def _settle(client: Client, claim: Claim) -> tuple[tuple[str, ...], dict[str, int]]:
     """Finish or give up what killed processes have begun, note what was moved by hand.
 
     Says what was done, and gives the aliases as they are.
@@ -234,9 +234,9 @@ def _settle(client: Any, claim: Claim) -> tuple[tuple[str, ...], dict[str, int]]
     now = _aliases(client, model)
     made = None if claim.left else claim.whole_history
     if made is None:
-        made = events.latest(client, model, STAGES)
+        made = events.latest(client, model, STAGE_OF)
     for event in _unnoticed(model, made, now):
-        at_ms = claim.event.at_ms - events.GAP_MS + 1 + list(STAGES).index(str(event.alias))
+        at_ms = claim.event.at_ms - events.GAP_MS + 1 + list(STAGE_OF).index(str(event.alias))
         events.close(client, events.write(client, event, at_ms), "FINISHED", "")
         done.append(f"{_told(event)} was done outside loratrack; the history has it now")
     if claim.left:
@@ -244,7 +244,7 @@ def _settle(client: Any, claim: Claim) -> tuple[tuple[str, ...], dict[str, int]]
     return tuple(done), now
 
 
-def _settle_one(client: Any, event: Event, now: Aliases) -> str:
+def _settle_one(client: Client, event: Event, now: Aliases) -> str:
     if _is_done(client, event, now):
         _complete(client, event, now)
         events.close(client, event, "FINISHED", "finished later: its process had ended after the move")
@@ -253,7 +253,7 @@ def _settle_one(client: Any, event: Event, now: Aliases) -> str:
     return f"{_told(event)} by {event.who} was never made; its record says so"
 
 
-def _is_done(client: Any, event: Event, now: Aliases) -> bool:
+def _is_done(client: Client | None, event: Event, now: Aliases) -> bool:
     if event.kind == "delete":
         return event.before is not None and not Model(client, event.model).has(event.before)
     return event.alias is not None and now.get(event.alias) == event.after
@@ -264,17 +264,17 @@ def _unnoticed(model: str, made: Sequence[Event], now: Aliases) -> list[Event]:
     told, why = replay(made), "moved outside loratrack"
     return [
         Event(model, alias, "noticed", told.get(alias), now.get(alias), why, who="unknown")
-        for alias in STAGES
+        for alias in STAGE_OF
         if told.get(alias) != now.get(alias)
     ]
 
 
-def _made_unfinished(client: Any, model: str, now: Aliases) -> list[Event]:
+def _made_unfinished(client: Client | None, model: str, now: Aliases) -> list[Event]:
     """Moves that were made and whose process ended before it could say so."""
     return [event for event in events.left_behind(client, model) if _is_done(client, event, now)]
 
 
-def _half_done(client: Any, model: str, now: Aliases) -> Iterator[Drift]:
+def _half_done(client: Client | None, model: str, now: Aliases) -> Iterator[Drift]:
     for event in events.left_behind(client, model):
         made = "made" if _is_done(client, event, now) else "not made"
         when = datetime.fromtimestamp(event.at_ms / 1000).strftime("%Y-%m-%d %H:%M:%S")
@@ -282,18 +282,18 @@ def _half_done(client: Any, model: str, now: Aliases) -> Iterator[Drift]:
         yield Drift(model, "unfinished", text)
 
 
-def _moved_by_hand(client: Any, model: str, now: Aliases) -> Iterator[Drift]:
-    made = [*events.latest(client, model, STAGES), *_made_unfinished(client, model, now)]
+def _moved_by_hand(client: Client | None, model: str, now: Aliases) -> Iterator[Drift]:
+    made = [*events.latest(client, model, STAGE_OF), *_made_unfinished(client, model, now)]
     for event in _unnoticed(model, made, now):
         yield Drift(model, "alias", f"{_told(event)} was done outside loratrack")
 
 
-def _stages(client: Any, model: str, now: Aliases) -> Iterator[Drift]:
+def _stages(client: Client | None, model: str, now: Aliases) -> Iterator[Drift]:
     for number, stage, wanted in _misplaced(client, model, now):
         yield Drift(model, "stage", f"version {number} is in stage {stage}, its aliases say {wanted}")
 
 
-def _mirror(client: Any, model: str) -> list[str]:
+def _mirror(client: Client, model: str) -> list[str]:
     """Each stage as the aliases say."""
     done = []
     for number, stage, wanted in _misplaced(client, model, _aliases(client, model)):
@@ -302,10 +302,10 @@ def _mirror(client: Any, model: str) -> list[str]:
     return done
 
 
-def _misplaced(client: Any, model: str, now: Aliases) -> list[tuple[int, str, str]]:
+def _misplaced(client: Client | None, model: str, now: Aliases) -> list[tuple[int, str, str]]:
     """Version, the stage it is in, and the one it must be in."""
-    should = {now[alias]: STAGES[alias] for alias in (CHALLENGER, CHAMPION) if alias in now}
-    found = Model(client, model).in_stages(STAGES.values(), also=should)
+    should = {now[alias]: STAGE_OF[alias] for alias in (CHALLENGER, CHAMPION) if alias in now}
+    found = Model(client, model).in_stages(STAGE_OF.values(), also=should)
     return [
         (number, stage, should.get(number, ARCHIVED))
         for number, stage in found.items()
@@ -314,7 +314,7 @@ def _misplaced(client: Any, model: str, now: Aliases) -> list[tuple[int, str, st
 
 
 @contextmanager
-def _reading() -> Iterator[Any]:
+def _reading() -> Iterator[Client | None]:
     """A client for a server; None where the store's tables say all."""
     use_short_requests()
     client = versions.client_to_read()
@@ -323,13 +323,13 @@ def _reading() -> Iterator[Any]:
 
 
 @contextmanager
-def _registry() -> Iterator[Any]:
+def _registry() -> Iterator[Client]:
     use_short_requests()
     with answering():
         yield connect()
 
 
-def _aliases(client: Any, model: str) -> dict[str, int]:
+def _aliases(client: Client | None, model: str) -> dict[str, int]:
     return Model(client, model).aliases((CHAMPION, CHALLENGER, PREVIOUS))
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from mlflow.exceptions import MlflowException
 
 from loratrack.errors import StoreError
 from loratrack.store import secrets
-from loratrack.store.client import connect
+from loratrack.store.client import Client, connect
 
 ATTEMPTS = 5
 """Registrations at the same instant draw the same number; MLflow lets one of them win."""
@@ -30,7 +29,7 @@ def register(run_id: str, name: str, artifact_path: str, tags: Mapping[str, str]
         raise StoreError(f"registered model {name!r}: the registry must take it, got: {fault}") from error
 
 
-def _ensure_model(client: Any, name: str) -> None:
+def _ensure_model(client: Client, name: str) -> None:
     try:
         client.create_registered_model(name)
     except MlflowException as error:
@@ -38,7 +37,7 @@ def _ensure_model(client: Any, name: str) -> None:
             raise
 
 
-def _source(client: Any, run_id: str, artifact_path: str) -> str:
+def _source(client: Client, run_id: str, artifact_path: str) -> str:
     kept = [file.path for file in client.list_artifacts(run_id)]
     if artifact_path not in kept:
         raise StoreError(
@@ -48,7 +47,7 @@ def _source(client: Any, run_id: str, artifact_path: str) -> str:
     return f"{client.get_run(run_id).info.artifact_uri}/{artifact_path}"
 
 
-def _new_version(client: Any, name: str, source: str, run_id: str, tags: Mapping[str, str]) -> int:
+def _new_version(client: Client, name: str, source: str, run_id: str, tags: Mapping[str, str]) -> int:
     for attempt in range(ATTEMPTS):
         try:
             version = client.create_model_version(name, source, run_id=run_id, tags=dict(tags))

@@ -7,7 +7,6 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -15,12 +14,21 @@ from loratrack.errors import UserError, did_you_mean
 from loratrack.index.tables import DATABASES
 from loratrack.places import PYFUNC
 from loratrack.registry import versions
-from loratrack.store.client import MISSING, answering, connect, quoted, use_short_requests
+from loratrack.store.client import (
+    MISSING,
+    Client,
+    RegisteredModel,
+    answering,
+    connect,
+    quoted,
+    use_short_requests,
+)
 from loratrack.store.place import SQLITE, store_name, tracking_uri
 
 MODELS, RUNS = "models:/", "runs:/"
 LOADER = "loratrack.serving.pyfunc"
-STAGES = ("Production", "Staging", "Archived")
+PRODUCTION, STAGING, ARCHIVED = "Production", "Staging", "Archived"
+STAGES = (PRODUCTION, STAGING, ARCHIVED)
 FORMS = "models:/NAME@alias, models:/NAME/3, models:/NAME/Production, runs:/RUN_ID, or a folder"
 
 
@@ -52,7 +60,7 @@ def _registered(model: str) -> Path:
         return _local(client.get_model_version_download_uri(name, str(version)), f"{name} version {version}")
 
 
-def _version(client: Any, model: str) -> tuple[str, int]:
+def _version(client: Client, model: str) -> tuple[str, int]:
     """The name and number that `models:/NAME@alias`, `models:/NAME/3` or `models:/NAME/Stage` mean."""
     name, mark, wanted = _parts(model.removeprefix(MODELS))
     known = _known(client, name)
@@ -70,7 +78,7 @@ def _parts(text: str) -> tuple[str, str, str]:
     return text.partition("/") if "/" in text or "@" not in text else text.rpartition("@")
 
 
-def _known(client: Any, name: str) -> Any:
+def _known(client: Client, name: str) -> RegisteredModel:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -111,7 +119,7 @@ def _of_stage(name: str, wanted: str, stages: Mapping[str, int]) -> int:
     return stages[wanted.lower()]
 
 
-def _refuse_unknown_version(client: Any, name: str, number: int) -> None:
+def _refuse_unknown_version(client: Client, name: str, number: int) -> None:
     from mlflow.exceptions import MlflowException
 
     try:

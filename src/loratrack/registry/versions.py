@@ -10,12 +10,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from loratrack.errors import RefusedError, did_you_mean
 from loratrack.index.opened import open_tables
 from loratrack.index.tables import DATABASES
-from loratrack.store.client import MISSING, connect, quoted
+from loratrack.store.client import MISSING, Client, RegisteredModel, RegistryClient, connect, pages, quoted
 from loratrack.store.place import SQLITE, tracking_uri
 
 MAX_NUMBERS = 20
@@ -27,12 +26,20 @@ class Model:
     Without a client `aliases`, `has` and `in_stages` read the store's tables, and nothing can be written.
     """
 
-    def __init__(self, client: Any, name: str) -> None:
+    def __init__(self, client: Client | None, name: str) -> None:
         self.name, self._client = name, client
-        self._writer: Any = None if client is None else client._get_registry_client()
 
-    def aliases(self, wanted: Iterable[str]) -> dict[str, int]:
-        """Where those of the wanted aliases are that there are; RefusedError where there is no such model."""
+    @property
+    def _server(self) -> Client:
+        assert self._client is not None, "opened to read only"
+        return self._client
+
+    @property
+    def _writer(self) -> RegistryClient:
+        return self._server._get_registry_client()
+
+    def aliases(self, aliases: Iterable[str]) -> dict[str, int]:
+        """The version at each of these aliases that exists; RefusedError where there is no such model."""
         if self._client is None:
             with open_tables() as tables:
                 rows = tables.rows(
@@ -42,23 +49,25 @@ class Model:
             versions = {alias: int(version) for alias, version in rows}
             if not versions:
                 self._refuse_missing()
-            return {alias: versions[alias] for alias in wanted if alias in versions}
-        found = {alias: version for alias in wanted if (version := self._at(alias)) is not None}
-        if not found and not self._client.search_model_versions(f"name = {quoted(self.name)}", max_results=1):
+            return {alias: versions[alias] for alias in aliases if alias in versions}
+        versions = {alias: version for alias in aliases if (version := self._at(alias)) is not None}
+        if not versions and not self._server.search_model_versions(
+            f"name = {quoted(self.name)}", max_results=1
+        ):
             self._refuse_missing()
-        return found
+        return versions
 
     def has(self, version: int) -> bool:
         if self._client is None:
             return version in self.in_stages((), also=[version])
         with if_there():
-            self._client.get_model_version(self.name, str(version))
+            self._server.get_model_version(self.name, str(version))
             return True
         return False
 
     def numbers(self) -> str:
-        """Its newest versions, to be shown."""
-        newest = self._client.search_model_versions(
+        """Its newest versions, for a message."""
+        newest = self._server.search_model_versions(
             f"name = {quoted(self.name)}", max_results=MAX_NUMBERS + 1, order_by=["version_number DESC"]
         )
         numbers = sorted(int(each.version) for each in newest)
@@ -69,7 +78,11 @@ class Model:
         """The stage of each version in one of the stages, and of the versions in `also`."""
         wanted, numbers = set(stages), set(also)
         if not _is_database():
-            versions = pages(self._client.search_model_versions, f"name = {quoted(self.name)}")
+            versions = pages(
+                lambda token: self._server.search_model_versions(
+                    f"name = {quoted(self.name)}", page_token=token
+                )
+            )
             rows = [(int(each.version), each.current_stage) for each in versions]
             return {n: stage for n, stage in sorted(rows) if stage in wanted or n in numbers}
         with open_tables() as tables:
@@ -97,60 +110,52 @@ class Model:
         self._writer.delete_model_version(self.name, str(version))
 
     def source(self, version: int) -> str:
-        """Where its files lie."""
+        """The address of its files."""
         return str(self._writer.get_model_version_download_uri(self.name, str(version)))
 
     def _at(self, alias: str) -> int | None:
         from mlflow.exceptions import MlflowException
 
         try:
-            return int(self._client.get_model_version_by_alias(self.name, alias).version)
+            return int(self._server.get_model_version_by_alias(self.name, alias).version)
         except MlflowException as error:
             if error.error_code not in MISSING:
                 raise
             return None
 
     def _refuse_missing(self) -> None:
-        known = names(self._client)
-        if self.name in known:
+        models = names(self._client)
+        if self.name in models:
             return
-        has = f"; the registry has {', '.join(known)}" if known else "; the registry is empty"
-        close = did_you_mean(self.name, known)
+        has = f"; the registry has {', '.join(models)}" if models else "; the registry is empty"
+        close = did_you_mean(self.name, models)
         raise RefusedError(f"{self.name!r}: no such registered model{close or has}")
 
 
-def names(client: Any) -> list[str]:
+def models(client: Client) -> Iterator[RegisteredModel]:
+    return pages(lambda token: client.search_registered_models(page_token=token))
+
+
+def names(client: Client | None) -> list[str]:
     """Of all registered models."""
     if not _is_database():
-        return sorted(each.name for each in pages(client.search_registered_models))
+        return sorted(each.name for each in models(client or connect()))
     with open_tables() as tables:
         return [name for (name,) in tables.rows("SELECT m.name FROM registered_models m ORDER BY m.name")]
 
 
-def with_alias(client: Any, alias: str) -> list[str]:
+def with_alias(client: Client, alias: str) -> list[str]:
     """The models that have it."""
     if not _is_database():
-        found = pages(client.search_registered_models)
-        return sorted(each.name for each in found if alias in each.aliases)
+        return sorted(each.name for each in models(client) if alias in each.aliases)
     query = "SELECT a.name FROM registered_model_aliases a WHERE a.alias = :alias ORDER BY a.name"
     with open_tables() as tables:
         return [name for (name,) in tables.rows(query, alias=alias)]
 
 
-def pages(ask: Any, condition: str | None = None) -> Iterator[Any]:
-    """All that MLflow finds, page after page."""
-    token = None
-    while True:
-        page = ask(filter_string=condition, page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
-
-
 @contextmanager
 def if_there() -> Iterator[None]:
-    """What is not there is passed over."""
+    """Ignore that something is not in the registry."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -160,7 +165,7 @@ def if_there() -> Iterator[None]:
             raise
 
 
-def client_to_read() -> Any:
+def client_to_read() -> Client | None:
     """None where the tables are within reach: reading them needs no MLflow, which takes seconds to import."""
     return None if tracking_uri().startswith((SQLITE, *DATABASES)) else connect()
 

@@ -6,6 +6,7 @@ for run in pages(lambda token: client.search_runs(experiment_ids, condition, pag
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol, TypeVar
@@ -18,6 +19,11 @@ from loratrack.store.secrets import scrub_text
 
 EXPERIMENT = "loratrack"
 """Where runs go when nobody names an experiment."""
+EVENTS_EXPERIMENT = "registry-events"
+"""Its runs are moves in the registry, not trainings."""
+PARENT_TAG = "mlflow.parentRunId"
+RUN_ID_PREFIX = re.compile(r"[0-9a-f]{4,32}")
+"""A run id, or as much of its beginning as may stand for it."""
 MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """Error codes for something that is not in the store."""
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
@@ -55,11 +61,15 @@ class RunInfo(Protocol):
     end_time: int | None
     artifact_uri: str
 
+    def __iter__(self) -> Iterator[tuple[str, object]]: ...
+
 
 class RunData(Protocol):
     tags: Mapping[str, str]
     params: Mapping[str, str]
     metrics: Mapping[str, float]
+
+    def to_dictionary(self) -> dict[str, object]: ...
 
 
 class InputTag(Protocol):

@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
+from loratrack.disk import write_text
 from loratrack.places import DATABASE, STORE
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def is_in_place(file: Path) -> bool:
 
 
 def follow(file: Path) -> None:
-    """Point each path below the folder's old place at the new one; call it under the database's lock.
+    """Point each path below the folder's old path at the new one; call it under the database's lock.
 
     A copy is a project of its own: its paths must not lead into the one it was copied from.
     """
@@ -46,10 +47,8 @@ def follow(file: Path) -> None:
         if _is_same(old / file.name, file):
             return
         count = _rewrite(file, old)
-        log.warning("%s was in %s before: %d recorded places are put right", file.parent, old, count)
-    draft = marker.with_name(f"{marker.name}.draft")
-    draft.write_text(str(file.parent), "utf-8")
-    draft.replace(marker)
+        log.warning("%s was in %s before: %d artifact paths are corrected", file.parent, old, count)
+    write_text(marker, str(file.parent))
 
 
 def _marker(file: Path) -> Path:

@@ -21,7 +21,10 @@ NO_GPU: dict[str, Any] = {"driver": None, "cuda": None, "devices": []}
 
 
 def environment() -> dict[str, Any]:
-    """All that `env_info.json` holds. Imports no torch: what torch knows is told when it is loaded."""
+    """All that `env_info.json` holds.
+
+    Never imports torch; its facts are included only if it is loaded already.
+    """
     facts = {
         "python": sys.version,
         "executable": sys.executable,
@@ -104,7 +107,7 @@ def _torch() -> dict[str, Any]:
 
 
 def gpu() -> dict[str, Any]:
-    """Driver and devices as NVML tells them; nothing on a machine without."""
+    """Driver and devices as NVML reports them; nothing on a machine without."""
     try:
         import pynvml
     except ImportError:

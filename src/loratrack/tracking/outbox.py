@@ -1,13 +1,12 @@
-"""The outbox: what a run wants to tell the tracking store, in one SQLite journal beside the store.
+"""The outbox: what a run has to send to the tracking store, in one SQLite journal beside the store.
 
 Rows keep their order within a run and their first timestamp, so sending one twice stores it once.
-Rows that were sent stay until the run is finished: a run that resumes from a checkpoint tells some
-steps again, and the journal knows them.
+Rows that were sent stay until the run is finished: a run that resumes from a checkpoint logs
+some steps again, and the journal recognises them.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
+from loratrack.disk import locked, try_lock
 from loratrack.errors import StoreError
 
 Kind = Literal["metrics", "params", "tags", "dataset", "artifacts", "status"]
@@ -71,29 +71,29 @@ class Outbox:
         self.folder, self.store = folder, store
         self.file = folder / "outbox.db"
         self._lock = threading.Lock()
-        for place in (self._spool, self._locks):
-            place.mkdir(parents=True, exist_ok=True)
-        with self._telling_faults():
+        for directory in (self._spool, self._locks):
+            directory.mkdir(parents=True, exist_ok=True)
+        with self._reporting_errors():
             self._connection = self._open()
 
     def close(self) -> None:
         self._connection.close()
 
-    def add(self, run_id: str, kind: Kind, content: Any) -> None:
+    def add(self, run_id: str, kind: Kind, content: object) -> None:
         with self._transaction() as cursor:
             self._insert(cursor, run_id, kind, None, content)
 
     def add_metrics(self, run_id: str, values: Mapping[str, float], step: int) -> dict[str, float]:
-        """Keep the values that the run has not told for this step; the others are not told again.
+        """Keep the values that the run has not logged for this step yet; the others are not sent again.
 
         Gives the earlier values of the keys that now differ.
         """
         with self._transaction() as cursor:
-            told = self._told(cursor, run_id, step)
-            new = {key: value for key, value in values.items() if key not in told}
+            logged = self._logged(cursor, run_id, step)
+            new = {key: value for key, value in values.items() if key not in logged}
             if new:
                 self._insert(cursor, run_id, "metrics", step, new)
-        return {key: told[key] for key in values if key in told and not _same(told[key], values[key])}
+        return {key: logged[key] for key in values if key in logged and not _same(logged[key], values[key])}
 
     def add_artifacts(self, run_id: str, folder: Path, change: Callable[[Path], None]) -> None:
         """Copy the folder's content to the spool, whole or not at all; `change` may edit the copy."""
@@ -135,7 +135,7 @@ class Outbox:
         )
         found = self._all(query, self.store, run_id, limit)
         rows = [Row(*facts) for facts in found]
-        other = next((place for place, row in enumerate(rows) if row.kind != rows[0].kind), len(rows))
+        other = next((index for index, row in enumerate(rows) if row.kind != rows[0].kind), len(rows))
         return rows[:other]
 
     def settle(self, rows: Sequence[Row], refused: Mapping[int, str]) -> None:
@@ -196,13 +196,7 @@ class Outbox:
 
     def lease(self, run_id: str) -> IO[bytes] | None:
         """The right to send the run's rows, until the file is closed; None while another one has it."""
-        file = self._lock_file(run_id).open("ab")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.close()
-            return None
-        return file
+        return try_lock(self._lock_file(run_id))
 
     @property
     def _spool(self) -> Path:
@@ -220,8 +214,7 @@ class Outbox:
             self.file, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
         )
         # two processes that switch a new file to WAL at once get "database is locked" without a wait
-        with (self._locks / "open.lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self._locks / "open.lock"):
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.executescript(_SCHEMA)
@@ -229,7 +222,7 @@ class Outbox:
         return connection
 
     def _insert(
-        self, cursor: sqlite3.Cursor, run_id: str, kind: Kind, step: int | None, content: Any
+        self, cursor: sqlite3.Cursor, run_id: str, kind: Kind, step: int | None, content: object
     ) -> None:
         timestamp_ms = time.time_ns() // 1_000_000
         cursor.execute(
@@ -237,23 +230,23 @@ class Outbox:
             (self.store, run_id, kind, step, timestamp_ms, json.dumps(content)),
         )
 
-    def _told(self, cursor: sqlite3.Cursor, run_id: str, step: int) -> dict[str, float]:
+    def _logged(self, cursor: sqlite3.Cursor, run_id: str, step: int) -> dict[str, float]:
         query = "SELECT content FROM rows WHERE run_id = ? AND kind = 'metrics' AND step = ?"
-        told: dict[str, float] = {}
+        logged: dict[str, float] = {}
         for (content,) in cursor.execute(query, (run_id, step)):
-            told |= json.loads(content)
-        return told
+            logged |= json.loads(content)
+        return logged
 
-    def _one(self, query: str, *values: Any) -> tuple[Any, ...]:
+    def _one(self, query: str, *values: object) -> tuple[Any, ...]:
         return self._all(query, *values)[0]
 
-    def _all(self, query: str, *values: Any) -> list[tuple[Any, ...]]:
-        with self._lock, self._telling_faults():
+    def _all(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        with self._lock, self._reporting_errors():
             return self._connection.execute(query, values).fetchall()
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Cursor]:
-        with self._lock, self._telling_faults():
+        with self._lock, self._reporting_errors():
             cursor = self._connection.cursor()
             cursor.execute("BEGIN IMMEDIATE")
             try:
@@ -265,7 +258,7 @@ class Outbox:
                 raise
 
     @contextmanager
-    def _telling_faults(self) -> Iterator[None]:
+    def _reporting_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.OperationalError as error:

@@ -12,19 +12,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
-from loratrack.store.client import REFUSALS, use_short_requests
+from loratrack.store.client import REFUSALS, Client, use_short_requests
 from loratrack.store.secrets import scrub_text
 from loratrack.tracking.outbox import Outbox, Row
-
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +48,7 @@ class SyncReport:
     """Why it stopped early; None when it did not."""
 
 
-def sync(folder: Path, store: str, client: MlflowClient) -> SyncReport:
+def sync(folder: Path, store: str, client: Client) -> SyncReport:
     """Send all that waits for this store, refused rows once more too; stop at the first failure."""
     use_short_requests()
     outbox = Outbox(folder, store)
@@ -77,7 +74,7 @@ class Shipper(threading.Thread):
     Ends when the last own run is released.
     """
 
-    def __init__(self, folder: Path, store: str, client: MlflowClient) -> None:
+    def __init__(self, folder: Path, store: str, client: Client) -> None:
         super().__init__(name="outbox", daemon=True)
         self._outbox = Outbox(folder, store)
         self._client = client
@@ -142,7 +139,7 @@ class _Pass:
     """One attempt to send everything that waits."""
 
     outbox: Outbox
-    client: MlflowClient
+    client: Client
     sent: int = 0
     fault: str | None = None
     busy: list[str] = field(default_factory=list)
@@ -202,7 +199,7 @@ Item = tuple[Row, Any]
 Send = Callable[[list[Any]], Any]
 
 
-def _deliveries(outbox: Outbox, client: MlflowClient, rows: Sequence[Row]) -> list[tuple[list[Item], Send]]:
+def _deliveries(outbox: Outbox, client: Client, rows: Sequence[Row]) -> list[tuple[list[Item], Send]]:
     """The rows, all of one kind, as pairs of what is sent together and the call that sends it."""
     run_id = rows[0].run_id
     match rows[0].kind:
@@ -235,7 +232,7 @@ def _dataset(row: Row) -> DatasetInput:
     return DatasetInput(Dataset(**content), tags)
 
 
-def _send_folder(client: MlflowClient, run_id: str, folder: Path) -> None:
+def _send_folder(client: Client, run_id: str, folder: Path) -> None:
     if not folder.is_dir():
         raise MlflowException(f"{folder}: the spooled files are gone", error_code=REFUSALS[1])
     place = client.get_run(run_id).info.artifact_uri
@@ -252,7 +249,7 @@ def _make_way(folder: Path, destination: Path) -> None:
             there.unlink()
 
 
-def _end(client: MlflowClient, row: Row) -> None:
+def _end(client: Client, row: Row) -> None:
     client.set_terminated(row.run_id, row.content, end_time=row.timestamp_ms)
 
 
@@ -260,7 +257,7 @@ _shippers: dict[tuple[Path, str], Shipper] = {}
 _shippers_lock = threading.Lock()
 
 
-def adopt(run_id: str, folder: Path, store: str, client: MlflowClient) -> Shipper:
+def adopt(run_id: str, folder: Path, store: str, client: Client) -> Shipper:
     """The process's one shipper for this store, which now sends this run's rows too."""
     use_short_requests()
     with _shippers_lock:

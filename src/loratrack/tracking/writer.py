@@ -1,4 +1,4 @@
-"""A run: one MLflow run, everything about it told through the outbox."""
+"""A run: one MLflow run, everything about it sent through the outbox."""
 
 from __future__ import annotations
 
@@ -12,11 +12,21 @@ from typing import Any, Literal
 
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.registry import resolve_tags
-from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
 from loratrack.errors import StoreError
+from loratrack.places import CONFIG_COPY, ENVIRONMENT, NOTICES
 from loratrack.store import process, secrets
-from loratrack.store.client import EXPERIMENT, REFUSALS, connect, ensure_experiment, use_short_requests
+from loratrack.store.client import (
+    EXPERIMENT,
+    PARENT_TAG,
+    REFUSALS,
+    Client,
+    Run,
+    connect,
+    ensure_experiment,
+    use_short_requests,
+)
 from loratrack.store.place import store_folder, store_name
 from loratrack.tracking import sampler
 from loratrack.tracking.outbox import Outbox
@@ -28,7 +38,7 @@ GIVE_UP_SECONDS = 60.0
 LOOK_SECONDS = 0.05
 DIGEST_LENGTH = 32
 """MLflow keeps 36 characters; the whole sha256 is a tag."""
-SCRUBBED_FILES = ("config_copy.yaml", "env_info.json", "notices.txt")
+SCRUBBED_FILES = (CONFIG_COPY, ENVIRONMENT, NOTICES)
 MEASURED_AREAS = ("time/", sampler.PREFIX)
 """Metrics that differ whenever a step is done again."""
 
@@ -36,7 +46,7 @@ MEASURED_AREAS = ("time/", sampler.PREFIX)
 class RunWriter:
     """One MLflow run. No method waits for the tracking store except `start`, `flush` and `finish`.
 
-    `finish` comes last; what is told after it goes out with another run or `loratrack sync`.
+    `finish` comes last; what is logged after it goes out with another run or `loratrack sync`.
     """
 
     def __init__(self, run_id: str, experiment_id: str, outbox: Outbox, sender: Shipper) -> None:
@@ -59,19 +69,22 @@ class RunWriter:
         """
         use_short_requests()
         client = connect()
-        parent = {MLFLOW_PARENT_RUN_ID: parent_run_id} if parent_run_id else {}
+        parent = {PARENT_TAG: parent_run_id} if parent_run_id else {}
         named = {**tags, **parent, **process.own_tags(), MLFLOW_RUN_NAME: name}
         run_id = os.environ.pop("MLFLOW_RUN_ID", None)
         if run_id is None:
             run_id, experiment_id = _create(client, name, parent)
-            known: set[str] = set()
+            logged: set[str] = set()
         else:
-            experiment_id, known = _join(client, run_id)
-        run = cls._open(run_id, experiment_id, client)
-        run.log_params({key: value for key, value in params.items() if key not in known})
-        run.set_tags(named)
-        run._start_sampler()
-        return run
+            experiment_id, logged = _join(client, run_id)
+        writer = cls._open(run_id, experiment_id, client)
+        writer.log_params({key: value for key, value in params.items() if key not in logged})
+        writer.set_tags(named)
+        if sampler.is_wanted():
+            first_step = writer._outbox.next_step(run_id, sampler.PREFIX)
+            writer._sampler = sampler.Sampler(writer.log_metrics, first_step)
+            writer._sampler.start()
+        return writer
 
     @classmethod
     def attach(cls, run_id: str) -> RunWriter:
@@ -88,12 +101,12 @@ class RunWriter:
         self._shipper.release(self.run_id)
 
     @classmethod
-    def _open(cls, run_id: str, experiment_id: str, client: Any) -> RunWriter:
-        place, folder = store_name(), store_folder()
-        return cls(run_id, experiment_id, Outbox(folder, place), adopt(run_id, folder, place, client))
+    def _open(cls, run_id: str, experiment_id: str, client: Client) -> RunWriter:
+        store, folder = store_name(), store_folder()
+        return cls(run_id, experiment_id, Outbox(folder, store), adopt(run_id, folder, store, client))
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """A metric has one value for each step: the first. Telling a step again changes nothing."""
+        """A metric has one value for each step: the first. Logging a step again changes nothing."""
         plain = {name: float(value) for name, value in values.items()}
         earlier = self._outbox.add_metrics(self.run_id, plain, step)
         for name, value in earlier.items():
@@ -103,7 +116,7 @@ class RunWriter:
                 )
 
     def log_params(self, values: Mapping[str, Any]) -> None:
-        """A param is told once and never changes."""
+        """A param is logged once and never changes."""
         if values:
             shown = {key: _as_text(value) for key, value in secrets.scrub(values).items()}
             self._outbox.add(self.run_id, "params", shown)
@@ -155,14 +168,8 @@ class RunWriter:
         self._shipper.release(self.run_id)
         return done
 
-    def _start_sampler(self) -> None:
-        if sampler.is_wanted():
-            first_step = self._outbox.next_step(self.run_id, sampler.PREFIX)
-            self._sampler = sampler.Sampler(self.log_metrics, first_step)
-            self._sampler.start()
 
-
-def _create(client: Any, name: str, parent: Mapping[str, str]) -> tuple[str, str]:
+def _create(client: Client, name: str, parent: Mapping[str, str]) -> tuple[str, str]:
     try:
         experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID") or ensure_experiment(
             os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
@@ -178,7 +185,7 @@ def _create(client: Any, name: str, parent: Mapping[str, str]) -> tuple[str, str
     return str(info.run_id), str(info.experiment_id)
 
 
-def _join(client: Any, run_id: str) -> tuple[str, set[str]]:
+def _join(client: Client, run_id: str) -> tuple[str, set[str]]:
     """The experiment of the run, and the params it has already."""
     try:
         run = client.get_run(run_id)
@@ -194,8 +201,8 @@ def _join(client: Any, run_id: str) -> tuple[str, set[str]]:
     return str(run.info.experiment_id), set(run.data.params)
 
 
-def _hide_secrets(client: Any, run: Any) -> None:
-    """`mlflow run` itself tells the git remote and the command's parameters as they are."""
+def _hide_secrets(client: Client, run: Run) -> None:
+    """`mlflow run` itself logs the git remote and the command's parameters as they are."""
     for key, value in run.data.tags.items():
         if (shown := secrets.scrub({key: value})[key]) != value:
             client.set_tag(run.info.run_id, key, shown)
