@@ -161,7 +161,7 @@ def store_of_runs(filled_sqlite: str, monkeypatch: pytest.MonkeyPatch, tmp_path:
     return use(filled_sqlite, monkeypatch, tmp_path)
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "server"])
+@pytest.fixture(params=["sqlite", "postgresql", pytest.param("server", marks=pytest.mark.slow)])
 def any_store_of_runs(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     """Each kind of store in turn."""
     return use(request.getfixturevalue(f"filled_{request.param}"), monkeypatch, tmp_path)

@@ -1,4 +1,4 @@
-"""The hooks of git, the machine's checks and the Makefile name the same things; so do the lists of packages."""
+"""Hooks of git, checks of the machine and Makefile name the same things; so do the lists of packages."""
 
 from __future__ import annotations
 

@@ -131,6 +131,7 @@ def trained(here: Any) -> str:
     return str(min(versions, key=lambda version: int(version.version)).run_id)
 
 
+@pytest.mark.slow
 def test_the_trainings_run(trained: str, here: Any) -> None:
     client = mlflow.MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
     runs = client.search_runs(["1"])
@@ -138,6 +139,7 @@ def test_the_trainings_run(trained: str, here: Any) -> None:
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
+@pytest.mark.slow
 def test_runs_are_found_and_shown(trained: str, capsys: pytest.CaptureFixture[str]) -> None:
     for name in QUESTIONS:
         for words in shown("loratrack", name):
@@ -145,6 +147,7 @@ def test_runs_are_found_and_shown(trained: str, capsys: pytest.CaptureFixture[st
             assert "clinc_dual" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_versions_are_moved(trained: str, capsys: pytest.CaptureFixture[str]) -> None:
     for words in [words[1:] for words in WORDS if words[1:2] and words[1] in MOVES]:
         assert cli.main(words) == 0, capsys.readouterr()
@@ -153,6 +156,7 @@ def test_versions_are_moved(trained: str, capsys: pytest.CaptureFixture[str]) ->
     assert "to see that it works" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_program_does_the_same(trained: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The blocks of Python, as they stand but for the base and the epochs; they follow the promotions."""
     programs = blocks("python")
@@ -174,6 +178,7 @@ def test_a_program_does_the_same(trained: str, capsys: pytest.CaptureFixture[str
     assert "lora_A" in out
 
 
+@pytest.mark.slow
 def test_a_run_is_made_again(trained: str, here: Any, capsys: pytest.CaptureFixture[str]) -> None:
     for words in [words[1:] for words in WORDS if words[1:2] and words[1] in AFTERWARDS]:
         ends_well = (0, 1) if words == ["doctor"] else (0,)  # 1: it found something, on this machine
@@ -182,6 +187,7 @@ def test_a_run_is_made_again(trained: str, here: Any, capsys: pytest.CaptureFixt
     assert (here.folder / "restored" / "config_copy.yaml").is_file()
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_and_goes_on(trained: str, capsys: pytest.CaptureFixture[str]) -> None:
     first, *others = commands("sweep")
     train(first, "sweep.trials=2", "sweep.parallel=2")
@@ -193,6 +199,7 @@ def test_a_sweep_runs_and_goes_on(trained: str, capsys: pytest.CaptureFixture[st
     assert "best trial" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_predictions_come(trained: str, here: Any, capsys: pytest.CaptureFixture[str]) -> None:
     for words in shown("loratrack", "predict"):
         assert cli.main(["predict", *(word.replace("RUN_ID", trained) for word in words)]) == 0
@@ -202,6 +209,7 @@ def test_predictions_come(trained: str, here: Any, capsys: pytest.CaptureFixture
     assert (here.folder / "answers.csv").read_text("utf-8").startswith('"text","domain","intent"')
 
 
+@pytest.mark.slow
 def test_the_small_commands_run(trained: str, capsys: pytest.CaptureFixture[str]) -> None:
     for words in [*shown("loratrack", "cache"), *shown("loratrack", "sync")]:
         name = "sync" if not words else "cache"
@@ -209,6 +217,7 @@ def test_the_small_commands_run(trained: str, capsys: pytest.CaptureFixture[str]
     assert "entries" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_model_is_served(trained: str, here: Any) -> None:
     (words,), (curl,) = shown("mlflow", "models", "serve"), shown("curl")
     (body,) = [word for word in curl if word.startswith("{")]
@@ -223,6 +232,7 @@ def test_the_model_is_served(trained: str, here: Any) -> None:
     assert set(row) == {"domain", "intent", "domain_probability", "intent_probability"}
 
 
+@pytest.mark.slow
 def test_mlflow_ui_shows_the_runs(trained: str, here: Any) -> None:
     (words,) = shown("mlflow", "ui")
     with serving(here, ["mlflow", "ui", *words, "--workers", "1", "--port", "5000"], "5000") as (port, _):

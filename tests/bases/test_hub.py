@@ -248,6 +248,7 @@ def no_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(info.parent))
 
 
+@pytest.mark.slow
 def test_the_variables_of_the_hub_are_respected(hub: Any, tiny: Path, tmp_path: Path) -> None:
     hub.add("acme/tiny", tiny)
     environment = os.environ | {

@@ -83,7 +83,7 @@ EXPECTED = (
 )
 
 
-@pytest.mark.parametrize("kind", ["sqlite", "postgresql", "server"])
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql", pytest.param("server", marks=pytest.mark.slow)])
 def test_files_datasets_environment_and_notices(
     kind: str,
     request: pytest.FixtureRequest,

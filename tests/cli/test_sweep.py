@@ -23,6 +23,8 @@ from mlflow import MlflowClient
 
 from loratrack.cli import main
 
+pytestmark = pytest.mark.slow
+
 SPACE: dict[str, Any] = {
     "model.lora.rank": {"choice": [2, 4, 8]},
     "model.lora.target_modules": {"choice": [["query", "value"], "all-linear"]},
@@ -294,7 +296,7 @@ def test_interrupted_trials_are_begun_again(store: Store, start_worker: Callable
     assert store.parent("broken-off").info.status == "FINISHED"
 
 
-@pytest.mark.parametrize(("num_workers", "num_trials"), [(2, 6), pytest.param(3, 15, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("num_workers", "num_trials"), [(2, 6), (3, 15)])
 def test_nothing_is_lost_when_a_process_is_killed(
     store: Store, start_worker: Callable[..., Worker], num_workers: int, num_trials: int
 ) -> None:

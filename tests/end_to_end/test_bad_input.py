@@ -169,6 +169,7 @@ def can_mount() -> bool:
     return subprocess.run(trial, capture_output=True, check=False).returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not can_mount(), reason="this machine lets nobody mount a small disk")
 def test_a_full_disk_is_told_and_nothing_half_written_stays(sample: Any, tmp_path: Path) -> None:
     command = ["unshare", "-rm", sys.executable, "-c", FULL_DISKS, str(sample.config), str(tmp_path)]

@@ -20,6 +20,8 @@ ENTRY_POINT = """
 import json, os, sys
 from pathlib import Path
 import mlflow
+
+pytestmark = pytest.mark.slow
 with mlflow.start_run() as run:
     mlflow.log_metric("loss", 1.0)
     mlflow.log_text("whole", "told.txt")

@@ -135,6 +135,7 @@ def test_a_reading_that_was_broken_off_leaves_no_file(filler: Filler) -> None:
     assert found() == {"mirror_half": "FINISHED"}
 
 
+@pytest.mark.slow
 def test_several_commands_may_ask_at_once(filler: Filler) -> None:
     filler.run("mirror_many", "single_cls", days_ago=9, rank=4)
     command = [sys.executable, "-m", "loratrack.cli", "compare", "--filter", "exp_id~mirror", "--json"]

@@ -283,6 +283,7 @@ def team_store(
     return MlflowClient(use(uri, monkeypatch, tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["together", "apart"])
 def test_promotions_at_the_same_instant_leave_one_winner(team_store: MlflowClient, where: str) -> None:
     model = f"at-once-{where}"
@@ -396,7 +397,7 @@ def walk(uri: str, acts: list[tuple[str, int]]) -> None:
         check_law(client, model, has_champion=has_champion)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(acts=ACTS)
 def test_any_sequence_keeps_one_champion_and_a_true_history(
     shared_store: str, acts: list[tuple[str, int]]

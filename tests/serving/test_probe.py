@@ -46,6 +46,7 @@ def off_by(probe: Probe, difference: float, computed_on: str) -> Probe:
     return Probe(probe.tokens, probe.offsets, probe.token_types, probe.logits + difference, computed_on)
 
 
+@pytest.mark.slow
 def test_a_fresh_process_elsewhere_finds_the_same_bits(copy: Path, probe: Probe, tmp_path: Path) -> None:
     keep(probe, copy)
     subprocess.run([sys.executable, "-c", CHECK, str(copy)], check=True, cwd=tmp_path)

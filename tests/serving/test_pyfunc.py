@@ -143,6 +143,7 @@ def ask(server: str, content: dict[str, Any]) -> Any:
         return json.load(answer)
 
 
+@pytest.mark.slow
 def test_a_server_answers_in_each_of_mlflows_forms(server: str, expected: list[dict[str, Any]]) -> None:
     split = ask(server, {"dataframe_split": {"columns": ["text"], "data": [[text] for text in TEXTS]}})
     records = ask(server, {"dataframe_records": [{"text": text} for text in TEXTS]})
@@ -159,6 +160,7 @@ def test_a_server_tells_what_is_wrong_and_goes_on(server: str) -> None:
     assert len(ask(server, {"dataframe_records": [{"text": "calm"}]})["predictions"]) == 1
 
 
+@pytest.mark.slow
 def test_mlflow_models_predict_reads_a_csv(
     saved: Path, tmp_path: Path, expected: list[dict[str, Any]]
 ) -> None:

@@ -62,6 +62,7 @@ def project_below(folder: Path, name: str = "loratrack") -> Path:
     return below
 
 
+@pytest.mark.slow
 def test_eight_processes_start_runs_on_an_empty_store_at_once(tmp_path: Path, fresh_uri: str) -> None:
     project_below(tmp_path)
     processes = [

@@ -103,6 +103,7 @@ TOLERANCE = 1e-4
 """Weights after 20 steps; sums are taken in another order when the shapes differ."""
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None, phases=[Phase.explicit, Phase.generate])
 @given(PLANS)
 def test_the_weights_after_20_steps_do_not_depend_on_the_neighbours(

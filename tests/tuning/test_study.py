@@ -187,6 +187,7 @@ def _work(url: str, lock: Path, config: SweepConfig) -> None:
     search.close()
 
 
+@pytest.mark.slow
 def test_processes_that_start_together_share_one_study(sweep_config: Configs, tmp_path: Path) -> None:
     config, url, lock = sweep_config(trials=20), f"sqlite:///{tmp_path}/optuna.db", tmp_path / "lock"
     context = multiprocessing.get_context("forkserver")
