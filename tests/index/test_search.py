@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from loratrack.errors import RefusedError, StoreError, UserError
 from loratrack.index import detail, search
 from loratrack.index.opened import open_tables
+from loratrack.registry import events
 from loratrack.store.place import database_file, tracking_uri
 
 QUESTIONS = [
@@ -195,6 +196,14 @@ def test_a_store_of_another_version_says_what_to_do(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     with open_tables() as tables, pytest.raises(StoreError, match="mlflow db upgrade"):
         search.search(tables, limit=10)
+
+
+def test_moves_in_the_registry_are_no_runs(client: MlflowClient) -> None:
+    move = events.Event("clinc", "champion", "promote", before=None, after=1)
+    run_id = events.write(client, move, at_ms=1).run_id
+    client.set_tag(run_id, "exp_id", "clinc")
+    with open_tables() as tables:
+        assert search.summaries(tables) == []
 
 
 def test_asking_a_database_imports_neither_mlflow_nor_torch(store_of_runs: str) -> None:

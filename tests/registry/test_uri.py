@@ -66,6 +66,21 @@ def test_a_stage_leads_to_the_bundle_too(client: MlflowClient, bundle: Path) -> 
     )
 
 
+@pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")  # MLflow's stages, which are asked for
+def test_a_pinned_name_means_the_same_after_the_alias_has_moved(client: MlflowClient, bundle: Path) -> None:
+    client.transition_model_version_stage("intents", "1", "Staging")
+    assert uri.pinned("models:/intents@champion") == "models:/intents/2"
+    assert uri.pinned("models:/intents/staging") == "models:/intents/1"
+    assert uri.pinned("models:/intents/1") == "models:/intents/1"
+    with pytest.raises(UserError, match="no such alias"):
+        uri.pinned("models:/intents@chalenger")
+
+
+def test_a_pinned_run_loses_its_path_and_a_folder_stays() -> None:
+    assert uri.pinned("runs:/abc/pyfunc") == uri.pinned("runs:/abc") == "runs:/abc"
+    assert uri.pinned("projects/model") == "projects/model"
+
+
 def test_the_number_behind_the_name_is_the_one_that_is_read(client: MlflowClient, bundle: Path) -> None:
     other = new_run(client)
     client.log_artifacts(other, str(bundle.parents[1]), "pyfunc")

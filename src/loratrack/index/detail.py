@@ -1,4 +1,4 @@
-"""One run, with everything stored about it: epochs, datasets, files, environment and notices."""
+"""One run, with all that is kept of it: epochs, datasets, files, environment and notices."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 from urllib.parse import unquote, urlparse
 
 from loratrack.errors import RefusedError, UserError, did_you_mean
@@ -31,97 +30,77 @@ class Detail:
     artifact_uri: str
     artifacts: tuple[str, ...]
     """Files and folders at the top; a folder ends in `/`."""
-    environment: Mapping[str, Any] | None
+    environment: Mapping[str, object] | None
     notices: tuple[str, ...]
 
     @property
     def best_epoch(self) -> int | None:
-        found = self.run.metrics.get("best_epoch")
-        return None if found is None else int(found)
+        epoch = self.run.metrics.get("best_epoch")
+        return None if epoch is None else int(epoch)
 
 
-def find(tables: Tables, wanted: str) -> RunSummary:
+def find(tables: Tables, text: str) -> RunSummary:
     """The run with this id or unique id prefix; else the newest with this exp_id or name, trainings
     before sweeps and chains.
 
-    RefusedError when there is none, UserError when several ids have the prefix.
+    RefusedError when there is none, UserError when a prefix is that of several.
     """
-    named = summaries(
-        tables, "AND (r.run_uuid = :wanted OR r.name = :wanted OR x.value = :wanted)", wanted=wanted
-    )
-    if named:
-        parent_ids = parents(tables) - {wanted}
-        return next((summary for summary in named if summary.run_id not in parent_ids), named[0])
-    if RUN_ID_PREFIX.fullmatch(wanted):
-        begun = summaries(
-            tables, "AND r.run_uuid > :wanted AND r.run_uuid < :end", wanted=wanted, end=f"{wanted}g"
-        )
-        if len(begun) > 1:
-            listed = ", ".join(f"{summary.run_id} ({summary.exp_id})" for summary in begun[:MAX_LISTED])
-            raise UserError(f"{wanted}: must be the beginning of one run's id, got {len(begun)}: {listed}")
-        if begun:
-            return begun[0]
-    every = summaries(tables)
-    close = did_you_mean(wanted, {summary.exp_id for summary in every})
-    hint = close or "; loratrack compare lists all"
-    raise RefusedError(f"{wanted}: no such run or exp_id among {len(every):,} runs in {store_name()}{hint}")
+    runs = summaries(tables, "AND (r.run_uuid = :text OR r.name = :text OR x.value = :text)", text=text)
+    if runs:
+        parent_ids = parents(tables) - {text}
+        return next((summary for summary in runs if summary.run_id not in parent_ids), runs[0])
+    if RUN_ID_PREFIX.fullmatch(text):
+        # `g` comes after every hexadecimal digit, so these are the ids that begin with `text`.
+        runs = summaries(tables, "AND r.run_uuid > :text AND r.run_uuid < :end", text=text, end=f"{text}g")
+        if len(runs) > 1:
+            listed = ", ".join(f"{summary.run_id} ({summary.exp_id})" for summary in runs[:MAX_LISTED])
+            raise UserError(f"{text}: must be the beginning of one run's id, got {len(runs)}: {listed}")
+        if runs:
+            return runs[0]
+    runs = summaries(tables)
+    hint = did_you_mean(text, {summary.exp_id for summary in runs}) or "; loratrack compare lists all"
+    raise RefusedError(f"{text}: no such run or exp_id among {len(runs):,} runs in {store_name()}{hint}")
 
 
-def detail(tables: Tables, wanted: str) -> Detail:
+def detail(tables: Tables, text: str) -> Detail:
     """All of the run that `find` finds."""
-    summary = find(tables, wanted)
+    summary = find(tables, text)
     if tables.renew([summary.run_id]):
-        summary = find(tables, wanted)
+        summary = find(tables, text)
     [run] = in_full(tables, [summary])
+
+    names = [
+        name
+        for name in run.metrics
+        if name.startswith(EPOCH_AREAS) or (SCORE.fullmatch(name) and not name.startswith(ONLY_LATEST))
+    ]
+    tables.need_history([summary.run_id], names)
+    keys = {f"key{number}": name for number, name in enumerate(names)}
+    rows = tables.rows(
+        f"SELECT m.step, m.key, m.value FROM metrics m WHERE m.run_uuid = :run AND NOT m.is_nan"
+        f" AND m.key IN ({', '.join(f':{key}' for key in keys) or 'NULL'}) ORDER BY m.timestamp",
+        run=summary.run_id,
+        **keys,
+    )
+    epochs: dict[int, dict[str, float]] = {}
+    for step, key, value in rows:  # in the order of time: a value logged again replaces the earlier one
+        epochs.setdefault(int(step), {})[key] = value
+
     [(uri,)] = tables.rows("SELECT r.artifact_uri FROM runs r WHERE r.run_uuid = :run", run=summary.run_id)
-    files = _files(summary.run_id, uri)
+    files: _LocalFiles | _StoredFiles = _StoredFiles(summary.run_id, uri)
+    scheme = urlparse(uri).scheme
+    if scheme in ("", "file"):
+        files = _LocalFiles(Path(unquote(urlparse(uri).path) if scheme else uri))
     environment = files.text(ENVIRONMENT)
     return Detail(
         run,
-        _epochs(tables, run),
+        dict(sorted(epochs.items())),
         tuple(tables.datasets(summary.run_id)),
         uri,
         tuple(files.names()),
         None if environment is None else json.loads(environment),
         tuple((files.text(NOTICES) or "").splitlines()),
     )
-
-
-def _epochs(tables: Tables, run: StoredRun) -> dict[int, dict[str, float]]:
-    """The last logged value of each metric for each epoch."""
-    run_id = run.summary.run_id
-    names = [name for name in run.metrics if _is_of_epochs(name)]
-    tables.need_history([run_id], names)
-    keys = {f"key{number}": name for number, name in enumerate(names)}
-    rows = tables.rows(
-        f"SELECT m.step, m.key, m.value FROM metrics m WHERE m.run_uuid = :run AND NOT m.is_nan"
-        f" AND m.key IN ({', '.join(f':{key}' for key in keys) or 'NULL'}) ORDER BY m.timestamp",
-        run=run_id,
-        **keys,
-    )
-    epochs: dict[int, dict[str, float]] = {}
-    for step, key, value in rows:
-        epochs.setdefault(int(step), {})[key] = value
-    return dict(sorted(epochs.items()))
-
-
-def _is_of_epochs(name: str) -> bool:
-    is_score = SCORE.fullmatch(name) is not None and not name.startswith(ONLY_LATEST)
-    return is_score or name.startswith(EPOCH_AREAS)
-
-
-class _Files(Protocol):
-    def names(self) -> list[str]: ...
-
-    def text(self, name: str) -> str | None:
-        """None where there is no such file."""
-
-
-def _files(run_id: str, uri: str) -> _Files:
-    scheme = urlparse(uri).scheme
-    if scheme in ("", "file"):
-        return _LocalFiles(Path(unquote(urlparse(uri).path) if scheme else uri))
-    return _StoredFiles(run_id, uri)
 
 
 @dataclass(frozen=True)
@@ -147,8 +126,8 @@ class _StoredFiles:
 
     def names(self) -> list[str]:
         with answering():
-            found = connect().list_artifacts(self.run_id)
-        return sorted(f"{file.path}/" if file.is_dir else file.path for file in found)
+            files = connect().list_artifacts(self.run_id)
+        return sorted(f"{file.path}/" if file.is_dir else file.path for file in files)
 
     def text(self, name: str) -> str | None:
         from mlflow.artifacts import load_text
@@ -162,5 +141,5 @@ class _StoredFiles:
 def tasks(names: Sequence[str]) -> dict[str, str]:
     """What the metrics of each task begin with, by the name to show; the average comes last."""
     prefixes = dict.fromkeys(str(match[1] or "") for name in names if (match := SCORE.fullmatch(name)))
-    shown = {prefix.removesuffix("_") or "label": prefix for prefix in prefixes if prefix != "avg_"}
-    return shown | ({"average": "avg_"} if "avg_" in prefixes else {})
+    by_name = {prefix.removesuffix("_") or "label": prefix for prefix in prefixes if prefix != "avg_"}
+    return by_name | ({"average": "avg_"} if "avg_" in prefixes else {})

@@ -7,13 +7,13 @@ and `metrics.` before it say which. A metric is its value at the run's best epoc
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from loratrack.errors import UserError, closest
-from loratrack.index.comparisons import Test, Value, meaning, number
-from loratrack.index.expression import Comparison, Expression, ExpressionError, comparisons, holds, parse
+from loratrack.index.comparisons import Value, meaning, number
+from loratrack.index.expression import ExpressionError, comparisons, holds, parse
 from loratrack.index.runs import (
     ATTRIBUTES,
     KINDS,
@@ -59,24 +59,41 @@ def search(
 
     Names that nothing in the store has are refused, those of `columns` too.
     """
-    tests = None if filter_text is None else _meanings(filter_text, now or datetime.now())
+    expression = None if filter_text is None else parse(filter_text)
+    moment = now or datetime.now()
+    # Built before any run is read: a value that makes no sense is refused in an empty store too.
+    tests = (
+        {}
+        if expression is None
+        else {c: meaning(c, filter_text or "", moment) for c in comparisons(expression)}
+    )
 
     def ordered() -> tuple[RunTable, list[RunSummary]]:
-        known = RunTable(tables)
-        found = list(known.by_id.values())
-        if filter_text is not None and tests is not None:
-            is_in = _filter(known, *tests, filter_text)
-            found = [summary for summary in found if is_in(summary.run_id)]
-        return known, found if sort_by is None else _sorted(found, known, sort_by)
+        table = RunTable(tables)
+        matches = list(table.by_id.values())
+        if expression is not None:
+            values: dict[str, Column] = {}
+            for name in (comparison.name for comparison in tests):
+                column = table.column(name.text)
+                if column is None:
+                    raise ExpressionError(table.unknown(name.text), filter_text or "", name.start, name.end)
+                values[name.text] = column
 
-    known, found = ordered()
-    if tables.renew([summary.run_id for summary in found[:limit]]):
-        known, found = ordered()
-    runs = in_full(tables, found[:limit], [*columns, *([sort_by] if sort_by else [])])
+            def is_match(run_id: str) -> bool:
+                return holds(expression, lambda each: tests[each](values[each.name.text].get(run_id, ())))
+
+            matches = [summary for summary in matches if is_match(summary.run_id)]
+        return table, matches if sort_by is None else _sorted(matches, table, sort_by)
+
+    table, matches = ordered()
+    # A mirror may be behind its server: the runs to be shown are read again, and a change may move them.
+    if tables.renew([summary.run_id for summary in matches[:limit]]):
+        table, matches = ordered()
+    runs = in_full(tables, matches[:limit], [*columns, *([sort_by] if sort_by else [])])
     for name in columns:
-        if not any(run.values(name) for run in runs) and known.column(name) is None:
-            raise UserError(f"--columns: {known.unknown(name)}")
-    return SearchResult(runs, len(found), len(known.by_id))
+        if not any(run.values(name) for run in runs) and table.column(name) is None:
+            raise UserError(f"--columns: {table.unknown(name)}")
+    return SearchResult(runs, len(matches), len(table.by_id))
 
 
 def summaries(tables: Tables, clause: str = "", **values: object) -> list[RunSummary]:
@@ -92,23 +109,21 @@ def summaries(tables: Tables, clause: str = "", **values: object) -> list[RunSum
         events=EVENTS_EXPERIMENT,
         **values,
     )
-    found = [
+    runs = [
         RunSummary(run_id, name or "", exp_id, status, str(experiment_id), *rest)
         for run_id, name, exp_id, status, experiment_id, *rest in rows
     ]
-    return sorted(found, key=lambda summary: summary.started_ms, reverse=True)
+    return sorted(runs, key=lambda summary: summary.started_ms, reverse=True)
 
 
 def parents(tables: Tables) -> set[str]:
     """Ids of parent runs (sweeps, chains)."""
-    return {
-        run_id
-        for (run_id,) in tables.rows("SELECT DISTINCT t.value FROM tags t WHERE t.key = :key", key=PARENT_TAG)
-    }
+    rows = tables.rows("SELECT DISTINCT t.value FROM tags t WHERE t.key = :key", key=PARENT_TAG)
+    return {run_id for (run_id,) in rows}
 
 
 class RunTable:
-    """Our trainings, the newest first, and one column of them after the other."""
+    """Our trainings, the newest first, and their columns, each read when it is asked for."""
 
     def __init__(self, tables: Tables) -> None:
         self.tables = tables
@@ -119,68 +134,70 @@ class RunTable:
         }
 
     def column(self, name: str) -> Column | None:
-        """The values under `name`; None when nothing in the store is called so."""
-        if name not in self._columns:
-            self._columns[name] = self._look_for(name)
-        return self._columns[name]
-
-    def _look_for(self, name: str) -> Column | None:
+        """The values under `name`; None when nothing in the store has this name."""
+        if name in self._columns:
+            return self._columns[name]
+        column: Column | None = {}
         if name in ATTRIBUTES:
-            return {run_id: summary.values(name) for run_id, summary in self.by_id.items()}
-        if name in REGISTERED:
-            return self._registered(name)
-        looks: dict[str, Callable[[str], Column]] = {
-            "tags": self._tag,
-            "params": self._param,
-            "metrics": self._metric,
-        }
-        kind, _, key = name.partition(".")
-        if kind in looks:
-            return looks[kind](key) or self._nothing(key)
-        return next((column for look in looks.values() if (column := look(name))), self._nothing(name))
+            column = {run_id: summary.values(name) for run_id, summary in self.by_id.items()}
+        elif name in REGISTERED:
+            column = {
+                run_id: [value for version in versions for value in version.values(name)]
+                for run_id, versions in versions_by_run(self.tables).items()
+            }
+        else:
+            prefix, _, rest = name.partition(".")
+            kinds, key = ((prefix,), rest) if prefix in KINDS else (KINDS, name)
+            for kind in kinds:
+                if not column:
+                    column = self._best_values(key) if kind == "metrics" else self._texts(kind, key)
+            if not column and self.by_id and not ALWAYS_KNOWN.fullmatch(key):
+                column = None
+        self._columns[name] = column
+        return column
 
     def unknown(self, name: str) -> str:
-        """What to say of a name that nothing has."""
+        """The message for a name that no run has."""
         keys = [
             key
             for table in ("tags", "params", "latest_metrics")
             for (key,) in self.tables.rows(f"SELECT DISTINCT t.key FROM {table} t")
             if not key.startswith("mlflow.")
         ]
-        known = {key.rsplit(".", 1)[-1]: key for key in keys} | {key: key for key in keys}
-        known |= {key: key for key in (*ATTRIBUTES, *REGISTERED)}
+        # The last part of a dotted name leads to the whole: `rank` means `model.lora.rank`.
+        full_names = {key.rsplit(".", 1)[-1]: key for key in keys} | {key: key for key in keys}
+        full_names |= {key: key for key in (*ATTRIBUTES, *REGISTERED)}
         kind, _, key = name.partition(".")
-        meant = key if kind in KINDS else name
-        near = meant if meant in known else closest(meant, known, cutoff=0.7)
-        return f"no run has {name!r}" + (f"; did you mean {known[near]!r}?" if near else "")
+        near = closest(key if kind in KINDS else name, full_names, cutoff=0.7)
+        return f"no run has {name!r}" + (f"; did you mean {full_names[near]!r}?" if near else "")
 
-    def _nothing(self, name: str) -> Column | None:
-        return {} if not self.by_id or ALWAYS_KNOWN.fullmatch(name) else None
-
-    def _tag(self, key: str) -> Column:
-        return self._texts("SELECT t.run_uuid, t.value FROM tags t WHERE t.key = :key", key)
-
-    def _param(self, key: str) -> Column:
-        return self._texts("SELECT p.run_uuid, p.value FROM params p WHERE p.key = :key", key)
-
-    def _texts(self, query: str, key: str) -> Column:
-        rows = self.tables.rows(query, key=key)
+    def _texts(self, table: str, key: str) -> Column:
+        rows = self.tables.rows(f"SELECT t.run_uuid, t.value FROM {table} t WHERE t.key = :key", key=key)
         return {run_id: (value,) for run_id, value in rows if run_id in self.by_id and value is not None}
 
-    def _metric(self, metric: str) -> Column:
-        """`StoredRun.best` of all runs."""
+    def _best_values(self, metric: str) -> Column:
+        """`StoredRun.best` of all runs, in a few queries for all of them."""
         if metric.startswith(ONLY_LATEST):
             return {run_id: (value,) for run_id, value in self._latest(metric).items()}
         values: dict[str, float] = {}
-        for look in (self._logged_best, self._extreme):
-            for name in names_of(metric):
-                rest = [run_id for run_id in self.by_id if run_id not in values]
-                values |= look(name, rest) if rest else {}
+        for name in names_of(metric):
+            values = self._latest(f"best_{name}") | values
+        for name in names_of(metric):
+            # A run that did not come to log its best: the best value of its history.
+            open_ids = [run_id for run_id in self.by_id if run_id not in values]
+            if not open_ids:
+                break
+            self.tables.need_history(open_ids, [name])
+            best = "MIN" if is_lower_better(name) else "MAX"
+            query = f"SELECT m.run_uuid, {best}(m.value) FROM metrics m WHERE m.key = :key AND NOT m.is_nan"
+            if len(open_ids) < MANY_SHARE * len(self.by_id):
+                part = f"{query} AND m.run_uuid IN (:runs) GROUP BY m.run_uuid"
+                values |= dict(self.tables.of_runs(part, open_ids, key=name))
+            else:
+                rows = self.tables.rows(f"{query} GROUP BY m.run_uuid", key=name)
+                without_best = set(open_ids)
+                values |= {run_id: value for run_id, value in rows if run_id in without_best}
         return {run_id: (value,) for run_id, value in values.items()}
-
-    def _logged_best(self, metric: str, run_ids: Sequence[str]) -> dict[str, float]:
-        found = self._latest(f"best_{metric}")
-        return {run_id: found[run_id] for run_id in run_ids if run_id in found}
 
     def _latest(self, metric: str) -> dict[str, float]:
         rows = self.tables.rows(
@@ -188,60 +205,22 @@ class RunTable:
         )
         return {run_id: value for run_id, value in rows if run_id in self.by_id}
 
-    def _extreme(self, metric: str, run_ids: Sequence[str]) -> dict[str, float]:
-        self.tables.need_history(run_ids, [metric])
-        best = "MIN" if is_lower_better(metric) else "MAX"
-        query = f"SELECT m.run_uuid, {best}(m.value) FROM metrics m WHERE m.key = :key AND NOT m.is_nan"
-        if len(run_ids) < MANY_SHARE * len(self.by_id):
-            part = f"{query} AND m.run_uuid IN (:runs) GROUP BY m.run_uuid"
-            return dict(self.tables.of_runs(part, run_ids, key=metric))
-        wanted = set(run_ids)
-        rows = self.tables.rows(f"{query} GROUP BY m.run_uuid", key=metric)
-        return {run_id: value for run_id, value in rows if run_id in wanted}
 
-    def _registered(self, name: str) -> Column:
-        return {
-            run_id: [value for version in versions for value in version.values(name)]
-            for run_id, versions in versions_by_run(self.tables).items()
-        }
-
-
-def _meanings(text: str, now: datetime) -> tuple[Expression, dict[Comparison, Test]]:
-    expression = parse(text)
-    return expression, {each: meaning(each, text, now) for each in comparisons(expression)}
-
-
-def _filter(
-    known: RunTable, expression: Expression, tests: Mapping[Comparison, Test], text: str
-) -> Callable[[str], bool]:
-    columns: dict[str, Column] = {}
-    for name in (each.name for each in tests):
-        column = known.column(name.text)
-        if column is None:
-            raise ExpressionError(known.unknown(name.text), text, name.start, name.end)
-        columns[name.text] = column
-
-    def is_in(run_id: str) -> bool:
-        return holds(expression, lambda each: tests[each](columns[each.name.text].get(run_id, ())))
-
-    return is_in
-
-
-def _sorted(ordered: Sequence[RunSummary], known: RunTable, name: str) -> list[RunSummary]:
-    """Runs with none of it come last, equal ones stay in their order."""
-    column = known.column(name)
+def _sorted(runs: Sequence[RunSummary], table: RunTable, name: str) -> list[RunSummary]:
+    """Runs without a value come last; equal ones keep their order."""
+    column = table.column(name)
     if column is None:
-        raise UserError(f"--sort-by: {known.unknown(name)}")
-    having = [summary for summary in ordered if column.get(summary.run_id)]
-    rest = [summary for summary in ordered if not column.get(summary.run_id)]
-    values = {summary.run_id: sort_value(column[summary.run_id][0]) for summary in having}
+        raise UserError(f"--sort-by: {table.unknown(name)}")
+    with_value = [summary for summary in runs if column.get(summary.run_id)]
+    without = [summary for summary in runs if not column.get(summary.run_id)]
+    values = {summary.run_id: sort_value(column[summary.run_id][0]) for summary in with_value}
     if any(isinstance(value, str) for value in values.values()):
-        return sorted(having, key=lambda summary: str(column[summary.run_id][0])) + rest
+        return sorted(with_value, key=lambda summary: str(column[summary.run_id][0])) + without
     is_high_first = not is_lower_better(name)
-    return sorted(having, key=lambda summary: values[summary.run_id], reverse=is_high_first) + rest
+    return sorted(with_value, key=lambda summary: values[summary.run_id], reverse=is_high_first) + without
 
 
 def sort_value(value: Value) -> Value:
     """A setting that is a number is sorted as one."""
-    found = number(value) if isinstance(value, str) else value
-    return value if found is None else found
+    as_number = number(value) if isinstance(value, str) else value
+    return value if as_number is None else as_number

@@ -47,6 +47,21 @@ def fetch(model: str) -> Path:
     return _bundle(folder)
 
 
+def pinned(model: str) -> str:
+    """What `model` means now, in words that mean it forever: `models:/NAME/3` for an alias or a stage.
+
+    `runs:/ID/path` becomes `runs:/ID`; a folder stays as it is.
+    """
+    if model.startswith(RUNS):
+        return RUNS + model.removeprefix(RUNS).strip("/").partition("/")[0]
+    if not model.startswith(MODELS):
+        return model
+    use_short_requests()
+    with answering():
+        name, version = _version(connect(), model)
+    return f"{MODELS}{name}/{version}"
+
+
 def _registered(model: str) -> Path:
     use_short_requests()
     if tracking_uri().startswith((SQLITE, *DATABASES)):
