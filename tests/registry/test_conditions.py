@@ -31,9 +31,10 @@ def test_a_condition_holds_or_fails(condition: str, holds: bool) -> None:
     assert judge(condition, CANDIDATE, CHAMPION).is_met is holds
 
 
-def test_each_comparison_is_told() -> None:
-    told = judge("avg_f1>=0.93 and intent_f1 not worse than champion by 0.005", CANDIDATE, CHAMPION).told
-    assert told == (
+def test_each_comparison_is_reported() -> None:
+    text = "avg_f1>=0.93 and intent_f1 not worse than champion by 0.005"
+    findings = judge(text, CANDIDATE, CHAMPION).findings
+    assert findings == (
         "fails: avg_f1 >= 0.93, got 0.925",
         "holds: intent_f1 not worse than champion by 0.005, got 0.9, the champion has 0.9",
     )
@@ -62,6 +63,6 @@ def test_what_is_no_condition_is_refused(condition: str) -> None:
         judge(condition, CANDIDATE, CHAMPION)
 
 
-def test_a_metric_that_the_champion_lacks_is_told() -> None:
+def test_a_metric_that_the_champion_lacks_is_reported() -> None:
     with pytest.raises(UserError, match=r"--if: the champion has no metric 'intent_f1'"):
         judge("intent_f1 better than champion", CANDIDATE, {"best_avg_f1": 0.9})

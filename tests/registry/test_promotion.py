@@ -78,7 +78,7 @@ def test_no_alias_moves_past_a_gate_that_refuses(registry: MlflowClient) -> None
 def test_a_promotion_moves_alias_and_stage_and_is_told(registry: MlflowClient) -> None:
     promotion.promote(MODEL, 1, expected=None, gate=fit)
     move = promotion.promote(MODEL, 2, expected=1, why="better on intents", gate=fit)
-    assert move.mended == ()
+    assert move.repairs == ()
     assert promotion.aliases(MODEL) == {CHAMPION: 2, "previous-champion": 1}
     assert stages(registry) == {1: "Archived", 2: "Production", 3: "None", 4: "None"}
     last = promotion.history(MODEL)[-1]

@@ -51,9 +51,9 @@ def delete_version(arguments: argparse.Namespace) -> int:
     model, version = arguments.model, arguments.version
     move = promotion.delete(model, version, why=arguments.why)
     if arguments.json:
-        print_json({"model": model, "deleted": version, "run_id": move.event.run_id, "mended": move.mended})
+        print_json({"model": model, "deleted": version, "run_id": move.event.run_id, "mended": move.repairs})
         return 0
-    for line in [*move.mended, f"{model}/{version}: deleted; its run and files stay"]:
+    for line in [*move.repairs, f"{model}/{version}: deleted; its run and files stay"]:
         console().print(line)
     return 0
 

@@ -127,8 +127,8 @@ def judge(condition: str | None, candidate: Candidate, champion: int | None) -> 
         other = lookup.metrics_of(lookup.version_of(f"{candidate.model}/{champion}"))
     verdict = conditions.judge(condition, lookup.metrics_of(candidate), other)
     if not verdict.is_met:
-        raise RefusedError("\n  ".join([f"{candidate}: does not meet --if", *verdict.told]))
-    return verdict.told
+        raise RefusedError("\n  ".join([f"{candidate}: does not meet --if", *verdict.findings]))
+    return verdict.findings
 
 
 def _promotion(move: promotion.Move, findings: Sequence[str]) -> Promotion:
@@ -143,5 +143,5 @@ def _promotion(move: promotion.Move, findings: Sequence[str]) -> Promotion:
         who=event.who,
         run_id=event.run_id,
         findings=tuple(findings),
-        repairs=move.mended,
+        repairs=move.repairs,
     )

@@ -22,7 +22,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from loratrack.disk import locked, whole_file
+from loratrack.disk import DRAFT_SUFFIX, locked, whole_file
 from loratrack.index.tables import Dataset, Row, SqliteTables, dataset, unreadable
 from loratrack.store.client import (
     Client,
@@ -265,16 +265,19 @@ def _build(file: Path, server: _Server, is_rebuild: bool) -> None:
     with locked(file.with_suffix(".lock")):
         if not is_rebuild and not _needs_whole_reading(file):
             return  # another process has built it meanwhile, and has it open
-        now = time.time()
+        for draft in file.parent.glob(f".{file.name}.*{DRAFT_SUFFIX}"):  # of a process that was killed
+            draft.unlink()
         with whole_file(file) as draft:
+            now = time.time()
             with closing(sqlite3.connect(draft)) as database, database:
                 database.executescript(f"{SCHEMA}; PRAGMA user_version = {FORMAT}")
                 database.execute("INSERT INTO looks VALUES (?, ?)", (now, now))
             with closing(Mirror(draft, server)) as mirror:
                 log.warning("%s: reading all runs; next time only what is new", store_name())
                 for part in _parts(list(server.experiments())):
-                    for page in _batches(server.runs(part)):
-                        mirror.save_all(page)
+                    runs = server.runs(part)
+                    while batch := list(islice(runs, PAGE)):
+                        mirror.save_all(batch)
                 with mirror._writing():
                     mirror._save_versions(server.versions(since_ms=0))
 
@@ -292,11 +295,6 @@ def _pages(ask: Callable[[str | None], PagedList[T]]) -> Iterator[T]:
 def _parts(values: Sequence[str]) -> Iterator[Sequence[str]]:
     for start in range(0, len(values), IDS_AT_ONCE):
         yield values[start : start + IDS_AT_ONCE]
-
-
-def _batches(runs: Iterator[Run]) -> Iterator[list[Run]]:
-    while batch := list(islice(runs, PAGE)):
-        yield batch
 
 
 def _quoted(values: Sequence[str]) -> str:

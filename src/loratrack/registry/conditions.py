@@ -40,8 +40,8 @@ FORMS = "avg_f1>=0.93, avg_f1 not worse than champion by 0.005, or avg_f1 better
 @dataclass(frozen=True)
 class Verdict:
     is_met: bool
-    told: tuple[str, ...]
-    """One line for each comparison: what was found, and whether it holds."""
+    findings: tuple[str, ...]
+    """One line for each comparison: the values, and whether it holds."""
 
 
 def judge(text: str, candidate: Metrics, champion: Metrics | None) -> Verdict:
@@ -49,44 +49,41 @@ def judge(text: str, candidate: Metrics, champion: Metrics | None) -> Verdict:
 
     A mistake in the condition, or a metric that a run lacks, is a UserError.
     """
-    plain = BESIDE_CHAMPION.sub(_as_value, text)
+
+    def as_value(match: re.Match[str]) -> str:
+        kind = BETTER if match["how"].lower() == "better" else NOT_WORSE
+        return f" = {kind}{match['by'] or 0}"
+
+    plain = BESIDE_CHAMPION.sub(as_value, text)
     expression = parse(plain)
-    found = {each: _judged(each, plain, candidate, champion) for each in comparisons(expression)}
-    is_met = holds(expression, lambda each: found[each][0])
-    return Verdict(is_met, tuple(f"{'holds' if met else 'fails'}: {told}" for met, told in found.values()))
-
-
-def _as_value(match: re.Match[str]) -> str:
-    kind = BETTER if match["how"].lower() == "better" else NOT_WORSE
-    return f" = {kind}{match['by'] or 0}"
+    results = {each: _judged(each, plain, candidate, champion) for each in comparisons(expression)}
+    is_met = holds(expression, lambda each: results[each][0])
+    return Verdict(is_met, tuple(f"{'holds' if met else 'fails'}: {line}" for met, line in results.values()))
 
 
 def _judged(
     comparison: Comparison, text: str, candidate: Metrics, champion: Metrics | None
 ) -> tuple[bool, str]:
+    """Whether the comparison holds, and the values as a line."""
     name, value = comparison.name.text, comparison.value.text
     for kind, how in ((NOT_WORSE, "not worse"), (BETTER, "better")):
-        if comparison.operator == "=" and value.startswith(kind):
-            by = float(value.removeprefix(kind))
-            told = f"{name} {how} than champion" + (f" by {by:g}" if by else "")
-            return _beside_champion(name, by, kind == BETTER, told, candidate, champion)
-    wanted = number(value)
-    if wanted is None or comparison.operator not in ORDERS:
+        if comparison.operator != "=" or not value.startswith(kind):
+            continue
+        by = float(value.removeprefix(kind))
+        words = f"{name} {how} than champion" + (f" by {by:g}" if by else "")
+        got = _metric(name, candidate, "the candidate")
+        if champion is None:
+            return True, f"{words}, got {got:.6g} and no champion"
+        best = _metric(name, champion, "the champion")
+        gain = best - got if is_lower_better(name) else got - best
+        # "better" without a margin still needs a gain: an equal version replaces nobody.
+        is_met = (gain > by - ROUNDING and gain > 0) if kind == BETTER else gain >= -by - ROUNDING
+        return is_met, f"{words}, got {got:.6g}, the champion has {best:.6g}"
+    limit = number(value)
+    if limit is None or comparison.operator not in ORDERS:
         raise ExpressionError(f"must be like {FORMS}", text, comparison.name.start, comparison.value.end)
     got = _metric(name, candidate, "the candidate")
-    return ORDERS[comparison.operator](got, wanted), f"{name} {comparison.operator} {value}, got {got:.6g}"
-
-
-def _beside_champion(
-    name: str, by: float, is_better: bool, told: str, candidate: Metrics, champion: Metrics | None
-) -> tuple[bool, str]:
-    got = _metric(name, candidate, "the candidate")
-    if champion is None:
-        return True, f"{told}, got {got:.6g} and no champion"
-    best = _metric(name, champion, "the champion")
-    gain = best - got if is_lower_better(name) else got - best
-    is_met = (gain > by - ROUNDING and gain > 0) if is_better else gain >= -by - ROUNDING
-    return is_met, f"{told}, got {got:.6g}, the champion has {best:.6g}"
+    return ORDERS[comparison.operator](got, limit), f"{name} {comparison.operator} {value}, got {got:.6g}"
 
 
 def _metric(name: str, metrics: Metrics, whose: str) -> float:
@@ -94,5 +91,5 @@ def _metric(name: str, metrics: Metrics, whose: str) -> float:
     for key in (*(f"best_{each}" for each in names_of(name)), *names_of(name)):
         if key in metrics:
             return metrics[key]
-    known = {key.removeprefix("best_") for key in metrics}
-    raise UserError(f"--if: {whose} has no metric {name!r}{did_you_mean(name, known)}")
+    names = {key.removeprefix("best_") for key in metrics}
+    raise UserError(f"--if: {whose} has no metric {name!r}{did_you_mean(name, names)}")

@@ -47,7 +47,7 @@ class Move:
     """What came of a command: what was moved, and what had to be brought in order on the way."""
 
     event: Event
-    mended: tuple[str, ...] = ()
+    repairs: tuple[str, ...] = ()
 
 
 def aliases(model: str) -> dict[str, int]:
@@ -112,10 +112,10 @@ def delete(model: str, version: int, *, why: str = "") -> Move:
     with _registry() as client:
         _refuse_unfit(client, wanted, _aliases(client, model))
         with events.exclusive(client, wanted) as claim:
-            mended, now = _settle(client, claim)
+            repairs, now = _settle(client, claim)
             _refuse_unfit(client, wanted, now)
             Model(client, model).delete(version)
-        return Move(claim.event, mended)
+        return Move(claim.event, repairs)
 
 
 def drift(model: str) -> list[Drift]:
@@ -147,9 +147,9 @@ def reconcile(model: str, *, force: bool = False) -> tuple[str, ...]:
             return ()
         wanted = Event(model, None, "reconcile", before=None, after=None)
         with events.exclusive(client, wanted, break_others=force) as claim:
-            mended = (*_settle(client, claim)[0], *_mirror(client, model))
-            client.set_tag(claim.event.run_id, "why", "; ".join(mended))
-        return mended
+            repairs = (*_settle(client, claim)[0], *_mirror(client, model))
+            client.set_tag(claim.event.run_id, "why", "; ".join(repairs))
+        return repairs
 
 
 def replay(made: Iterable[Event]) -> dict[str, int]:
@@ -172,7 +172,7 @@ def _move(client: Client, wanted: Event) -> Move:
     assert alias is not None
     assert version is not None
     with events.exclusive(client, wanted) as claim:
-        mended, now = _settle(client, claim)
+        repairs, now = _settle(client, claim)
         _refuse_unfit(client, wanted, now)
         model.set_stage(version, STAGE_OF[alias])
         if wanted.before is not None:
@@ -180,7 +180,7 @@ def _move(client: Client, wanted: Event) -> Move:
                 model.set_stage(wanted.before, ARCHIVED)
         model.set_alias(alias, version)
         _complete(client, wanted, now)
-    return Move(claim.event, mended)
+    return Move(claim.event, repairs)
 
 
 def _complete(client: Client, event: Event, before: Aliases) -> None:
