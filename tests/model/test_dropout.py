@@ -12,7 +12,7 @@ from loratrack.model.dropout import Draws, Dropout, draw_arrays, drop, factors
 @pytest.mark.parametrize("share", [0.001, 0.05, 0.5])
 def test_places_are_dropped_each_with_the_same_probability(share: float) -> None:
     rows, columns = 4_000, 64
-    dropped = [Dropout(seed, 1, 0).places(5, rows * columns, share) for seed in range(10)]
+    dropped = [Dropout(seed, 1, 0).indices(5, rows * columns, share) for seed in range(10)]
     kept = [drop(torch.ones(rows, columns), torch.from_numpy(places)) for places in dropped]
     counts = rows * columns - torch.stack(kept).sum(dim=(1, 2))
     deviation = (rows * columns * share * (1 - share)) ** 0.5

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from loratrack.model.packing import WIDTH, WIDTHS, Packing, pack, rounded_up
+from loratrack.model.packing import MAX_WIDTHS, WIDTH, Packing, pack, rounded_up
 
 CPU = torch.device("cpu")
 LENGTHS = st.lists(st.integers(1, 150), min_size=1, max_size=40)
@@ -89,7 +89,7 @@ def test_members_share_no_bin(first: list[int], second: list[int]) -> None:
 @given(LENGTHS)
 def test_bins_are_of_few_widths_and_mostly_full(lengths: list[int]) -> None:
     packing = packed(lengths)
-    assert len(packing.groups) <= WIDTHS
+    assert len(packing.groups) <= MAX_WIDTHS
     assert all(group.width % WIDTH == 0 for group in packing.groups)
     assert max(group.width for group in packing.groups) < max(lengths) + WIDTH
     slots = sum(group.count * group.width for group in packing.groups)

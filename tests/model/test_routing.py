@@ -28,12 +28,12 @@ def adapter(rank: int, seed: int) -> Adapter:
     return Adapter(down, up, torch.zeros(rank, IN), torch.zeros(OUT, rank), scaling=0.5 + seed)
 
 
-def learned(way: _OneByOne | _Grouped, x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+def learned(products: _OneByOne | _Grouped, x: Tensor, grad: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
     """What was added, the gradient of `x`, and those of the matrices."""
     out, back = torch.zeros(len(x), OUT, dtype=x.dtype), torch.empty_like(x)
-    way.learn(grad, x, way.add(out, x), back)
-    adapters = [part[0] for part in way.parts] if isinstance(way, _OneByOne) else way.adapters
-    grads = [g for a in adapters if a is not None for g in (a.down_gradient, a.up_gradient)]
+    products.backward(grad, x, products.add(out, x), back)
+    adapters = [part[0] for part in products.parts] if isinstance(products, _OneByOne) else products.adapters
+    grads = [g for a in adapters if a is not None for g in (a.lora_A_grad, a.lora_B_grad)]
     return out, back, grads
 
 
@@ -59,12 +59,12 @@ def test_a_member_that_does_not_train_a_layer_changes_nothing_there() -> None:
     draw = torch.Generator().manual_seed(0)
     x, grad = (torch.randn(sum(SLOTS), width, generator=draw) for width in (IN, OUT))
     one = adapter(4, 0)
-    fp32 = Adapter(one.down.float(), one.up.float(), one.down_gradient, one.up_gradient, 1.0)
+    fp32 = Adapter(one.lora_A.float(), one.lora_B.float(), one.lora_A_grad, one.lora_B_grad, 1.0)
     out, back, _ = learned(_OneByOne([None, fp32, None, None], [0, 1.0, 0, 0], SLOTS), x, grad)
     assert out[:9].abs().max() == out[26:].abs().max() == 0
     assert back[:9].abs().max() == back[26:].abs().max() == 0
-    assert torch.allclose(out[9:26], x[9:26] @ fp32.down.T @ fp32.up.T, atol=1e-3)
-    assert torch.allclose(back[9:26], grad[9:26] @ fp32.up @ fp32.down, atol=1e-3)
+    assert torch.allclose(out[9:26], x[9:26] @ fp32.lora_A.T @ fp32.lora_B.T, atol=1e-3)
+    assert torch.allclose(back[9:26], grad[9:26] @ fp32.lora_B @ fp32.lora_A, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", [nn.Linear, Conv1D])
@@ -92,7 +92,7 @@ def test_an_adapted_layer_is_what_autograd_makes_of_its_formula(kind: type[nn.Mo
     copies = [value.detach().clone().requires_grad_() for value in (x, down, up)]
     kept = torch.ones(9 * IN)
     if share:
-        kept[torch.from_numpy(dropout.places(zlib.crc32(b"0"), 9 * IN, share))] = 0
+        kept[torch.from_numpy(dropout.indices(zlib.crc32(b"0"), 9 * IN, share))] = 0
         assert 0 < (kept == 0).sum() < 9 * IN
     seen = copies[0] * kept.view(1, 9, IN) / (1 - share)
     expected = lora.base_layer(copies[0]) + 6 / 4 * (seen @ copies[1].T @ copies[2].T)

@@ -1,7 +1,13 @@
-"""A batch: the rows of one or more members, batch_layout out for one pass through the base.
+"""A batch: the rows of one or more members, arranged for one pass through the base.
 
-Rows of one member lie side by side, so each member owns one slice of the rows and one of the tokens. A batch
-is batch_layout out in numpy first; then it goes to the device at once, but for the bins of a packed one.
+    packed    | member 0: a a a a b b | member 1: c c c d | filler |         one line of tokens
+    padded    | member 0: a a a a     |                                      a line for each row
+              |           b b . .     |
+              | member 1: c c c .     |
+              |           d . . .     |
+
+Rows of one member lie side by side, so each member owns one slice of the rows and one of the tokens. A
+batch is arranged in numpy first (`BatchLayout`); then all arrays go to the device in one transfer (`Batch`).
 """
 
 from __future__ import annotations
@@ -20,12 +26,12 @@ from loratrack.model.packing import Packing, Ragged, fits_as_it_lies, pack, ragg
 
 Layout = Literal["packed", "padded"]
 
-SHAPES = 32
-"""Token counts are rounded up to this many steps to the power of two, with tokens that belong to nobody."""
-RAGGED_SHAPES = 8
-"""On a GPU to fewer: a pass is recorded for each, and more tokens hardly cost more time."""
-ALIGNMENT = 16
-"""Bytes; where each array begins on its way to a GPU."""
+SIZES_PER_OCTAVE = 32
+"""Token counts are rounded up to one of this many sizes per power of two; filler tokens belong to no row."""
+RAGGED_SIZES_PER_OCTAVE = 8
+"""Fewer sizes on a GPU: each costs one captured CUDA graph, extra tokens cost almost nothing."""
+ALIGNED_BYTES = 16
+"""Each array begins at a multiple of this on its way to a GPU."""
 
 TENSOR_TYPES = {"int64": torch.int64, "int32": torch.int32, "float32": torch.float32}
 
@@ -52,18 +58,18 @@ class Batch:
     attention_mask: Tensor | None
     packing: Packing | Ragged | None
     first_tokens: Tensor
-    """[rows] where each row's first token stands among the flattened tokens."""
+    """[rows] index of each row's first token among the flattened tokens."""
     row_of_token: Tensor
-    """[real tokens] the row each real token belongs to; ragged batches name one row more, for the others."""
+    """[real tokens] the row each real token belongs to; in ragged batches the filler has a row of its own."""
     real_tokens: Tensor | None
-    """[real tokens] where they stand among the flattened tokens; None when all are real."""
+    """[real tokens] their indices among the flattened tokens; None when all are real."""
     lengths: Tensor
     rows: tuple[int, ...]
     """Number of rows of each member."""
     tokens: tuple[int, ...]
     """Number of real tokens of each member."""
     more: Mapping[str, Tensor]
-    """What others sent along."""
+    """What others sent along: labels and weights of an objective, ends and dropout keys of a route."""
 
     @property
     def slots_each(self) -> tuple[int, ...]:
@@ -73,7 +79,7 @@ class Batch:
 def slots_each(layout: Layout, rows: Sequence[int], tokens: Sequence[int], width: int) -> tuple[int, ...]:
     """Flattened positions of each member, padding counted.
 
-    The last one of a packed row has the tokens too that belong to nobody.
+    In a packed batch the filler counts as the last member's.
     """
     if layout == "packed":
         return (*tokens[:-1], width - sum(tokens[:-1]))
@@ -97,7 +103,7 @@ class BatchLayout:
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        """Ragged batches of one shape take the same way through the network."""
+        """Ragged batches of one shape run the same kernels, so one CUDA graph serves them."""
         sizes = tuple((name, array.shape) for name, array in self.arrays.items())
         return (self.layout, self.rows, self.longest, sizes)
 
@@ -143,22 +149,22 @@ def arrange(
     starts, lengths = source.offsets[rows], np.diff(source.offsets)[rows]
     before = np.cumsum(lengths) - lengths
     positions = np.arange(lengths.sum()) - np.repeat(before, lengths)
-    wanted = np.repeat(starts, lengths) + positions
+    token_indices = np.repeat(starts, lengths) + positions
     columns = {
-        "input_ids": np.asarray(source.tokens[wanted], dtype=np.int64),
+        "input_ids": np.asarray(source.tokens[token_indices], dtype=np.int64),
         "position_ids": positions + first_position,
     }
     if source.token_types is not None:
-        columns["token_types"] = np.asarray(source.token_types[wanted], dtype=np.int64)
+        columns["token_types"] = np.asarray(source.token_types[token_indices], dtype=np.int64)
     counts = tuple(len(member) for member in rows_by_member)
     ends = np.cumsum([0, *counts])
     longest = int(lengths.max())
     if is_ragged:
-        longest = rounded_up(longest, RAGGED_SHAPES // 2)
+        longest = rounded_up(longest, RAGGED_SIZES_PER_OCTAVE // 2)
         arrays = _ragged(columns, lengths, longest)
     elif layout == "packed":
-        # Tokens that lie as their bins do leave no room for others.
-        total = len(positions) if fits_as_it_lies(lengths) else rounded_up(len(positions), SHAPES)
+        # When no token moves, the count cannot be rounded up.
+        total = len(positions) if fits_as_it_lies(lengths) else rounded_up(len(positions), SIZES_PER_OCTAVE)
         arrays = _packed(columns, lengths, total)
     else:
         arrays = _padded(columns, lengths, longest)
@@ -173,15 +179,15 @@ def arrange(
 
 
 def _packed(columns: Arrays, lengths: NDArray[np.int64], total: int) -> Arrays:
-    """One row after another, and tokens of nobody up to `total`."""
-    batch_layout = {name: _laid(column, None, (1, total)) for name, column in columns.items()}
+    """One row after another, and filler tokens up to `total`."""
+    arrays = {name: _placed(column, None, (1, total)) for name, column in columns.items()}
     row_of_token = np.repeat(np.arange(len(lengths)), lengths)
     first_tokens = np.cumsum(lengths) - lengths
-    return batch_layout | {"row_of_token": row_of_token, "lengths": lengths, "first_tokens": first_tokens}
+    return arrays | {"row_of_token": row_of_token, "lengths": lengths, "first_tokens": first_tokens}
 
 
 def _ragged(columns: Arrays, lengths: NDArray[np.int64], longest: int) -> Arrays:
-    total = rounded_up(int(lengths.sum()), RAGGED_SHAPES)
+    total = rounded_up(int(lengths.sum()), RAGGED_SIZES_PER_OCTAVE)
     arrays = _packed(columns, lengths, total)
     filler = np.full(total - int(lengths.sum()), len(lengths))
     arrays["row_of_token"] = np.concatenate([arrays["row_of_token"], filler])
@@ -192,49 +198,49 @@ def _padded(columns: Arrays, lengths: NDArray[np.int64], width: int) -> Arrays:
     shape = (len(lengths), width)
     row_of_token = np.repeat(np.arange(len(lengths)), lengths)
     before = np.cumsum(lengths) - lengths
-    place = row_of_token * width + np.arange(len(row_of_token)) - np.repeat(before, lengths)
-    arrays = {name: _laid(column, place, shape) for name, column in columns.items()}
+    indices = row_of_token * width + np.arange(len(row_of_token)) - np.repeat(before, lengths)
+    arrays = {name: _placed(column, indices, shape) for name, column in columns.items()}
     arrays |= {"row_of_token": row_of_token, "lengths": lengths}
     arrays["first_tokens"] = np.arange(len(lengths)) * width
     arrays["attention_mask"] = (np.arange(width) < lengths[:, None]).astype(np.int64)
-    if len(place) < len(lengths) * width:
-        arrays["real_tokens"] = place
+    if len(indices) < len(lengths) * width:
+        arrays["real_tokens"] = indices
     return arrays
 
 
 def send_together(
-    arrays: Mapping[str, NDArray[Any]], device: torch.device, place: Tensor | None = None
+    arrays: Mapping[str, NDArray[Any]], device: torch.device, target: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """All arrays to the device in one transfer that nobody waits for."""
+    """All arrays to the device in one transfer from pinned memory, without waiting for it."""
     if device.type == "cpu":
         return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
     starts = _starts(arrays)
     whole = np.empty(starts[-1], dtype=np.uint8)
     for array, start in zip(arrays.values(), starts, strict=False):
         whole[start : start + array.nbytes] = np.ascontiguousarray(array).view(np.uint8).ravel()
-    if place is None:
-        place = torch.empty(len(whole), dtype=torch.uint8, device=device)
-    place.copy_(torch.from_numpy(whole).pin_memory(), non_blocking=True)
+    if target is None:
+        target = torch.empty(len(whole), dtype=torch.uint8, device=device)
+    target.copy_(torch.from_numpy(whole).pin_memory(), non_blocking=True)
     return {
-        name: place[start : start + array.nbytes].view(TENSOR_TYPES[array.dtype.name]).view(array.shape)
+        name: target[start : start + array.nbytes].view(TENSOR_TYPES[array.dtype.name]).view(array.shape)
         for (name, array), start in zip(arrays.items(), starts, strict=False)
     }
 
 
 def sent_bytes(arrays: Mapping[str, NDArray[Any]]) -> int:
-    """The room that they take on a GPU."""
+    """How much memory they take on a GPU."""
     return _starts(arrays)[-1]
 
 
 def _starts(arrays: Mapping[str, NDArray[Any]]) -> list[int]:
-    sizes = [-(-array.nbytes // ALIGNMENT) * ALIGNMENT for array in arrays.values()]
+    sizes = [-(-array.nbytes // ALIGNED_BYTES) * ALIGNED_BYTES for array in arrays.values()]
     return [0, *accumulate(sizes)]
 
 
-def _laid(
-    column: NDArray[np.int64], place: NDArray[np.int64] | None, shape: tuple[int, int]
+def _placed(
+    column: NDArray[np.int64], indices: NDArray[np.int64] | None, shape: tuple[int, int]
 ) -> NDArray[np.int64]:
-    """Row after row, or each number at its place; zeros elsewhere."""
+    """One number after another, or each at its index; zeros elsewhere."""
     flat = np.zeros(shape[0] * shape[1], dtype=np.int64)
-    flat[slice(len(column)) if place is None else place] = column
+    flat[slice(len(column)) if indices is None else indices] = column
     return flat.reshape(shape)

@@ -1,6 +1,6 @@
 """Dropout as a pure function of seed, step, micro-batch and layer: no random state, and no neighbour in it.
 
-A CPU is told the places that are dropped. A GPU draws by itself, from a key for each token.
+A CPU is given the indices that are dropped. A GPU draws for itself, from a key for each token.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Dropout:
             key ^= key >> 29
         return key % 2**63
 
-    def places(self, layer: int, count: int, share: float) -> NDArray[np.int64]:
-        """Of `count` places those that are dropped, each with probability `share`, some told twice.
+    def indices(self, layer: int, count: int, share: float) -> NDArray[np.int64]:
+        """Indices to drop, each with probability `share`; may repeat.
 
-        Throwing a Poisson number of darts at places drawn evenly hits each of them by itself.
+        Poisson-many uniform draws hit every index independently, and cost as much as is dropped, not `count`.
         """
         rng = np.random.Generator(np.random.SFC64(self.key(layer)))
         return rng.integers(0, count, rng.poisson(-math.log1p(-share) * count))
@@ -70,7 +70,7 @@ def drop(x: Tensor, dropped: Tensor) -> Tensor:
 
 
 def drop_(x: Tensor, dropped: Tensor) -> Tensor:
-    """Zeros in `x` itself: at the places, or where the factor is zero."""
+    """Zeros in `x` itself: at the indices, or where the factor is zero."""
     if dropped.is_floating_point():
         return x.mul_(dropped)
     x.view(-1).index_fill_(0, dropped, 0)
@@ -94,11 +94,11 @@ def draw_arrays(
 
 def factors(draws: Draws, number: int, features: int) -> Tensor:
     """[slots, features] in bf16: 0 where dropped and 1 where kept, drawn from token, layer and feature."""
-    drawn = draws.keys ^ _feature_keys(number, features, draws.keys.device)
-    for factor, shift in ((0x7FEB352D, 15), (0x46CA68B5, 16)):
-        drawn.mul_(factor)
-        drawn ^= (drawn >> shift) & (2 ** (32 - shift) - 1)
-    return ((drawn & (DRAWS - 1)) >= draws.bounds).to(torch.bfloat16)
+    hashed = draws.keys ^ _feature_keys(number, features, draws.keys.device)
+    for factor, shift in ((0x7FEB352D, 15), (0x46CA68B5, 16)):  # a 32-bit mix (lowbias32), signs masked off
+        hashed.mul_(factor)
+        hashed ^= (hashed >> shift) & (2 ** (32 - shift) - 1)
+    return ((hashed & (DRAWS - 1)) >= draws.bounds).to(torch.bfloat16)
 
 
 @functools.lru_cache(maxsize=1024)

@@ -58,7 +58,12 @@ class Network:
         self.router = Router()
         self._trained: dict[str, FlatParameters] = {}
         self.first_position = _first_position(encoder)
-        self.layouts: tuple[Layout, ...] = _layouts(encoder)
+        # packing needs an architecture that leaves attention to transformers' interface, and takes positions
+        has_open_attention = bool(getattr(encoder, "_supports_attention_backend", False))
+        takes_positions = "position_ids" in inspect.signature(encoder.forward).parameters
+        self.layouts: tuple[Layout, ...] = (
+            ("packed", "padded") if has_open_attention and takes_positions else ("padded",)
+        )
         self.is_causal = is_causal(encoder)
         if pooling == "cls" and self.is_causal:
             raise UserError(
@@ -67,7 +72,11 @@ class Network:
             )
         if use_lora:
             encoder.requires_grad_(False)
-            _silence_dropout(encoder)
+            for module in encoder.modules():  # a frozen base drops nothing: members have their own dropout
+                if isinstance(module, nn.Dropout):
+                    module.p = 0.0
+                if isinstance(getattr(module, "attention_dropout", None), float):
+                    module.attention_dropout = 0.0
         self.layout = self.layouts[0]
         self._checkpoints = False
 
@@ -152,7 +161,7 @@ class Network:
         members: Sequence[str],
         dropout: Sequence[Dropout] | None = None,
     ) -> BatchLayout:
-        """The named rows of each member, as this network wants them."""
+        """The named rows of each member, as this network needs them."""
         ragged = self.layout == "packed" and self.takes_ragged
         batch_layout = arrange(source, rows_by_member, self.layout, self.first_position, is_ragged=ragged)
         if self.use_lora and self.device.type != "cpu":
@@ -161,13 +170,22 @@ class Network:
 
     @property
     def takes_ragged(self) -> bool:
-        """Whether attention needs no bins: on a GPU, in bf16, where the base drops nothing."""
-        fits = self.device.type == "cuda" and self.dtype == torch.bfloat16 and self.use_lora
-        return fits and _has_even_heads(self.config)
+        """Whether torch's attention of variable length serves, so that no bins are needed.
+
+        On a GPU, in bf16, on a frozen base (one that is trained whole drops inside attention).
+        """
+        heads = getattr(self.config, "num_attention_heads", None)
+        size = getattr(self.config, "head_dim", None) or (self.config.hidden_size // heads if heads else 0)
+        has_fitting_heads = 0 < size <= 256 and size % 8 == 0  # what flash attention takes
+        is_fast = self.device.type == "cuda" and self.dtype == torch.bfloat16
+        return is_fast and self.use_lora and has_fitting_heads
 
     @property
     def can_be_captured(self) -> bool:
-        """Whether a pass of training does the same for all batches of one shape, and waits for nothing."""
+        """Whether a training pass can become a CUDA graph: the same kernels for each shape, no wait.
+
+        Bins depend on the lengths, checkpointing recomputes, and products one by one depend on the tokens.
+        """
         return (
             self.takes_ragged and self.layout == "packed" and not self._checkpoints and self.router.is_aligned
         )
@@ -182,7 +200,7 @@ class Network:
         """[rows, classes of all tasks] in fp32; call inside `routed`."""
         pooled = self._pool(self._encode(batch), batch).float()
         heads = [self.heads[member] for member in members]
-        if len(heads) > 1 and len(set(batch.rows)) == 1:  # one product for all
+        if len(heads) > 1 and len(set(batch.rows)) == 1:  # as many rows each: one product for all members
             weights = torch.stack([head.weight for head in heads])
             biases = torch.stack([head.bias for head in heads])[:, None]
             stacked = pooled.view(len(heads), batch.rows[0], -1)
@@ -191,14 +209,18 @@ class Network:
         return torch.cat([F.linear(part, head.weight, head.bias) for part, head in parts])
 
     def _add_adapter(self, member: str, lora: Lora, seed: int) -> None:
-        self.coverage[member] = self._targets(lora)
+        coverage = self.coverage[member] = find_targets(
+            self.encoder, self.config.model_type, lora.target_modules, allow_partial=lora.allow_partial
+        )
+        first = self.encoder.get_submodule(coverage.modules[0])
         config = LoraConfig(
             task_type=TaskType.FEATURE_EXTRACTION,
             r=lora.rank,
             lora_alpha=lora.alpha,
             lora_dropout=lora.dropout,
-            target_modules=list(self.coverage[member].modules),
-            fan_in_fan_out=self._is_conv1d(self.coverage[member].modules[0]),
+            target_modules=list(coverage.modules),
+            # GPT-2's Conv1D keeps its weights transposed, and PEFT must be told
+            fan_in_fan_out=isinstance(getattr(first, "base_layer", first), Conv1D),
             bias="none",
         )
         state = torch.get_rng_state()
@@ -217,15 +239,6 @@ class Network:
         for member in members:
             for parameter in self.adapter_parameters(member).values():
                 parameter.requires_grad_(True)
-
-    def _is_conv1d(self, name: str) -> bool:
-        """GPT-2 keeps its weights the other way round, and PEFT wants to be told."""
-        module = self.encoder.get_submodule(name)
-        return isinstance(getattr(module, "base_layer", module), Conv1D)
-
-    def _targets(self, lora: Lora) -> Coverage:
-        wanted, kind = lora.target_modules, self.config.model_type
-        return find_targets(self.encoder, kind, wanted, allow_partial=lora.allow_partial)
 
     def _encode(self, batch: Batch) -> Tensor:
         """Hidden states with one line for each flattened position."""
@@ -249,27 +262,13 @@ class Network:
         else:
             real = states[: len(batch.row_of_token)]
         rows = len(batch.lengths)
-        sums = torch.zeros(rows + 1, states.shape[-1], device=self.device)  # the last is of nobody's tokens
+        sums = torch.zeros(rows + 1, states.shape[-1], device=self.device)  # the last is the filler's
         return sums.index_add(0, batch.row_of_token, real.float())[:rows] / batch.lengths[:, None]
-
-
-def _has_even_heads(config: Any) -> bool:
-    """Flash attention takes heads of a multiple of 8 numbers, 256 at most."""
-    heads = getattr(config, "num_attention_heads", None)
-    size = getattr(config, "head_dim", None) or (config.hidden_size // heads if heads else 0)
-    return 0 < size <= 256 and size % 8 == 0
 
 
 def is_causal(encoder: PreTrainedModel) -> bool:
     flags = {bool(module.is_causal) for module in encoder.modules() if hasattr(module, "is_causal")}
     return flags == {True}
-
-
-def _layouts(encoder: PreTrainedModel) -> tuple[Layout, ...]:
-    """Packing needs an architecture that leaves attention to transformers' interface."""
-    open_attention = bool(getattr(encoder, "_supports_attention_backend", False))
-    takes_positions = "position_ids" in inspect.signature(encoder.forward).parameters
-    return ("packed", "padded") if open_attention and takes_positions else ("padded",)
 
 
 def _first_position(encoder: PreTrainedModel) -> int:
@@ -278,12 +277,3 @@ def _first_position(encoder: PreTrainedModel) -> int:
     if embeddings is not None and hasattr(embeddings, "create_position_ids_from_input_ids"):
         return int(embeddings.padding_idx) + 1
     return 0
-
-
-def _silence_dropout(encoder: PreTrainedModel) -> None:
-    """A frozen base drops nothing: its members' own dropout is what regularises them."""
-    for module in encoder.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0

@@ -1,7 +1,19 @@
 """Packing: rows of all lengths side by side in bins of few widths, so that attention wastes little.
 
-A bin holds several short sequences, or one long one; inside a bin a mask keeps them apart. Everything but
-attention works on the tokens alone, which are moved into the bins and back.
+    tokens      a a a a a b b b c c                 three rows, one after another, no padding
+                   |  spread              ^  collect
+                   v                      |
+    bins        [ a a a a a . . . ]                 row a fills one bin
+                [ b b b c c . . . ]                 b and c share one; a mask keeps them apart:
+
+                      b b b c c .
+                    b 1 1 1 0 0 0
+                    b 1 1 1 0 0 0
+                    b 1 1 1 0 0 0
+                    c 0 0 0 1 1 0
+                    c 0 0 0 1 1 0
+
+Everything but attention works on the tokens alone; around the attention product they move into bins and back.
 """
 
 from __future__ import annotations
@@ -18,10 +30,10 @@ from torch import Tensor
 
 WIDTH = 32
 """Bins are multiples of this: on a CPU, bf16 softmax over 28 took six times as long as over 32."""
-WIDTHS = 3
+MAX_WIDTHS = 3
 """Bins come in this many widths at most, each half of the next."""
-SHAPES = 16
-"""Counts are rounded up to this many steps to the power of two: a new shape costs a newly built kernel."""
+COUNTS_PER_OCTAVE = 16
+"""Counts are rounded up to one of this many per power of two: each new shape costs a newly built kernel."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +59,11 @@ class Packing:
     first_slots: Tensor | None = None
     """For each token the first slot of its bin."""
     columns: Tensor | None = None
-    """For each token its place in its bin."""
+    """For each token its column in its bin."""
     widths: Tensor | None = None
     """For each token how wide its bin is."""
-    _known: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
-    """What several layers ask for is worked out once for a batch."""
+    _cache: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What several layers ask for is computed once for a batch."""
 
     def spread(self, tokens: Tensor) -> list[Tensor]:
         """[tokens, heads, size] to [bins, heads, width, size] for each group."""
@@ -78,54 +90,51 @@ class Packing:
         None when all see all, or with `causal`, all that came before; the padding of a bin comes last.
         """
         key = ("visible", group, causal, window)
-        if key not in self._known:
-            self._known[key] = _visible(self.groups[group], causal, window, self.device)
-        found: Tensor | None = self._known[key]
-        return found
+        if key not in self._cache:
+            self._cache[key] = _visible(self.groups[group], causal, window, self.device)
+        mask: Tensor | None = self._cache[key]
+        return mask
 
     def bias(self, group: int, causal: bool, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """What is visible as a summand: 0 where a slot is seen, minus infinity elsewhere; None for all."""
+        """The mask as a summand: 0 where a slot is seen, minus infinity elsewhere; None where all is seen."""
         seen = self.visible(group, causal, window)
         key = ("bias", group, causal, window, dtype)
         if seen is None and not causal:
             return None
-        if key not in self._known:
+        if key not in self._cache:
             if seen is None:
                 seen = _before(self.groups[group].width, self.device)
             zeros = torch.zeros(seen.shape, dtype=dtype, device=seen.device)
-            self._known[key] = zeros.masked_fill_(~seen, -torch.inf)
-        found: Tensor = self._known[key]
-        return found
+            self._cache[key] = zeros.masked_fill_(~seen, -torch.inf)
+        bias: Tensor = self._cache[key]
+        return bias
 
     def _moves(self, heads: int) -> tuple[Tensor, Tensor]:
-        """Slots and places where each token is `heads` lines, and each bin has them one below the other."""
-        if heads not in self._known:
-            self._known[heads] = self._slots_of(heads), self._places_of(heads)
-        found: tuple[Tensor, Tensor] = self._known[heads]
-        return found
-
-    def _slots_of(self, heads: int) -> Tensor:
-        assert self.slots is not None
-        head = torch.arange(heads, device=self.device)[:, None]
-        parts = torch.split(self.slots, [group.count * group.width for group in self.groups])
-        lined = [
-            part.view(group.count, 1, group.width) * heads + head
-            for part, group in zip(parts, self.groups, strict=True)
-        ]
-        return torch.cat([part.flatten() for part in lined])
-
-    def _places_of(self, heads: int) -> Tensor:
-        assert self.first_slots is not None
-        assert self.columns is not None
-        assert self.widths is not None
-        head = torch.arange(heads, device=self.device)
-        first = self.first_slots * heads + self.columns
-        return (first[:, None] + self.widths[:, None] * head).flatten()
+        """Slots and positions per (token, head), for bins laid out head-major."""
+        if heads not in self._cache:
+            assert self.slots is not None
+            assert self.first_slots is not None
+            assert self.columns is not None
+            assert self.widths is not None
+            head = torch.arange(heads, device=self.device)
+            slots = [
+                (part.view(group.count, 1, group.width) * heads + head[:, None]).flatten()
+                for part, group in zip(
+                    torch.split(self.slots, [group.count * group.width for group in self.groups]),
+                    self.groups,
+                    strict=True,
+                )
+            ]
+            first = self.first_slots * heads + self.columns
+            positions = (first[:, None] + self.widths[:, None] * head).flatten()
+            self._cache[heads] = torch.cat(slots), positions
+        moves: tuple[Tensor, Tensor] = self._cache[heads]
+        return moves
 
 
 @dataclass(frozen=True)
 class Ragged:
-    """Sequences one after another, for an attention that asks for nothing but where each begins."""
+    """Sequences one after another, for attention of variable length: it needs only where each begins."""
 
     bounds: Tensor
     """Where each sequence begins, and where the last one ends; empty ones may follow."""
@@ -152,13 +161,14 @@ def fits_as_it_lies(lengths: NDArray[np.int64]) -> bool:
 def pack(lengths: NDArray[np.int64], rows: Sequence[int], device: torch.device) -> Packing:
     """Sequences of these lengths, one after another; `rows` says how many belong to each member.
 
-    Members share no bin: what is masked counts nothing, but nothing times a member's NaN is NaN.
+    Members share no bin: a mask multiplies by 0, and 0 × NaN is NaN: one member's NaN would reach the others.
     """
     if fits_as_it_lies(lengths):
         return Packing((Bins(len(lengths), int(lengths[0]), None, is_shared=False),), device)
     bin_of_row, column_of_row, bin_widths = _fill(lengths, rows)
+    # bins of one width lie together, the narrow ones first: each width is one attention product
     widths, counts = np.unique(bin_widths, return_counts=True)
-    rounded = np.array([rounded_up(int(count), SHAPES) for count in counts])
+    rounded = np.array([rounded_up(int(count), COUNTS_PER_OCTAVE) for count in counts])
     ends = np.cumsum(rounded * widths)
     group_starts = ends - rounded * widths
     first_slots = np.empty(len(bin_widths), dtype=np.int64)
@@ -167,15 +177,15 @@ def pack(lengths: NDArray[np.int64], rows: Sequence[int], device: torch.device) 
     row = np.repeat(np.arange(len(lengths)), lengths)
     columns = column_of_row[row] + np.arange(len(row)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     first_slot = first_slots[bin_of_row][row]
-    places = first_slot + columns
-    # A slot of padding holds the token before it, which is of its own bin.
+    positions = first_slot + columns
+    # A padding slot copies the token before it, which is of its own bin: no softmax sees foreign numbers.
     holder = np.zeros(ends[-1], dtype=np.int64)
-    holder[places] = places
+    holder[positions] = positions
     slots = np.zeros(ends[-1], dtype=np.int64)
-    slots[places] = np.arange(len(places))
+    slots[positions] = np.arange(len(positions))
     slots = slots[np.maximum.accumulate(holder)]
     sequences = np.full(ends[-1], -1, dtype=np.int64)
-    sequences[places] = row
+    sequences[positions] = row
     shared = np.bincount(bin_of_row) > 1
     groups = tuple(
         Bins(
@@ -197,7 +207,7 @@ def pack(lengths: NDArray[np.int64], rows: Sequence[int], device: torch.device) 
 
 
 def rounded_up(count: int, shapes: int) -> int:
-    """`count`, or a little more, so that there are few different ones."""
+    """`count` or a little more: one of `shapes` values per power of two."""
     step = 1
     while step * shapes < count:
         step *= 2
@@ -205,80 +215,80 @@ def rounded_up(count: int, shapes: int) -> int:
 
 
 def send(array: NDArray[np.generic], device: torch.device) -> Tensor:
-    """To the device without waiting for it."""
+    """To the device, without waiting for the transfer."""
     tensor = torch.from_numpy(np.ascontiguousarray(array))
     if device.type == "cpu":
         return tensor
     return tensor.pin_memory().to(device, non_blocking=True)
 
 
-def spread(tokens: Tensor, slots: Tensor, places: Tensor) -> Tensor:
-    """A line for each slot. A slot that is nobody's place gets some token's line and gives no gradient."""
-    result: Tensor = _Spread.apply(tokens, slots, places)  # type: ignore[no-untyped-call]
+def spread(tokens: Tensor, slots: Tensor, positions: Tensor) -> Tensor:
+    """A row for each slot. A padding slot gets a copy of some token's row, and gives no gradient."""
+    result: Tensor = _Spread.apply(tokens, slots, positions)  # type: ignore[no-untyped-call]
     return result
 
 
-def collect(slots: Tensor, places: Tensor, lines: int) -> Tensor:
-    """The line at each place, and zeros up to `lines`."""
-    result: Tensor = _Collect.apply(slots, places, lines)  # type: ignore[no-untyped-call]
+def collect(slots: Tensor, positions: Tensor, rows: int) -> Tensor:
+    """The row at each position, and zeros up to `rows`."""
+    result: Tensor = _Collect.apply(slots, positions, rows)  # type: ignore[no-untyped-call]
     return result
 
 
 class _Spread(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, slots: Tensor, places: Tensor) -> Tensor:
-        ctx.save_for_backward(places)
-        ctx.lines = tokens.shape[0]
+    def forward(ctx: Any, tokens: Tensor, slots: Tensor, positions: Tensor) -> Tensor:
+        ctx.save_for_backward(positions)
+        ctx.rows = tokens.shape[0]
         return tokens.index_select(0, slots)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (places,) = ctx.saved_tensors
-        return _taken(grads[0], places, ctx.lines), None, None
+        (positions,) = ctx.saved_tensors
+        return _gathered(grads[0], positions, ctx.rows), None, None
 
 
 class _Collect(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, slots: Tensor, places: Tensor, lines: int) -> Tensor:
-        ctx.save_for_backward(places)
+    def forward(ctx: Any, slots: Tensor, positions: Tensor, rows: int) -> Tensor:
+        ctx.save_for_backward(positions)
         ctx.slots = slots.shape[0]
-        return _taken(slots, places, lines)
+        return _gathered(slots, positions, rows)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        (places,) = ctx.saved_tensors
+        (positions,) = ctx.saved_tensors
         slots = grads[0].new_zeros(ctx.slots, *grads[0].shape[1:])
-        return slots.index_copy_(0, places, grads[0][: len(places)]), None, None
+        return slots.index_copy_(0, positions, grads[0][: len(positions)]), None, None
 
 
-def _taken(source: Tensor, places: Tensor, lines: int) -> Tensor:
-    if len(places) == lines:
-        return source.index_select(0, places)
-    result = source.new_empty(lines, *source.shape[1:])
-    torch.index_select(source, 0, places, out=result[: len(places)])
-    result[len(places) :] = 0
+def _gathered(source: Tensor, positions: Tensor, rows: int) -> Tensor:
+    if len(positions) == rows:
+        return source.index_select(0, positions)
+    result = source.new_empty(rows, *source.shape[1:])
+    torch.index_select(source, 0, positions, out=result[: len(positions)])
+    result[len(positions) :] = 0
     return result
 
 
 def _visible(bins: Bins, causal: bool, window: int | None, device: torch.device) -> Tensor | None:
-    """Every slot sees one at least: a softmax over nothing is no number."""
-    sequences, seen = bins.sequences, None
+    """Every slot sees at least one: a softmax over nothing is NaN."""
+    sequences, mask = bins.sequences, None
     window = None if window is None or window >= bins.width else window
     if sequences is not None and (bins.is_shared or (window is not None and not causal)):
-        seen = (sequences[:, :, None] == sequences[:, None, :])[:, None]
+        mask = (sequences[:, :, None] == sequences[:, None, :])[:, None]
     elif sequences is not None and not causal:
-        seen = ((sequences >= 0) | (sequences < 0).all(dim=1, keepdim=True))[:, None, None]
+        mask = ((sequences >= 0) | (sequences < 0).all(dim=1, keepdim=True))[:, None, None]
     if causal and (bins.is_shared or window is not None):
         before = _before(bins.width, device)
-        seen = before if seen is None else seen & before
+        mask = before if mask is None else mask & before
     if window is not None:
         behind = _before(bins.width, device, window)
-        seen = behind & behind.T if seen is None else seen & behind & behind.T
-    return seen
+        mask = behind & behind.T if mask is None else mask & behind & behind.T
+    return mask
 
 
 def _before(width: int, device: torch.device, ahead: int = 1) -> Tensor:
-    """[width, width] whether a slot sees another: itself, all before it, and fewer than `ahead` slots on."""
+    """[width, width] causal mask: slot i sees j if j < i + ahead."""
     return torch.ones(width, width, dtype=torch.bool, device=device).tril(ahead - 1)
 
 
@@ -298,9 +308,9 @@ def _fill(
         rooms: list[tuple[int, int]] = []  # what is left in each of the member's bins, least first
         for row in start + np.argsort(-lengths[start : start + count], kind="stable"):
             length = int(lengths[row])
-            found = bisect_left(rooms, (length, 0))
-            if found < len(rooms):
-                room, number = rooms.pop(found)
+            fullest = bisect_left(rooms, (length, 0))
+            if fullest < len(rooms):
+                room, number = rooms.pop(fullest)
             else:
                 room, number = next(width for width in widths if width >= length), len(bin_widths)
                 bin_widths.append(room)
@@ -313,4 +323,4 @@ def _fill(
 def _widths(longest: int) -> list[int]:
     """From narrow to wide; the widest holds the longest sequence."""
     widest = -(-longest // WIDTH)
-    return sorted({-(-widest // 2**halved) * WIDTH for halved in range(WIDTHS)})
+    return sorted({-(-widest // 2**halved) * WIDTH for halved in range(MAX_WIDTHS)})

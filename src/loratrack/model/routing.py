@@ -1,9 +1,17 @@
 """Routing: each member's tokens through its own LoRA matrices, all members in one training forward.
 
-PEFT owns the matrices. What is ours is the product: the tokens of all members pass the frozen layer
-together, and to each slice is added what its own member learned. Nothing that a member computes depends on
-the members beside it; its dropout is a pure function of its seed, its step and the layer, so it needs no
-random state and survives recomputation.
+    x    | tokens of member 0 | tokens of member 1 | tokens of member 2 |    [tokens, in]
+              |                    |                    |
+              +---------- frozen base layer, one product ---------------> result [tokens, out]
+              |                    |                    |
+           lora_A 0             lora_A 1             lora_A 2               [rank, in]
+           lora_B 0             lora_B 1             lora_B 2               [out, rank]
+              |                    |                    |
+              +----- added in place to that slice of `result`, times its scaling
+
+PEFT owns the matrices; it refuses `adapter_names` in training mode, so the product is ours. Nothing that a
+member computes depends on the members beside it; its dropout is a pure function of its seed, its step and
+the layer, so it needs no random state and survives recomputation.
 """
 
 from __future__ import annotations
@@ -27,8 +35,8 @@ from loratrack.model.batch import Arrays, Batch, BatchLayout
 from loratrack.model.dropout import Draws, Dropout, draw_arrays, drop, drop_, factors
 from loratrack.model.flat_parameters import FlatParameters
 
-ALIGNMENT = 8
-"""Grouped products want rows of 16 bytes: ranks are filled up with zeros to a multiple of this."""
+RANK_MULTIPLE = 8
+"""Grouped products want rows of 16 bytes, 8 numbers in bf16: ranks are padded with zeros to a multiple."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +59,12 @@ class Route:
 class Adapter:
     """A member's two matrices at one layer, in the base's number format, and their gradients in fp32."""
 
-    down: Tensor
+    lora_A: Tensor
     """[rank, in]"""
-    up: Tensor
+    lora_B: Tensor
     """[out, rank]"""
-    down_gradient: Tensor
-    up_gradient: Tensor
+    lora_A_grad: Tensor
+    lora_B_grad: Tensor
     scaling: float
 
 
@@ -78,7 +86,14 @@ class Router:
                 if name not in self._layers:
                     self._layers[name] = _RoutedLayer(self, module, name)
                     module.forward = self._layers[name]
-                self._layers[name].adapters[member] = _adapter(module, member, trained)
+                lora_A, lora_B = module.lora_A[member].weight, module.lora_B[member].weight
+                self._layers[name].adapters[member] = Adapter(
+                    lora_A=trained.cast(lora_A),
+                    lora_B=trained.cast(lora_B),
+                    lora_A_grad=lora_A.grad,
+                    lora_B_grad=lora_B.grad,
+                    scaling=module.scaling[member],
+                )
 
     def detach(self, member: str) -> None:
         del self.shares[member], self._trained[member]
@@ -89,10 +104,20 @@ class Router:
     def on(
         self, batch: Batch, members: Sequence[str], dropout: Sequence[Dropout] | None = None
     ) -> Iterator[None]:
-        """The route of one step, its backward pass included."""
+        """Set the route for one pass, its backward included: gradients go where the route says."""
         for member in members:
             self._trained[member].refresh()
-        self._route = self._way(batch, members, dropout)
+        self._route = Route(
+            members=tuple(members),
+            slots=batch.slots_each,
+            tokens=batch.tokens,
+            real_tokens=batch.real_tokens,
+            dropout=tuple(dropout) if dropout is not None and self._drops(members) else None,
+            ends=batch.more.get("ends"),
+            draws=Draws(batch.more["drop_keys"], batch.more["drop_bounds"])
+            if "drop_keys" in batch.more
+            else None,
+        )
         try:
             yield
         finally:
@@ -107,12 +132,12 @@ class Router:
     def is_aligned(self) -> bool:
         """Whether every layer can take all members in one product."""
         return all(
-            size % ALIGNMENT == 0 for layer in self._layers.values() for size in layer.base.weight.shape
+            size % RANK_MULTIPLE == 0 for layer in self._layers.values() for size in layer.base.weight.shape
         )
 
     @property
     def anchor(self) -> Tensor:
-        """Something trained: what comes of it is part of the backward pass."""
+        """A trained tensor. As an input of `_Adapted` it makes autograd call our backward."""
         return self._trained[self.route.members[0]].matrices
 
     def arrays(
@@ -120,29 +145,16 @@ class Router:
     ) -> Arrays:
         """What a GPU needs of a route: where slices end, and what dropout is drawn from."""
         slots = batch_layout.slots_each
-        found: Arrays = {"ends": np.cumsum(slots, dtype=np.int32)}
+        ends: Arrays = {"ends": np.cumsum(slots, dtype=np.int32)}
         if dropout is None or not self._drops(members):
-            return found
+            return ends
         shares = [self.shares[member] for member in members]
-        return found | draw_arrays(
+        return ends | draw_arrays(
             dropout, shares, batch_layout.tokens, slots, batch_layout.arrays.get("real_tokens")
         )
 
     def _drops(self, members: Sequence[str]) -> bool:
         return any(self.shares[member] > 0 for member in members)
-
-    def _way(self, batch: Batch, members: Sequence[str], dropout: Sequence[Dropout] | None) -> Route:
-        return Route(
-            members=tuple(members),
-            slots=batch.slots_each,
-            tokens=batch.tokens,
-            real_tokens=batch.real_tokens,
-            dropout=tuple(dropout) if dropout is not None and self._drops(members) else None,
-            ends=batch.more.get("ends"),
-            draws=Draws(batch.more["drop_keys"], batch.more["drop_bounds"])
-            if "drop_keys" in batch.more
-            else None,
-        )
 
 
 class _RoutedLayer:
@@ -156,60 +168,80 @@ class _RoutedLayer:
         self.adapters: dict[str, Adapter] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
-        way = self.router.route
-        if not any(member in self.adapters for member in way.members):
+        route = self.router.route
+        if not any(member in self.adapters for member in route.members):
             result: Tensor = self.base(x)
             return result
-        lines = x.numel() // x.shape[-1]
-        if lines != sum(way.slots):
-            way = _of_all_lines(way, lines)
-        adapted: Tensor = _Adapted.apply(x, self.router.anchor, self, way)  # type: ignore[no-untyped-call]
+        rows = x.numel() // x.shape[-1]
+        if rows != sum(route.slots):
+            # a layer given something else than the tokens, like DeBERTa's relative positions
+            if len(route.members) > 1:
+                raise UserError(
+                    "model.arch: this base adapts its positions with its tokens, so its members cannot be"
+                    " trained together; set sweep.parallel=1"
+                )
+            route = replace(route, slots=(rows,), dropout=None, draws=None)
+        adapted: Tensor = _Adapted.apply(x, self.router.anchor, self, route)  # type: ignore[no-untyped-call]
         return adapted
 
-    def dropped(self, way: Route, features: int) -> Tensor | None:
-        """What is dropped of the flattened tokens: on a CPU the places, on a GPU a factor for each."""
-        if way.draws is not None:
-            return factors(way.draws, self.number, features)
-        if way.dropout is None:
+    def dropped(self, route: Route, features: int) -> Tensor | None:
+        """What is dropped of the flattened tokens: on a CPU the indices, on a GPU a factor for each number.
+
+        Few numbers are dropped, so a CPU writes zeros there and never reads the rest. A GPU multiplies faster
+        than it scatters.
+        """
+        if route.draws is not None:
+            return factors(route.draws, self.number, features)
+        if route.dropout is None:
             return None
         parts, start = [np.empty(0, dtype=np.int64)], 0
-        for member, tokens, dropout in zip(way.members, way.tokens, way.dropout, strict=True):
+        for member, tokens, dropout in zip(route.members, route.tokens, route.dropout, strict=True):
             share = self.router.shares[member] if member in self.adapters else 0.0
             if share > 0:
-                parts.append(start * features + dropout.places(self.number, tokens * features, share))
+                parts.append(start * features + dropout.indices(self.number, tokens * features, share))
             start += tokens
-        places = torch.from_numpy(np.concatenate(parts))
-        if way.real_tokens is None:
-            return places
-        return way.real_tokens[places // features] * features + places % features
+        indices = torch.from_numpy(np.concatenate(parts))
+        if route.real_tokens is None:
+            return indices
+        # padded batches: the draw is over real tokens alone, so that padding changes no member's dropout
+        return route.real_tokens[indices // features] * features + indices % features
 
-    def products(self, way: Route, x: Tensor) -> _OneByOne | _Grouped:
-        adapters = [self.adapters.get(member) for member in way.members]
-        shares = [0.0 if way.dropout is None else self.router.shares[member] for member in way.members]
+    def products(self, route: Route, x: Tensor) -> _OneByOne | _Grouped:
+        adapters = [self.adapters.get(member) for member in route.members]
+        shares = [0.0 if route.dropout is None else self.router.shares[member] for member in route.members]
         scales = [
             0.0 if adapter is None else adapter.scaling / (1 - share)
             for adapter, share in zip(adapters, shares, strict=True)
         ]
         outputs = self.base.weight.numel() // x.shape[-1]
-        aligned = x.shape[-1] % ALIGNMENT == 0 and outputs % ALIGNMENT == 0
-        if way.ends is None or len(adapters) == 1 or x.dtype != torch.bfloat16 or not aligned:
-            return _OneByOne(adapters, scales, way.slots)
-        return _Grouped(adapters, scales, way.ends, x, outputs)
+        aligned = x.shape[-1] % RANK_MULTIPLE == 0 and outputs % RANK_MULTIPLE == 0
+        # A grouped product pays where launches are dear: on a GPU (`ends` is there), with several members.
+        # On a CPU it would copy and pad the matrices for nothing.
+        if route.ends is None or len(adapters) == 1 or x.dtype != torch.bfloat16 or not aligned:
+            return _OneByOne(adapters, scales, route.slots)
+        return _Grouped(adapters, scales, route.ends, x, outputs)
 
 
 class _Adapted(torch.autograd.Function):
-    """`base(x) + scaling * up(down(dropout(x)))`, each slice of the tokens with its own member's matrices.
+    """`base(x) + scaling * lora_B(lora_A(dropout(x)))`, each slice of tokens with its own member's matrices.
 
-    The gradients of the matrices go where the adapters say; autograd is given that of `x` alone.
+    One autograd node for a layer and all members. Its backward adds the gradients of lora_A and lora_B to
+    the tensors behind their `.grad` by itself, and returns the gradient of `x` alone. That is fast, but:
+
+    - forward and backward hooks on the lora_A, lora_B and dropout modules never run: they are not called;
+    - `torch.autograd.grad(loss, lora_parameter)` raises, since the graph does not know these parameters;
+    - DistributedDataParallel's reducer, which hooks the accumulation of gradients, sees none;
+    - `zero_grad(set_to_none=True)` cuts `.grad` off from the tensor that backward adds to, so the optimizer
+      would see no gradient. `FlatParameters.zero_grad` zeroes in place.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, anchor: Tensor, layer: _RoutedLayer, way: Route) -> Tensor:
+    def forward(ctx: Any, x: Tensor, anchor: Tensor, layer: _RoutedLayer, route: Route) -> Tensor:
         result: Tensor = layer.base(x)
         flat = x.reshape(-1, x.shape[-1])
-        dropped = layer.dropped(way, flat.shape[-1])
+        dropped = layer.dropped(route, flat.shape[-1])
         seen = flat if dropped is None else drop(flat, dropped)
-        ctx.layer, ctx.products = layer, layer.products(way, flat)
+        ctx.layer, ctx.products = layer, layer.products(route, flat)
         inner = ctx.products.add(result.view(-1, result.shape[-1]), seen)
         ctx.save_for_backward(seen, dropped, *inner)
         return result
@@ -218,51 +250,51 @@ class _Adapted(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None]:
         seen, dropped, *inner = ctx.saved_tensors
         grad = grads[0].reshape(-1, grads[0].shape[-1])
-        back = torch.empty_like(seen) if ctx.needs_input_grad[0] else None
-        ctx.products.learn(grad, seen, inner, back)
-        if back is None:
+        x_grad = torch.empty_like(seen) if ctx.needs_input_grad[0] else None
+        ctx.products.backward(grad, seen, inner, x_grad)
+        if x_grad is None:
             return None, None, None, None
         if dropped is not None:
-            drop_(back, dropped)
+            drop_(x_grad, dropped)
         base = ctx.layer.base
-        back.addmm_(grad, base.weight.T if isinstance(base, Conv1D) else base.weight)
-        return back.view(*grads[0].shape[:-1], -1), None, None, None
+        x_grad.addmm_(grad, base.weight.T if isinstance(base, Conv1D) else base.weight)
+        return x_grad.view(*grads[0].shape[:-1], -1), None, None, None
 
 
 class _OneByOne:
-    """The members' products one after the other, on views of the tokens: nothing is copied or filled up."""
+    """The members' products one after the other, on views of the tokens: nothing is copied or padded."""
 
     def __init__(
         self, adapters: Sequence[Adapter | None], scales: Sequence[float], slots: Sequence[int]
     ) -> None:
         ends = np.cumsum(slots).tolist()
-        places = [slice(end - size, end) for end, size in zip(ends, slots, strict=True)]
-        parts = zip(adapters, scales, places, strict=True)
-        self.parts = [(adapter, scale, place) for adapter, scale, place in parts if adapter is not None]
-        self.is_whole = len(self.parts) == len(places)
+        slices = [slice(end - size, end) for end, size in zip(ends, slots, strict=True)]
+        parts = zip(adapters, scales, slices, strict=True)
+        self.parts = [(adapter, scale, part) for adapter, scale, part in parts if adapter is not None]
+        self.is_whole = len(self.parts) == len(slices)
 
     def add(self, out: Tensor, x: Tensor) -> list[Tensor]:
-        """What the members learned, added to `out`; returns their inner products."""
-        inner = [x[place] @ adapter.down.T for adapter, _, place in self.parts]
-        for product, (adapter, scale, place) in zip(inner, self.parts, strict=True):
-            out[place].addmm_(product, adapter.up.T, alpha=scale)
+        """Add what the members learned to `out`; returns `x @ lora_A.T` of each."""
+        inner = [x[part] @ adapter.lora_A.T for adapter, _, part in self.parts]
+        for product, (adapter, scale, part) in zip(inner, self.parts, strict=True):
+            out[part].addmm_(product, adapter.lora_B.T, alpha=scale)
         return inner
 
-    def learn(self, grad: Tensor, x: Tensor, inner: Sequence[Tensor], back: Tensor | None) -> None:
-        """Gradients of the matrices, and into `back` that of `x`."""
-        if back is not None and not self.is_whole:
-            back.zero_()
-        for product, (adapter, scale, place) in zip(inner, self.parts, strict=True):
-            mine = grad[place]
-            inner_grad = (mine @ adapter.up).mul_(scale)
-            adapter.up_gradient.add_((product.T @ mine).T, alpha=scale)
-            adapter.down_gradient.add_(inner_grad.T @ x[place])
-            if back is not None:
-                torch.mm(inner_grad, adapter.down, out=back[place])
+    def backward(self, grad: Tensor, x: Tensor, inner: Sequence[Tensor], x_grad: Tensor | None) -> None:
+        """Add the gradients of the matrices to theirs, and write that of `x` into `x_grad`."""
+        if x_grad is not None and not self.is_whole:
+            x_grad.zero_()
+        for product, (adapter, scale, part) in zip(inner, self.parts, strict=True):
+            own_grad = grad[part]
+            inner_grad = (own_grad @ adapter.lora_B).mul_(scale)
+            adapter.lora_B_grad.add_((product.T @ own_grad).T, alpha=scale)
+            adapter.lora_A_grad.add_(inner_grad.T @ x[part])
+            if x_grad is not None:
+                torch.mm(inner_grad, adapter.lora_A, out=x_grad[part])
 
 
 class _Grouped:
-    """One product for all members: many small ones would keep a GPU waiting."""
+    """One product for all members: a GPU would wait for the launches of many small ones."""
 
     def __init__(
         self,
@@ -273,56 +305,43 @@ class _Grouped:
         outputs: int,
     ) -> None:
         self.adapters, self.scales, self.ends = adapters, scales, ends
-        width = max(adapter.down.shape[0] for adapter in adapters if adapter is not None)
-        width = -(-width // ALIGNMENT) * ALIGNMENT
-        downs, ups = [], []
+        width = max(adapter.lora_A.shape[0] for adapter in adapters if adapter is not None)
+        width = -(-width // RANK_MULTIPLE) * RANK_MULTIPLE
+        lora_As, lora_Bs = [], []
         for adapter in adapters:
             if adapter is None:  # it does not train this layer: zeros change nothing
-                downs.append(x.new_zeros(width, x.shape[-1]))
-                ups.append(x.new_zeros(outputs, width))
+                lora_As.append(x.new_zeros(width, x.shape[-1]))
+                lora_Bs.append(x.new_zeros(outputs, width))
                 continue
-            missing = width - adapter.down.shape[0]
-            downs.append(F.pad(adapter.down, (0, 0, 0, missing)) if missing else adapter.down)
-            ups.append(F.pad(adapter.up, (0, missing)) if missing else adapter.up)
-        self.downs, self.ups = torch.stack(downs), torch.stack(ups)
-        self.ups.mul_(_factor_of_each(tuple(scales), x.dtype, x.device))
+            missing = width - adapter.lora_A.shape[0]
+            lora_As.append(F.pad(adapter.lora_A, (0, 0, 0, missing)) if missing else adapter.lora_A)
+            lora_Bs.append(F.pad(adapter.lora_B, (0, missing)) if missing else adapter.lora_B)
+        self.lora_As, self.lora_Bs = torch.stack(lora_As), torch.stack(lora_Bs)
+        self.lora_Bs.mul_(_factor_of_each(tuple(scales), x.dtype, x.device))
 
     def add(self, out: Tensor, x: Tensor) -> list[Tensor]:
-        inner = F.grouped_mm(x, self.downs.transpose(1, 2), offs=self.ends)
-        out.add_(F.grouped_mm(inner, self.ups.transpose(1, 2), offs=self.ends))
+        inner = F.grouped_mm(x, self.lora_As.transpose(1, 2), offs=self.ends)
+        out.add_(F.grouped_mm(inner, self.lora_Bs.transpose(1, 2), offs=self.ends))
         return [inner]
 
-    def learn(self, grad: Tensor, x: Tensor, inner: Sequence[Tensor], back: Tensor | None) -> None:
-        inner_grad = F.grouped_mm(grad, self.ups, offs=self.ends)
-        downs = F.grouped_mm(inner_grad.T, x, offs=self.ends).float()
-        ups = F.grouped_mm(inner[0].T, grad, offs=self.ends).float()
-        targets, found = [], []
-        for adapter, scale, down, up in zip(self.adapters, self.scales, downs, ups, strict=True):
+    def backward(self, grad: Tensor, x: Tensor, inner: Sequence[Tensor], x_grad: Tensor | None) -> None:
+        inner_grad = F.grouped_mm(grad, self.lora_Bs, offs=self.ends)
+        lora_A_grads = F.grouped_mm(inner_grad.T, x, offs=self.ends).float()
+        lora_B_grads = F.grouped_mm(inner[0].T, grad, offs=self.ends).float()
+        targets, gradients = [], []
+        for adapter, scale, a_grad, b_grad in zip(
+            self.adapters, self.scales, lora_A_grads, lora_B_grads, strict=True
+        ):
             if adapter is not None:
-                rank = adapter.down.shape[0]
-                targets += [adapter.down_gradient, adapter.up_gradient]
-                found += [down[:rank], up[:rank].T * scale]
-        torch._foreach_add_(targets, found)
-        if back is not None:
-            back.copy_(F.grouped_mm(inner_grad, self.downs, offs=self.ends))
-
-
-def _of_all_lines(way: Route, lines: int) -> Route:
-    """Of a layer given something else than the tokens, like DeBERTa's positions: one member's, undropped."""
-    if len(way.members) > 1:
-        raise UserError(
-            "model.arch: this base adapts its positions with its tokens, so its members cannot be trained"
-            " together; set sweep.parallel=1"
-        )
-    return replace(way, slots=(lines,), dropout=None, draws=None)
-
-
-def _adapter(layer: LoraLayer, member: str, trained: FlatParameters) -> Adapter:
-    down, up = layer.lora_A[member].weight, layer.lora_B[member].weight
-    return Adapter(trained.cast(down), trained.cast(up), down.grad, up.grad, layer.scaling[member])
+                rank = adapter.lora_A.shape[0]
+                targets += [adapter.lora_A_grad, adapter.lora_B_grad]
+                gradients += [a_grad[:rank], b_grad[:rank].T * scale]
+        torch._foreach_add_(targets, gradients)
+        if x_grad is not None:
+            x_grad.copy_(F.grouped_mm(inner_grad, self.lora_As, offs=self.ends))
 
 
 @functools.lru_cache(maxsize=1024)
 def _factor_of_each(scales: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[members, 1, 1]; sent once, since a transfer in the middle of a pass would hold it up."""
+    """[members, 1, 1]; sent once and kept, since a transfer in the middle of a pass would stall it."""
     return torch.tensor(scales, dtype=dtype).to(device)[:, None, None]

@@ -10,7 +10,6 @@ safetensors only: a pickle is neither written nor read.
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from loratrack.bases.base import quiet, without_pooler
+from loratrack.disk import whole_folder
 from loratrack.errors import UserError
 from loratrack.model.network import Network
 
@@ -112,29 +112,17 @@ def _check(saved: dict[str, Tensor], own: dict[str, Tensor], path: Path) -> None
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
     """A draft beside `folder` that takes its place when it is whole, and is gone when it is not."""
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}.draft")
-    shutil.rmtree(draft, ignore_errors=True)
     try:
-        draft.mkdir(parents=True)
-        yield draft
+        with whole_folder(folder) as draft:
+            yield draft
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise _disk_fault(folder, error) from error
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    if folder.exists():
-        folder.rename(old)
-    draft.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _disk_fault(folder: Path, error: Exception) -> Exception:
-    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
-        words in str(error) for words in ("No space left", "File too large", "quota")
-    )
-    if not full:
-        return error
-    free = shutil.disk_usage(folder.parent).free // 2**20
-    return UserError(
-        f"{folder}: the disk is full ({free} MiB free) while writing the weights; nothing"
-        " half-written is left; make room and start the run again"
-    )
+        is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
+            words in str(error) for words in ("No space left", "File too large", "quota")
+        )
+        if not is_full:
+            raise
+        free = shutil.disk_usage(folder.parent).free // 2**20
+        raise UserError(
+            f"{folder}: the disk is full ({free} MiB free) while writing the weights; nothing"
+            " half-written is left; free some space and start the run again"
+        ) from error
