@@ -16,12 +16,12 @@ from urllib.request import Request, urlopen
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ENTRY_POINT = """
 import json, os, sys
 from pathlib import Path
 import mlflow
-
-pytestmark = pytest.mark.slow
 with mlflow.start_run() as run:
     mlflow.log_metric("loss", 1.0)
     mlflow.log_text("whole", "told.txt")
