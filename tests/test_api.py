@@ -168,3 +168,44 @@ def test_a_sweep_gives_its_best_trial(folder: Path) -> None:
     assert result.metrics["best_avg_f1"] >= 0
     with pytest.raises(lt.UserError, match=r"start it with loratrack.sweep"):
         lt.train("projects/tiny/ranks.yaml")
+
+
+QUESTIONS = {
+    "数据": ["数据清洗流程是什么？", "数据怎么入库？", "数据仓库在哪里？", "数据质量怎么看？"],
+    "模型": ["模型怎么训练？", "模型如何上线？", "模型的指标是什么？", "模型怎么回滚？"],
+}
+
+
+def test_the_question_classifier(folder: Path, sample: Any) -> None:
+    """The fifth seed's example as README has it: train, classify one question, classify a batch."""
+    rows = [f"{question},{label}" for label, questions in QUESTIONS.items() for question in questions * 6]
+    project = folder / "projects" / "questions"
+    project.mkdir()
+    (project / "train.csv").write_text("\n".join(["text,label", *rows]), "utf-8")
+    shutil.copytree(sample.base, project / "base")
+    characters = sorted({character for row in rows for character in row} - {","})
+    vocabulary = (project / "base" / "vocab.txt").read_text("utf-8").splitlines()
+    room = len(vocabulary) - 5  # the tiny base has as many embeddings as its own words
+    (project / "base" / "vocab.txt").write_text("\n".join([*vocabulary[:5], *characters[:room]]), "utf-8")
+    (project / "questions.yaml").write_text(
+        "exp_id: question_classifier\n"
+        "data: {raw_data_path: train.csv, max_len: 32, validation_share: 0.25}\n"
+        "model:\n"
+        "  arch: ./base\n"
+        "  lora: {rank: 8, alpha: 16, dropout: 0.1, target_modules: [query, key, value, dense]}\n"
+        "train: {epochs: 6, lr: 0.02, batch_size: 8, precision: fp32, layout: padded}\n",
+        "utf-8",
+    )
+    result = lt.train("projects/questions/questions.yaml")
+    classifier = lt.Classifier(result)
+    answer = classifier.classify("数据清洗流程是什么？")
+    assert answer.label == "数据"
+    assert 0.5 < answer.probability <= 1
+    batch = classifier(["模型怎么训练？", "数据怎么入库？"])
+    assert [row["label"].label for row in batch] == ["模型", "数据"]
+    parameters = classifier.parameters()
+    params = MlflowClient().get_run(result.run_id).data.params
+    assert parameters.num_trainable == int(params["trainable_parameters"])
+    names = {part for parameter in parameters.trainable for part in parameter.name.split(".")}
+    assert {"lora_A", "lora_B", "heads"} <= names
+    assert f"trainable: {parameters.num_trainable:,} of " in str(parameters)

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from loratrack.bases.files import cache_folder, file_sha256, network_sha256, tokenizer_sha256
+from loratrack.bases.files import file_sha256, network_sha256, tokenizer_sha256
+from loratrack.places import cache_folder
 
 
 @pytest.fixture(autouse=True)

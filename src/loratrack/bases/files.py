@@ -6,13 +6,13 @@ import contextlib
 import difflib
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-import platformdirs
+from loratrack.disk import sha256_of, write_text
+from loratrack.places import cache_folder
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 NETWORK = (CONFIG, WEIGHTS, INDEX, "model*-of-*.safetensors")
@@ -89,8 +89,12 @@ def network_sha256(folder: Path) -> str:
     return _sha256_of_all(folder, [CONFIG, *([INDEX, *shards] if shards else [WEIGHTS]), *code])
 
 
+def tokenizer_files(folder: Path) -> list[str]:
+    return _matching(names_in(folder), TOKENIZER)
+
+
 def tokenizer_sha256(folder: Path) -> str:
-    return _sha256_of_all(folder, _matching(names_in(folder), TOKENIZER))
+    return _sha256_of_all(folder, tokenizer_files(folder))
 
 
 def file_sha256(path: Path) -> str:
@@ -100,19 +104,11 @@ def file_sha256(path: Path) -> str:
     known = entry.read_text(encoding="ascii", errors="replace") if entry.is_file() else ""
     if len(known) == 64:
         return known
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(path)
     with contextlib.suppress(OSError):  # a read-only or full cache costs time, not the run
         entry.parent.mkdir(parents=True, exist_ok=True)
-        draft = entry.with_suffix(f".{os.getpid()}.draft")
-        draft.write_text(digest, encoding="ascii")
-        draft.rename(entry)
+        write_text(entry, digest)
     return digest
-
-
-def cache_folder() -> Path:
-    """Where things lie that can be had again; `LORATRACK_CACHE` moves it."""
-    return Path(os.environ.get("LORATRACK_CACHE") or platformdirs.user_cache_path("loratrack"))
 
 
 def _fact(path: Path) -> str:

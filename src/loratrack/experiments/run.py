@@ -16,6 +16,7 @@ from loratrack.experiments import recording
 from loratrack.experiments.interrupt import Interruption, interruptible
 from loratrack.experiments.recording import WriterLog
 from loratrack.experiments.result import RunStatus, Training
+from loratrack.experiments.trained_bases import pinned
 from loratrack.experiments.watcher import Nobody, Watcher
 from loratrack.training import session
 from loratrack.training.cohort import train
@@ -29,7 +30,7 @@ def run(config: RunConfig, watcher: Watcher | None = None) -> Training:
     However it breaks off, the MLflow run does not stay RUNNING: a fault ends it as FAILED, a signal as
     KILLED with the best epoch so far kept. UserError: the training failed in a way that the user can mend.
     """
-    watcher = watcher or Nobody()
+    watcher, config = watcher or Nobody(), pinned(config)
     with interruptible() as interruption:
         writer = recording.start(config)
         watcher.notice(f"{config.exp_id}: run {writer.run_id}")

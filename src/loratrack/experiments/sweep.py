@@ -20,6 +20,7 @@ from loratrack.experiments.interrupt import Interruption, interruptible
 from loratrack.experiments.result import Sweep
 from loratrack.experiments.retraining import retrain
 from loratrack.experiments.run import artifact_uri
+from loratrack.experiments.trained_bases import pinned
 from loratrack.experiments.trials import TrialRunner
 from loratrack.experiments.watcher import Nobody, Watcher
 from loratrack.places import PYFUNC
@@ -41,7 +42,7 @@ VERSION = "best_version"
 
 def sweep(config: SweepConfig, watcher: Watcher | None = None) -> Sweep:
     """Train trials until the sweep is over, or until a signal ends this process's part of it."""
-    watcher = watcher or Nobody()
+    watcher, config = watcher or Nobody(), pinned(config)
     folder = store_folder()
     folder.mkdir(parents=True, exist_ok=True)
     url = config.sweep.storage or f"sqlite:///{folder / DATABASE}"

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -25,16 +24,15 @@ from loratrack.bases import base as bases
 from loratrack.bases.base import Base
 from loratrack.bases.precision import best_device, compute_dtype, precision_name
 from loratrack.config import RunConfig, files
+from loratrack.disk import sha256_of
 from loratrack.errors import UserError
 from loratrack.model import probe as probes
 from loratrack.model import weights
 from loratrack.model.network import Network
 from loratrack.model.probe import PROBE, Probe
-from loratrack.places import BUNDLE, our_project
+from loratrack.places import BUNDLE, CONFIG_COPY, LABEL_MAP, our_project
 
 FORMAT = 1
-CONFIG = "config_copy.yaml"
-LABELS = "label_map.json"
 MEMBER = "model"
 """The only member of a network that serves."""
 
@@ -66,8 +64,8 @@ def save(
     for part in kept.iterdir():
         target = folder / part.name
         shutil.copytree(part, target) if part.is_dir() else shutil.copy2(part, target)
-    (folder / LABELS).write_text(json.dumps(labels, ensure_ascii=False, indent=1), encoding="utf-8")
-    files.save(config, folder / CONFIG)
+    (folder / LABEL_MAP).write_text(json.dumps(labels, ensure_ascii=False, indent=1), encoding="utf-8")
+    files.save(config, folder / CONFIG_COPY)
     if probe is not None:
         probes.save(probe, folder / PROBE)
     content = {
@@ -80,20 +78,19 @@ def save(
         },
         "precision": precision_name(network.dtype),
         "layout": network.layout,
-        "files": {path.relative_to(folder).as_posix(): _sha256(path) for path in _parts(folder)},
+        "files": {path.relative_to(folder).as_posix(): sha256_of(path) for path in _parts(folder)},
     }
     (folder / BUNDLE).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
 def load(folder: Path, notice: Callable[[str], None]) -> tuple[Network, Base, RunConfig, dict[str, Any]]:
     """The network of a bundle with its weights in place, its base, settings and label map."""
-    content = _checked(folder)
-    config = files.load(folder / CONFIG)
-    base = bases.resolve(_base_name(content["base"]), trust_remote_code=config.model.trust_remote_code)
-    _refuse_other_base(folder, base, content["base"])
+    content = read_manifest(folder)
+    config = files.load(folder / CONFIG_COPY)
+    base = base_of(folder, content, trust_remote_code=config.model.trust_remote_code)
     if config.model.trust_remote_code:
         notice(f"running code that comes with the base {base.name} (model.trust_remote_code is on)")
-    labels = json.loads((folder / LABELS).read_text(encoding="utf-8"))
+    labels = json.loads((folder / LABEL_MAP).read_text(encoding="utf-8"))
     network = build_network(base, config, content["precision"])
     classes = {task: len(numbers) for task, numbers in labels.items()}
     network.add(MEMBER, config.model.lora, classes, seed=0)
@@ -102,7 +99,8 @@ def load(folder: Path, notice: Callable[[str], None]) -> tuple[Network, Base, Ru
     return network, base, config, labels
 
 
-def _checked(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """`bundle.json`, once every file it names was found unchanged."""
     file = folder / BUNDLE
     try:
         content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -114,28 +112,30 @@ def _checked(folder: Path) -> dict[str, Any]:
         path = folder / name
         if not path.is_file():
             raise UserError(f"{path}: missing from the model; restore the run's artifacts")
-        if _sha256(path) != expected:
+        if sha256_of(path) != expected:
             raise UserError(f"{path}: changed since the model was saved; restore the run's artifacts")
     return content
 
 
-def _base_name(recorded: Mapping[str, str]) -> str:
-    """As recorded; a folder that is gone may have moved along with our project, and is looked for there."""
-    folder, project = Path(recorded["name"]), our_project()
-    if recorded["origin"] != "local" or folder.is_dir() or project is None:
-        return recorded["name"]
-    below = [project.joinpath(*folder.parts[start:]) for start in range(1, len(folder.parts))]
-    return str(next((place for place in below if place.is_dir()), folder))
+def base_of(folder: Path, manifest: Mapping[str, Any], *, trust_remote_code: bool) -> Base:
+    """The base that the bundle was trained on, or UserError.
 
-
-def _refuse_other_base(folder: Path, base: Base, expected: Mapping[str, str]) -> None:
-    for what, own in (("sha256", base.sha256), ("tokenizer_sha256", base.tokenizer_sha256)):
-        if own != expected[what]:
-            part = "base" if what == "sha256" else "tokenizer"
+    A local folder that is gone may have moved along with our project, and is looked for there.
+    """
+    recorded = manifest["base"]
+    name, local, project = recorded["name"], Path(recorded["name"]), our_project()
+    if recorded["origin"] == "local" and not local.is_dir() and project is not None:
+        below = [project.joinpath(*local.parts[start:]) for start in range(1, len(local.parts))]
+        name = str(next((path for path in below if path.is_dir()), local))
+    base = bases.resolve(name, trust_remote_code=trust_remote_code)
+    for field, own in (("sha256", base.sha256), ("tokenizer_sha256", base.tokenizer_sha256)):
+        if own != recorded[field]:
+            part = "base" if field == "sha256" else "tokenizer"
             raise UserError(
-                f"{folder}: was trained on another {part} than {base.name!r} in {base.folder}: {what} must be"
-                f" {expected[what][:12]}…, got {own[:12]}…; put the {part} back that it was trained on"
+                f"{folder}: was trained on another {part} than {base.name!r} in {base.folder}: {field} must"
+                f" be {recorded[field][:12]}…, got {own[:12]}…; put the {part} back that it was trained on"
             )
+    return base
 
 
 def _parts(folder: Path) -> list[Path]:
@@ -143,9 +143,4 @@ def _parts(folder: Path) -> list[Path]:
     tops = (weights.ADAPTER, weights.FULL)
     inside = [path for top in tops for path in (folder / top).rglob("*") if path.is_file()]
     probe = [path for path in [folder / PROBE] if path.is_file()]
-    return sorted([*inside, folder / weights.HEADS, folder / LABELS, folder / CONFIG, *probe])
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sorted([*inside, folder / weights.HEADS, folder / LABEL_MAP, folder / CONFIG_COPY, *probe])

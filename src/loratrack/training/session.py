@@ -61,11 +61,11 @@ class Outcome:
     """What the saved model must give when it is loaded."""
 
 
-def set_up(config: RunConfig, notice: Callable[[str], None], base: Base | None = None) -> Prepared:
-    """`base`: the one that `model.arch` means, where the caller has found it already."""
+def set_up(config: RunConfig, notice: Callable[[str], None]) -> Prepared:
     corpus = data.read(config)
-    if base is None:
-        base = bases.resolve(config.model.arch, trust_remote_code=config.model.trust_remote_code)
+    base = bases.resolve(config.model.arch, trust_remote_code=config.model.trust_remote_code)
+    if base.origin_note:
+        notice(f"base {base.name}: {base.origin_note}")
     if config.model.trust_remote_code:
         notice(f"running code that comes with the base {base.name} (model.trust_remote_code is on)")
     tokenizer = bases.load_tokenizer(base, trust_remote_code=config.model.trust_remote_code)

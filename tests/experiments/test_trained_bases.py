@@ -1,0 +1,116 @@
+"""`model.arch: models:/NAME@alias`: a trained model as the base of the next run, checked with PEFT itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+import loratrack as lt
+from loratrack.bases import base as bases
+from loratrack.store.client import connect
+
+
+@pytest.fixture(scope="module")
+def folder(sample: Any, empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    project = tmp_path_factory.mktemp("again")
+    shutil.copytree(sample.folder, project / "projects" / "tiny")
+    (project / "mlruns").mkdir()
+    shutil.copy(empty_database, project / "mlruns" / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlruns/mlflow.db")
+        patch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "60")
+        for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+            patch.delenv(name, raising=False)
+        patch.chdir(project)
+        yield project
+
+
+def train(*settings: str) -> lt.Training:
+    return lt.train(lt.load("projects/tiny/dual.yaml", "train.epochs=1", *settings))
+
+
+@pytest.fixture(scope="module")
+def first(folder: Path) -> lt.Training:
+    result = train("exp_id=first")
+    assert result.version == "tiny/1"
+    lt.promote("tiny/1")
+    return result
+
+
+def states(network: Any) -> torch.Tensor:
+    ids = torch.tensor([[2, 5, 6, 9, 3]])
+    with torch.inference_mode():
+        hidden: torch.Tensor = network(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state
+    return hidden
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # asked by PEFT
+def test_an_adapter_merged_into_its_base_is_what_peft_makes_of_them(first: lt.Training, sample: Any) -> None:
+    from peft import PeftModel
+    from transformers import AutoModel
+
+    base = bases.resolve("models:/tiny@champion")
+    assert (base.name, base.origin) == ("models:/tiny/1", "run")
+    assert base.origin_note.startswith("its adapter merged into ")
+    assert first.folder is not None
+    plain = AutoModel.from_pretrained(sample.base, add_pooling_layer=False).eval()
+    before = states(plain)
+    with_adapter = PeftModel.from_pretrained(plain, str(first.folder / "lora_adapter")).eval()
+    merged = AutoModel.from_pretrained(base.folder, add_pooling_layer=False).eval()
+    assert (states(merged) - states(with_adapter)).abs().max() < 1e-5
+    assert (states(merged) - before).abs().max() > 1e-3  # the adapter does something
+
+
+def test_the_next_run_pins_its_version_serves_and_is_reproduced(
+    first: lt.Training, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    second = train("exp_id=second", "model.arch=models:/tiny@champion")
+    assert any(line.startswith("base models:/tiny/1: its adapter merged into ") for line in second.notices)
+    run = MlflowClient().get_run(second.run_id)
+    assert run.data.params["model.arch"] == "models:/tiny/1"
+    monkeypatch.setenv("LORATRACK_CACHE", str(tmp_path / "empty"))  # deleting the cache loses time alone
+    rows = lt.Classifier(second)(["calm take", "loud leave"])
+    assert {row["risk"].label for row in rows} <= {"低风险", "中风险", "高风险"}
+    assert lt.promote(second.version or "").after == 2
+    again = lt.reproduce("second", check=True)
+    assert again.check is not None
+    assert again.check.is_equal
+
+
+def test_a_fully_trained_network_is_a_base_as_it_is(first: lt.Training) -> None:
+    from safetensors.torch import load_file
+
+    whole = train("exp_id=whole", "model.use_lora=false", "train.lr=1e-4")
+    assert whole.folder is not None
+    base = bases.resolve(f"runs:/{whole.run_id}")
+    assert (base.name, base.origin_note) == (f"runs:/{whole.run_id}", "its whole network")
+    saved = load_file(whole.folder / "model" / "model.safetensors")
+    mine = load_file(base.folder / "model.safetensors")
+    assert saved.keys() == mine.keys()
+    assert all(torch.equal(saved[name], mine[name]) for name in saved)
+    assert train("exp_id=after", f"model.arch=runs:/{whole.run_id}").status == "FINISHED"
+
+
+def test_a_missing_version_is_one_message(first: lt.Training) -> None:
+    with pytest.raises(lt.UserError, match="models:/tiny/99: no such version"):
+        train("model.arch=models:/tiny/99")
+    with pytest.raises(lt.UserError, match="did you mean 'tiny'"):
+        train("model.arch=models:/tinny@champion")
+
+
+def test_a_changed_adapter_is_refused(first: lt.Training) -> None:
+    damaged = train("exp_id=damaged")
+    uri = connect().get_model_version_download_uri(*str(damaged.version).split("/"))
+    (file,) = Path(uri.removeprefix("file://")).rglob("bundle.json")
+    content = json.loads(file.read_text("utf-8"))
+    content["files"]["lora_adapter/adapter_config.json"] = "0" * 64
+    file.write_text(json.dumps(content), "utf-8")
+    with pytest.raises(lt.UserError, match="changed since the model was saved"):
+        bases.resolve(f"models:/{damaged.version}")
