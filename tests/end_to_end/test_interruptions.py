@@ -13,6 +13,8 @@ import pytest
 
 from loratrack.serving.classifier import Classifier
 
+pytestmark = pytest.mark.slow
+
 CASES = {
     "SIGTERM at the start": (signal.SIGTERM, "dual: run ", 143),  # first: its line is the first to come
     "SIGTERM": (signal.SIGTERM, "epoch 1/", 143),

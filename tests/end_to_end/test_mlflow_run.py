@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 FOLLOW = """
 import json, mlflow, pandas
 from loratrack.cli import main

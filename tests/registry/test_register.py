@@ -38,6 +38,7 @@ for _ in range(10):
 """
 
 
+@pytest.mark.slow
 def test_processes_may_register_at_once(client: MlflowClient, run_id: str) -> None:
     command = [sys.executable, "-c", REGISTER_TEN, run_id]
     processes = [subprocess.Popen(command) for _ in range(2)]

@@ -151,6 +151,7 @@ def test_a_server_answers_in_each_of_mlflows_forms(server: str, expected: list[d
     assert split == records == inputs == {"predictions": expected}
 
 
+@pytest.mark.slow
 def test_a_server_tells_what_is_wrong_and_goes_on(server: str) -> None:
     with pytest.raises(HTTPError) as caught:
         ask(server, {"dataframe_records": [{"text": "calm"}, {"text": None}]})

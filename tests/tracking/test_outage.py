@@ -111,6 +111,7 @@ def steps_told(server: Server, run_id: str, key: str) -> Mapping[int, float]:
     return told
 
 
+@pytest.mark.slow
 def test_no_metric_is_lost_or_doubled_when_server_and_trainer_are_killed(
     server: Server, tmp_path: Path
 ) -> None:
