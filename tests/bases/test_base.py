@@ -76,11 +76,11 @@ def test_a_missing_folder_shows_the_one_that_was_meant(tiny: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("arch", ["a/b/c", "two words", "models:/clinc@champion", ""])
+@pytest.mark.parametrize("arch", ["a/b/c", "two words", "modles:/clinc@champion", ""])
 def test_what_is_neither_a_folder_nor_a_hub_name_is_told(arch: str) -> None:
     assert refusal(arch) == (
-        "model.arch: must be 'minilm', a local folder or a hub name like 'bert-base-chinese' or 'owner/name',"
-        f" got {arch!r}"
+        "model.arch: must be 'minilm', a local folder, a hub name like 'bert-base-chinese' or 'owner/name',"
+        f" or a trained model like 'models:/clinc@champion', got {arch!r}"
     )
 
 
