@@ -74,6 +74,7 @@ def test_the_environment_we_are_in_is_used_when_it_satisfies(
     assert shell(environment, "python -c 'import sys; print(sys.prefix)'") == sys.prefix
 
 
+@pytest.mark.slow
 def test_an_environment_is_built_once_where_ours_does_not_satisfy(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:

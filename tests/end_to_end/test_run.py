@@ -253,6 +253,7 @@ def test_a_frozen_copy_alone_gives_the_run_again_to_the_last_bit(dual: Any, agai
         assert (again.artifacts / name).read_bytes() == (dual.artifacts / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_a_fresh_process_gives_the_logits_of_the_end_of_the_training(reloaded: Any) -> None:
     told, _ = reloaded
     assert told == [[16, 5, True], [16, 3, True], [16, 8, True], [16, 5, True]]

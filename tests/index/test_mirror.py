@@ -44,6 +44,7 @@ def file() -> Path:
     return only
 
 
+@pytest.mark.slow
 def test_new_ended_and_deleted_runs_are_noticed_at_once(filler: Filler) -> None:
     old = filler.run("mirror_old", "single_cls", days_ago=9, rank=4, f1=[0.5])
     running = filler.run("mirror_running", "single_cls", days_ago=9, rank=4, status="RUNNING")

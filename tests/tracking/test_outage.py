@@ -149,6 +149,7 @@ def test_no_metric_is_lost_or_doubled_when_server_and_trainer_are_killed(
     assert [artifact.path for artifact in artifacts] == ["loss.txt"]
 
 
+@pytest.mark.slow
 def test_what_an_unreachable_server_missed_goes_out_with_sync(server: Server, tmp_path: Path) -> None:
     run_id = new_run(server)
     (tmp_path / "checkpoint").write_text("0")

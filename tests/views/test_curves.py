@@ -38,6 +38,7 @@ def test_each_task_has_its_curves_and_its_matrix(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_150_labels_have_room_for_their_names(tmp_path: Path) -> None:
     draw(
         tmp_path,
