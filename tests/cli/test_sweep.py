@@ -296,7 +296,7 @@ def test_interrupted_trials_are_begun_again(store: Store, start_worker: Callable
     assert store.parent("broken-off").info.status == "FINISHED"
 
 
-@pytest.mark.parametrize(("num_workers", "num_trials"), [(2, 6), (3, 15)])
+@pytest.mark.parametrize(("num_workers", "num_trials"), [(2, 6), (4, 40)])
 def test_nothing_is_lost_when_a_process_is_killed(
     store: Store, start_worker: Callable[..., Worker], num_workers: int, num_trials: int
 ) -> None:

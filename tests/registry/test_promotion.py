@@ -397,7 +397,7 @@ def walk(uri: str, acts: list[tuple[str, int]]) -> None:
         check_law(client, model, has_champion=has_champion)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(acts=ACTS)
 def test_any_sequence_keeps_one_champion_and_a_true_history(
     shared_store: str, acts: list[tuple[str, int]]
@@ -406,7 +406,7 @@ def test_any_sequence_keeps_one_champion_and_a_true_history(
 
 
 @pytest.mark.slow
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(acts=ACTS)
-def test_a_hundred_sequences(shared_store: str, acts: list[tuple[str, int]]) -> None:
+def test_two_hundred_sequences(shared_store: str, acts: list[tuple[str, int]]) -> None:
     walk(shared_store, acts)
