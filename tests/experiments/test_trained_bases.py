@@ -114,3 +114,26 @@ def test_a_changed_adapter_is_refused(first: lt.Training) -> None:
     file.write_text(json.dumps(content), "utf-8")
     with pytest.raises(lt.UserError, match="changed since the model was saved"):
         bases.resolve(f"models:/{damaged.version}")
+
+
+@pytest.mark.parametrize("use_lora", [True, False])
+def test_a_base_that_brings_code_keeps_it(
+    first: lt.Training, sample: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use_lora: bool
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    base = Path(shutil.copytree(sample.base, tmp_path / "base"))
+    (base / "acme.py").write_text(
+        "from transformers import BertConfig, BertModel\n"
+        "class AcmeConfig(BertConfig):\n    model_type = 'acme'\n"
+        "class AcmeModel(BertModel):\n    config_class = AcmeConfig\n"
+    )
+    config = json.loads((base / "config.json").read_text("utf-8"))
+    code = {"AutoConfig": "acme.AcmeConfig", "AutoModel": "acme.AcmeModel"}
+    (base / "config.json").write_text(json.dumps(config | {"model_type": "acme", "auto_map": code}))
+    settings = ("model.trust_remote_code=true", f"model.use_lora={str(use_lora).lower()}", "register=false")
+    trained = train("exp_id=coded", f"model.arch={base}", *settings)
+    again = train("exp_id=coded_again", f"model.arch={trained.model}", *settings)
+    assert again.status == "FINISHED"
+    assert (bases.resolve(trained.model, trust_remote_code=True).folder / "acme.py").is_file()
+    with pytest.raises(lt.UserError, match="brings its own code for 'acme'"):
+        train("exp_id=untrusted", f"model.arch={trained.model}", "register=false")
