@@ -25,6 +25,7 @@ from tests.stores import (  # noqa: F401
     postgresql,
     server,
     store_of_runs,
+    tiny_project,
 )
 
 ROOT = Path(__file__).parents[1]

@@ -54,6 +54,25 @@ def client(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     return connect()
 
 
+@pytest.fixture(scope="module")
+def tiny_project(
+    sample: Any, empty_database: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """`projects/tiny` with a store of its own, the current folder of a module's tests."""
+    project = tmp_path_factory.mktemp("project")
+    shutil.copytree(sample.folder, project / "projects" / "tiny")
+    (project / "MLproject").write_text("name: loratrack\n")
+    (project / "mlruns").mkdir()
+    shutil.copy(empty_database, project / "mlruns" / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlruns/mlflow.db")
+        patch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "60")
+        for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+            patch.delenv(name, raising=False)
+        patch.chdir(project)
+        yield project
+
+
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[str]:
     """The URI of a PostgreSQL database that MLflow has initialised; it listens on a socket file only."""

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +16,7 @@ import loratrack as lt
 
 
 @pytest.fixture(scope="module")
-def folder(sample: Any, empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A project with a store of its own, the current folder."""
-    project = tmp_path_factory.mktemp("door")
-    shutil.copytree(sample.folder, project / "projects" / "tiny")
-    (project / "MLproject").write_text("name: loratrack\n")
-    (project / "mlruns").mkdir()
-    shutil.copy(empty_database, project / "mlruns" / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlruns/mlflow.db")
-        patch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "60")
-        for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
-            patch.delenv(name, raising=False)
-        patch.chdir(project)
-        yield project
-
-
-@pytest.fixture(scope="module")
-def trained(folder: Path) -> lt.Training:
+def trained(tiny_project: Path) -> lt.Training:
     return lt.train(lt.load("projects/tiny/dual.yaml", "train.epochs=1", "exp_id=by_hand"))
 
 
@@ -63,13 +45,13 @@ def test_importing_it_opens_neither_torch_nor_mlflow() -> None:
     assert done.stdout.strip() == "[]"
 
 
-def test_a_question_about_runs_opens_no_torch(folder: Path, trained: lt.Training) -> None:
+def test_a_question_about_runs_opens_no_torch(tiny_project: Path, trained: lt.Training) -> None:
     program = "import sys, loratrack as lt; print(len(lt.runs('exp_id=by_hand')), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1 False"
 
 
-def test_train_gives_what_mlflow_has(folder: Path, trained: lt.Training) -> None:
+def test_train_gives_what_mlflow_has(tiny_project: Path, trained: lt.Training) -> None:
     run = MlflowClient().get_run(trained.run_id)
     assert (trained.status, run.info.status) == ("FINISHED", "FINISHED")
     assert trained.version == "tiny/1"
@@ -83,7 +65,7 @@ def test_train_gives_what_mlflow_has(folder: Path, trained: lt.Training) -> None
 
 
 def test_nothing_is_printed_and_lines_hold_no_terminal_codes(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    tiny_project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = lt.load("projects/tiny/dual.yaml", "train.epochs=1", "register=false", "exp_id=quiet")
     lt.train(config)
@@ -94,14 +76,14 @@ def test_nothing_is_printed_and_lines_hold_no_terminal_codes(
     assert "\x1b" not in out
 
 
-def test_a_run_without_a_version_keeps_its_project(folder: Path) -> None:
+def test_a_run_without_a_version_keeps_its_project(tiny_project: Path) -> None:
     config = lt.load("projects/tiny/dual.yaml", "train.epochs=1", "register=false", "exp_id=unversioned")
     result = lt.train(config)
     assert (result.version, result.model) == (None, f"runs:/{result.run_id}")
     assert [run.summary.exp_id for run in lt.runs("project=tiny and exp_id=unversioned")] == ["unversioned"]
 
 
-def test_runs_are_a_sequence_and_a_data_frame(folder: Path, trained: lt.Training) -> None:
+def test_runs_are_a_sequence_and_a_data_frame(tiny_project: Path, trained: lt.Training) -> None:
     runs = lt.runs("exp_id=by_hand", sort_by="avg_f1")
     assert isinstance(runs[0].best("avg_f1"), float)
     frame = runs.to_pandas()
@@ -112,7 +94,7 @@ def test_runs_are_a_sequence_and_a_data_frame(folder: Path, trained: lt.Training
     assert len(runs[:0]) == 0
 
 
-def test_a_typo_is_a_user_error_with_all_that_is_wrong(folder: Path) -> None:
+def test_a_typo_is_a_user_error_with_all_that_is_wrong(tiny_project: Path) -> None:
     with pytest.raises(lt.UserError, match=r"2 invalid settings") as error:
         lt.load("projects/tiny/dual.yaml", "train.epohs=1", "model.lora.rank=0")
     assert "did you mean train.epochs?" in str(error.value)
@@ -120,7 +102,7 @@ def test_a_typo_is_a_user_error_with_all_that_is_wrong(folder: Path) -> None:
         lt.sweep("projects/tiny/dual.yaml")
 
 
-def test_promotion_goes_through_the_gate_and_back(folder: Path, trained: lt.Training) -> None:
+def test_promotion_goes_through_the_gate_and_back(tiny_project: Path, trained: lt.Training) -> None:
     second = lt.train(lt.load("projects/tiny/dual.yaml", "train.epochs=1", "exp_id=second"))
     assert second.version is not None
     first = lt.promote("tiny/1", if_="avg_f1>=0")
@@ -135,7 +117,7 @@ def test_promotion_goes_through_the_gate_and_back(folder: Path, trained: lt.Trai
     ]
 
 
-def test_a_damaged_version_is_not_promoted(folder: Path) -> None:
+def test_a_damaged_version_is_not_promoted(tiny_project: Path) -> None:
     damaged = lt.train(lt.load("projects/tiny/dual.yaml", "train.epochs=1", "exp_id=damaged"))
     assert damaged.version is not None
     assert damaged.folder is not None
@@ -147,14 +129,14 @@ def test_a_damaged_version_is_not_promoted(folder: Path) -> None:
         lt.promote(damaged.version)
 
 
-def test_a_run_is_reproduced_to_the_bit(folder: Path, trained: lt.Training) -> None:
+def test_a_run_is_reproduced_to_the_bit(tiny_project: Path, trained: lt.Training) -> None:
     again = lt.reproduce("by_hand", check=True)
     assert again.reproduces == trained.run_id
     assert again.check is not None
     assert (again.check.is_equal, again.check.is_exact) == (True, True)
 
 
-def test_a_sweep_gives_its_best_trial(folder: Path) -> None:
+def test_a_sweep_gives_its_best_trial(tiny_project: Path) -> None:
     settings = json.loads(Path("projects/tiny/dual.yaml").read_text("utf-8"))
     space = {"model.lora.rank": {"choice": [2, 4]}}
     settings |= {"sweep": {"name": "ranks", "trials": 2, "metric": "avg_f1", "space": space}}
@@ -176,10 +158,10 @@ QUESTIONS = {
 }
 
 
-def test_the_question_classifier(folder: Path, sample: Any) -> None:
+def test_the_question_classifier(tiny_project: Path, sample: Any) -> None:
     """The fifth seed's example as README has it: train, classify one question, classify a batch."""
     rows = [f"{question},{label}" for label, questions in QUESTIONS.items() for question in questions * 6]
-    project = folder / "projects" / "questions"
+    project = tiny_project / "projects" / "questions"
     project.mkdir()
     (project / "train.csv").write_text("\n".join(["text,label", *rows]), "utf-8")
     shutil.copytree(sample.base, project / "base")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +16,12 @@ from loratrack.bases import base as bases
 from loratrack.store.client import connect
 
 
-@pytest.fixture(scope="module")
-def folder(sample: Any, empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    project = tmp_path_factory.mktemp("again")
-    shutil.copytree(sample.folder, project / "projects" / "tiny")
-    (project / "mlruns").mkdir()
-    shutil.copy(empty_database, project / "mlruns" / "mlflow.db")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/mlruns/mlflow.db")
-        patch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "60")
-        for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
-            patch.delenv(name, raising=False)
-        patch.chdir(project)
-        yield project
-
-
 def train(*settings: str) -> lt.Training:
     return lt.train(lt.load("projects/tiny/dual.yaml", "train.epochs=1", *settings))
 
 
 @pytest.fixture(scope="module")
-def first(folder: Path) -> lt.Training:
+def first(tiny_project: Path) -> lt.Training:
     result = train("exp_id=first")
     assert result.version == "tiny/1"
     lt.promote("tiny/1")
