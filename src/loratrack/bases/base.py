@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import importlib.metadata
 import inspect
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from loratrack.bases.files import (
     shard_faults,
     tokenizer_sha256,
 )
-from loratrack.errors import BaseNotFoundError
+from loratrack.errors import BaseNotFoundError, closest
 
 if TYPE_CHECKING:
     import torch
@@ -177,8 +176,8 @@ def _base(name: str, folder: Path, origin: Origin, trust_remote_code: bool) -> B
 def _similar(folder: Path) -> str:
     parent = folder.parent
     names = sorted(path.name for path in parent.iterdir() if path.is_dir()) if parent.is_dir() else []
-    close = difflib.get_close_matches(folder.name, names, n=1)
-    return f"; did you mean {str(parent / close[0])!r}?" if close else ""
+    near = closest(folder.name, names)
+    return "" if near is None else f"; did you mean {str(parent / near)!r}?"
 
 
 def _encoder_class(base: Base, config: Any) -> Any:

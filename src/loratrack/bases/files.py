@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from loratrack.disk import sha256_of, write_text
+from loratrack.errors import did_you_mean
 from loratrack.places import cache_folder
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -65,8 +65,7 @@ def config_faults(file: Path, trust_remote_code: bool) -> list[str]:
             f"brings its own code for {kind!r}, which transformers does not know; read that code, and if you"
             " trust it --set model.trust_remote_code=true"
         ]
-    close = difflib.get_close_matches(str(kind), list(KNOWN), n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = did_you_mean(str(kind), KNOWN)
     return [f"{CONFIG}: model_type must be an architecture that transformers knows, got {kind!r}{hint}"]
 
 

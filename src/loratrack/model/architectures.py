@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 
-OURS: dict[str, tuple[str, ...]] = {
+DEFAULT_TARGETS: dict[str, tuple[str, ...]] = {
     # not in PEFT's table
     "distilbert": ("q_lin", "v_lin"),
     "modernbert": ("Wqkv",),
@@ -24,7 +24,7 @@ OURS: dict[str, tuple[str, ...]] = {
 
 def default_targets(model_type: str) -> tuple[str, ...]:
     """Suffixes of module names; empty where detection has to say."""
-    if model_type in OURS:
-        return OURS[model_type]
+    if model_type in DEFAULT_TARGETS:
+        return DEFAULT_TARGETS[model_type]
     theirs = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(model_type, ())
     return () if isinstance(theirs, str) else tuple(theirs)  # a text is a pattern over whole names

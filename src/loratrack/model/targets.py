@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-from loratrack.errors import UserError, problems_message
+from loratrack.errors import UserError, closest, problems_message
 from loratrack.model.architectures import default_targets
 
 SETTING = "model.lora.target_modules"
@@ -203,8 +202,8 @@ def _stranger(network: nn.Module, layers: Layers, suffix: str) -> str:
             return f"{suffix!r} is {name}, outside the layers, where LoRA never goes"
         if _fits(name, suffix):
             return f"{suffix!r} is {name} ({type(module).__name__}), not a linear module of a layer"
-    close = difflib.get_close_matches(suffix, there, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    near = closest(suffix, there)
+    hint = "" if near is None else f"did you mean {near!r}? "
     return f"{suffix!r} fits no module; {hint}the linear modules are {', '.join(there)}"
 
 

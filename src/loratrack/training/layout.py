@@ -15,8 +15,8 @@ from loratrack.model.batch import Layout
 from loratrack.model.network import Network
 
 ROUNDS = 3
-CLEARLY = 0.9
-"""Padding must be this much faster than packing: on a busy machine small differences are noise."""
+MAX_SHARE_OF_TIME = 0.9
+"""Of packing's time: padding must take less to be chosen. On a busy machine small differences are noise."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15}
 """Largest difference of a logit between the two layouts, relative to the largest logit."""
 
@@ -41,7 +41,7 @@ def choose_layout(
         for layout in network.layouts:
             seconds[layout].append(step_seconds(network, split, member, layout, rows))
     fastest = {layout: min(times[1:]) for layout, times in seconds.items()}
-    best: Layout = "padded" if fastest["padded"] < CLEARLY * fastest["packed"] else "packed"
+    best: Layout = "padded" if fastest["padded"] < MAX_SHARE_OF_TIME * fastest["packed"] else "packed"
     told = ", ".join(f"{layout} {1000 * value:.0f} ms" for layout, value in fastest.items())
     notice(f"layout: {best} (a step of {size} examples: {told})")
     return best

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import torch
 
 ROUNDS = 3
-CLEARLY = 0.9
-"""One thread must be this much faster than all of them to be preferred."""
+MAX_SHARE_OF_TIME = 0.9
+"""Of the time with all threads: one thread must take less to be chosen."""
 
 
 def choose_threads(step_seconds: Callable[[], float], notice: Callable[[str], None]) -> None:
@@ -28,7 +28,7 @@ def choose_threads(step_seconds: Callable[[], float], notice: Callable[[str], No
             torch.set_num_threads(count)
             times.append(step_seconds())
     medians = {count: statistics.median(times) for count, times in seconds.items()}
-    best = 1 if medians[1] < CLEARLY * medians[usual] else usual
+    best = 1 if medians[1] < MAX_SHARE_OF_TIME * medians[usual] else usual
     torch.set_num_threads(best)
     told = ", ".join(f"{count}: {1000 * value:.0f} ms" for count, value in medians.items())
     if best != usual:
