@@ -41,14 +41,14 @@ def test_no_room_hides_a_name_of_the_door() -> None:
 
 def test_importing_it_opens_neither_torch_nor_mlflow() -> None:
     program = "import sys, loratrack; print([m for m in ('torch', 'mlflow', 'pydantic') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
 
 
 def test_a_question_about_runs_opens_no_torch(tiny_project: Path, trained: lt.Training) -> None:
     program = "import sys, loratrack as lt; print(len(lt.runs('exp_id=by_hand')), 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "1 False"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "1 False"
 
 
 def test_train_gives_what_mlflow_has(tiny_project: Path, trained: lt.Training) -> None:

@@ -295,8 +295,10 @@ def test_make_builds_the_environment_anew_in_a_folder_that_moved(
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "ready").write_text(place.format(here=tmp_path))
-    done = subprocess.run(["make", "-n", "setup"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert ("rm -rf .venv" in done.stdout) == is_moved
+    process = subprocess.run(
+        ["make", "-n", "setup"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert ("rm -rf .venv" in process.stdout) == is_moved
 
 
 def test_the_configs_shown_are_configs(here: Any) -> None:

@@ -73,7 +73,7 @@ def ask(trained: Trained, capsys: pytest.CaptureFixture[str]) -> Ask:
     def words(*said: object) -> tuple[int, str, str]:
         capsys.readouterr()
         code = main([str(word) for word in said])
-        told = capsys.readouterr()
-        return code, told.out, told.err
+        output = capsys.readouterr()
+        return code, output.out, output.err
 
     return words

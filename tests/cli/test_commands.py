@@ -34,10 +34,10 @@ def test_words_that_are_no_command_end_with_2(words: list[str], capsys: pytest.C
 
 def test_a_fault_of_the_user_is_one_message_and_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "projects/nowhere.yaml"]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith("loratrack: projects/nowhere.yaml: ")
-    assert "Traceback" not in told.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("loratrack: projects/nowhere.yaml: ")
+    assert "Traceback" not in output.err
 
 
 def test_the_help_needs_no_heavy_library() -> None:
@@ -45,8 +45,8 @@ def test_the_help_needs_no_heavy_library() -> None:
         "import sys; from loratrack.cli import parser; parser().format_help();"
         "print([name for name in ('torch', 'mlflow', 'transformers', 'pandas') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout == "[]\n"
 
 
 def test_the_cache_is_listed_and_cleared(

@@ -35,9 +35,9 @@ def test_every_recorded_place_follows_a_move(
     shutil.move(tmp_path / "mlruns", new)
     with caplog.at_level(logging.WARNING):
         client = opened_in(new, monkeypatch)
-        found = client.get_run(run_id).info.artifact_uri
-    assert Path(found, "model", "told.txt").read_text() == "whole"
-    assert client.get_model_version_download_uri("intents", "1") == f"{found}/model"
+        run_there = client.get_run(run_id).info.artifact_uri
+    assert Path(run_there, "model", "told.txt").read_text() == "whole"
+    assert client.get_model_version_download_uri("intents", "1") == f"{run_there}/model"
     assert client.get_experiment_by_name("loratrack").artifact_location == f"{new}/artifacts/loratrack"
     assert caplog.messages == [f"{new} was in {tmp_path}/mlruns before: 4 artifact paths are corrected"]
 
@@ -54,8 +54,8 @@ def test_another_way_to_the_same_place_changes_nothing(
     run_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
-    found = opened_in(tmp_path / "link" / "mlruns", monkeypatch).get_run(run_id).info.artifact_uri
-    assert Path(found).is_relative_to(tmp_path / "mlruns")
+    run_there = opened_in(tmp_path / "link" / "mlruns", monkeypatch).get_run(run_id).info.artifact_uri
+    assert Path(run_there).is_relative_to(tmp_path / "mlruns")
 
 
 def test_places_outside_the_folder_stay(

@@ -76,12 +76,12 @@ class Tables:
 
     def of_runs(self, query: str, run_ids: Sequence[str], **values: object) -> list[Row]:
         """The rows for these runs; `query` says `IN (:runs)`."""
-        found: list[Row] = []
+        rows_of_runs: list[Row] = []
         for start in range(0, len(run_ids), AT_ONCE):
             part = {f"run{n}": run_id for n, run_id in enumerate(run_ids[start : start + AT_ONCE])}
             names = ", ".join(f":{name}" for name in part)
-            found += self.rows(query.replace(":runs", names), **part, **values)
-        return found
+            rows_of_runs += self.rows(query.replace(":runs", names), **part, **values)
+        return rows_of_runs
 
 
 class SqliteTables(Tables):

@@ -38,10 +38,10 @@ def _ensure_model(client: Client, name: str) -> None:
 
 
 def _source(client: Client, run_id: str, artifact_path: str) -> str:
-    kept = [file.path for file in client.list_artifacts(run_id)]
-    if artifact_path not in kept:
+    names = [file.path for file in client.list_artifacts(run_id)]
+    if artifact_path not in names:
         raise StoreError(
-            f"run {run_id}: must keep the model at {artifact_path!r}, got {kept};"
+            f"run {run_id}: must keep the model at {artifact_path!r}, got {names};"
             " if they still wait in the outbox, send them with loratrack sync"
         )
     return f"{client.get_run(run_id).info.artifact_uri}/{artifact_path}"

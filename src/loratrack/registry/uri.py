@@ -77,15 +77,15 @@ def _registered(model: str) -> Path:
 
 def _version(client: Client, model: str) -> tuple[str, int]:
     """The name and number that `models:/NAME@alias`, `models:/NAME/3` or `models:/NAME/Stage` mean."""
-    name, mark, wanted = _parts(model.removeprefix(MODELS))
+    name, mark, place = _parts(model.removeprefix(MODELS))
     known = _known(client, name)
-    if mark == "/" and wanted.isdecimal():
-        _refuse_unknown_version(client, name, int(wanted))
-        return name, int(wanted)
+    if mark == "/" and place.isdecimal():
+        _refuse_unknown_version(client, name, int(place))
+        return name, int(place)
     if mark == "/":
         stages = {found.current_stage.lower(): int(found.version) for found in known.latest_versions}
-        return name, _of_stage(name, wanted, stages)
-    return name, _of_alias(name, wanted, {alias: int(number) for alias, number in known.aliases.items()})
+        return name, _of_stage(name, place, stages)
+    return name, _of_alias(name, place, {alias: int(number) for alias, number in known.aliases.items()})
 
 
 def _parts(text: str) -> tuple[str, str, str]:
@@ -127,9 +127,9 @@ def _of_stage(name: str, wanted: str, stages: Mapping[str, int]) -> int:
             f"{MODELS}{name}/{wanted}: must be a number or one of {', '.join(STAGES)}, got {wanted!r}"
         )
     if wanted.lower() not in stages:
-        taken = [f"{stage} (version {stages[stage.lower()]})" for stage in STAGES if stage.lower() in stages]
+        used = [f"{stage} (version {stages[stage.lower()]})" for stage in STAGES if stage.lower() in stages]
         raise UserError(
-            f"{MODELS}{name}/{wanted}: no version is in this stage; in use: {_listed(taken) or 'no stage'}"
+            f"{MODELS}{name}/{wanted}: no version is in this stage; in use: {_listed(used) or 'no stage'}"
         )
     return stages[wanted.lower()]
 
@@ -160,11 +160,11 @@ def _of_run(model: str) -> Path:
             if error.error_code not in MISSING:
                 raise
             raise UserError(f"{RUNS}{run_id}: no such run in {store_name()}") from None
-        kept = [file.path for file in client.list_artifacts(run_id, str(Path(path).parent).strip("."))]
-        if path not in kept:
+        names = [file.path for file in client.list_artifacts(run_id, str(Path(path).parent).strip("."))]
+        if path not in names:
             raise UserError(
                 f"{RUNS}{run_id}: the run {info.run_name!r} ({info.status}) keeps no model at {path!r},"
-                f" it has {_listed(kept) or 'no artifacts'}"
+                f" it has {_listed(names) or 'no artifacts'}"
             )
         return _local(f"{info.artifact_uri}/{path}", f"run {run_id}")
 

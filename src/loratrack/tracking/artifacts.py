@@ -21,7 +21,7 @@ def fetch(run: Any, names: Sequence[str], folder: Path) -> dict[str, Path]:
     from mlflow.artifacts import download_artifacts
 
     with answering():
-        kept = {file.path for file in connect().list_artifacts(run.info.run_id)}
+        names_there = {file.path for file in connect().list_artifacts(run.info.run_id)}
         return {
             name: Path(
                 download_artifacts(
@@ -31,7 +31,7 @@ def fetch(run: Any, names: Sequence[str], folder: Path) -> dict[str, Path]:
                 )
             )
             for name in names
-            if name in kept
+            if name in names_there
         }
 
 

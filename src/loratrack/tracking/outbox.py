@@ -133,8 +133,8 @@ class Outbox:
             "SELECT id, run_id, kind, step, timestamp_ms, content FROM rows WHERE store = ?"
             " AND run_id = ? AND state = 'waiting' AND state != 'sent' ORDER BY id LIMIT ?"
         )
-        found = self._all(query, self.store, run_id, limit)
-        rows = [Row(*facts) for facts in found]
+        records = self._all(query, self.store, run_id, limit)
+        rows = [Row(*facts) for facts in records]
         other = next((index for index, row in enumerate(rows) if row.kind != rows[0].kind), len(rows))
         return rows[:other]
 

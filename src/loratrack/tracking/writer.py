@@ -148,11 +148,11 @@ class RunWriter:
         False: something is still in the outbox.
         """
         self._shipper.wake()
-        asked = time.monotonic()
+        begin = time.monotonic()
         while self._outbox.count("waiting", self.run_id):
             failing_since = self._shipper.failing_since
             stuck = failing_since is not None or not self._shipper.sends(self.run_id)
-            if stuck and time.monotonic() - max(asked, failing_since or asked) >= wait_seconds:
+            if stuck and time.monotonic() - max(begin, failing_since or begin) >= wait_seconds:
                 return False
             time.sleep(LOOK_SECONDS)
         return self._outbox.count("refused", self.run_id) == 0
@@ -164,9 +164,9 @@ class RunWriter:
         if self._sampler is not None:
             self._sampler.stop()
         self._outbox.add(self.run_id, "status", status)
-        done = self.flush(wait_seconds)
+        is_sent = self.flush(wait_seconds)
         self._shipper.release(self.run_id)
-        return done
+        return is_sent
 
 
 def _create(client: Client, name: str, parent: Mapping[str, str]) -> tuple[str, str]:
