@@ -94,6 +94,22 @@ def test_ctrl_c_ends_without_a_traceback(
     assert capsys.readouterr().err == "loratrack: interrupted\n"
 
 
+def test_at_a_terminal_a_server_is_named_before_it_is_asked() -> None:
+    """MLflow's client takes seconds to load; nobody should look at an empty screen meanwhile."""
+    terminal, stderr = os.openpty()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        program = "from loratrack.cli import main; raise SystemExit(main(['history', 'intents']))"
+        with subprocess.Popen(
+            [sys.executable, "-c", program], stderr=stderr, env={**os.environ, "MLFLOW_TRACKING_URI": uri}
+        ) as process:
+            os.close(stderr)
+            first_line = os.read(terminal, 1000)
+            process.kill()
+    os.close(terminal)
+    assert first_line.decode() == f"asking {uri} …\r\n"
+
+
 def test_sync_says_what_it_sent(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

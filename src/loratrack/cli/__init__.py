@@ -26,6 +26,7 @@ from loratrack.cli import (
     sync,
 )
 from loratrack.errors import RefusedError, UserError
+from loratrack.store.place import database_file, store_name, tracking_uri
 
 COMMANDS = (
     run,
@@ -52,6 +53,9 @@ def main(words: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int] = arguments.command
     if not sys.stderr.isatty():  # MLflow's bar would write a line for each file
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    elif database_file(tracking_uri()) is None and command.__module__ != cache.__name__:
+        # MLflow's client takes more than a second to load before it asks anything
+        print(f"asking {store_name()} …", file=sys.stderr)  # noqa: T201
     try:
         return command(arguments)
     except UserError as error:
