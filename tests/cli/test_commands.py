@@ -104,7 +104,9 @@ def test_at_a_terminal_a_server_is_named_before_it_is_asked() -> None:
             [sys.executable, "-c", program], stderr=stderr, env={**os.environ, "MLFLOW_TRACKING_URI": uri}
         ) as process:
             os.close(stderr)
-            first_line = os.read(terminal, 1000)
+            first_line = b""
+            while not first_line.endswith(b"\n"):
+                first_line += os.read(terminal, 1000)
             process.kill()
     os.close(terminal)
     assert first_line.decode() == f"asking {uri} …\r\n"

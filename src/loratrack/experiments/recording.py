@@ -18,10 +18,10 @@ from loratrack.config import RunConfig, files, flat, plain
 from loratrack.config.schema import data_paths
 from loratrack.model.bundle import MEMBER
 from loratrack.places import ARTIFACTS, BUNDLE, CONFIG_COPY, ENVIRONMENT, NOTICES, PLOTS, PYFUNC
-from loratrack.registry import register as registration
 from loratrack.serving import pyfunc
 from loratrack.serving.classifier import check_reload
 from loratrack.store.place import store_folder
+from loratrack.tracking import outbox
 from loratrack.tracking.environment import device_name, environment, git
 from loratrack.tracking.writer import RunWriter
 from loratrack.training import session
@@ -125,12 +125,9 @@ def keep(
     return metrics
 
 
-def register(config: RunConfig, writer: RunWriter, name: str, metrics: Mapping[str, float]) -> int | None:
-    """The run's model as the next version of `name`; None while the tracking store does not answer."""
-    if not writer.flush():
-        return None
-    version_tags = {"exp_id": config.exp_id, **{key: f"{value:.6g}" for key, value in metrics.items()}}
-    return registration.register(writer.run_id, name, PYFUNC, version_tags)
+def version_tags(exp_id: str, metrics: Mapping[str, float]) -> dict[str, str]:
+    """What a registered version says of itself."""
+    return {"exp_id": exp_id, **{name: f"{value:.6g}" for name, value in metrics.items()}}
 
 
 @contextmanager
@@ -154,6 +151,6 @@ def work_folder(run_id: str) -> Iterator[Path]:
 
 
 def new_work_folder(run_id: str) -> Path:
-    folder = store_folder() / "work" / run_id
+    folder = outbox.work_folder(store_folder(), run_id)
     (folder / ARTIFACTS).mkdir(parents=True, exist_ok=True)
     return folder

@@ -66,7 +66,8 @@ def version_of(text: str, model: str | None = None) -> Candidate:
         matches = list(_versions(client, _filter(model, f"run_id = '{run_id}'"))) if run_id else []
         if matches:
             return _only(text, [max(of_one, key=lambda each: each.version) for of_one in _by_model(matches)])
-        raise _unknown(client, text, run_id)
+        newest = search_runs(client, f"tags.exp_id = {quoted(text)}", 1)
+        raise _unknown(client, text, run_id or (newest[0].info.run_id if newest else None))
 
 
 def run_of(text: str) -> Run:
@@ -165,8 +166,8 @@ def search_runs(client: Client, condition: str, limit: int) -> list[Run]:
 def _unknown(client: Client, text: str, run_id: str | None) -> RefusedError:
     if run_id is not None:
         return RefusedError(
-            f"{text}: run {run_id} has no registered version; it was trained with register: false,"
-            " or did not come to its end"
+            f"{text}: run {run_id} has no registered version: it was trained with register: false, or did not"
+            f" come to its end; if it has kept a model, loratrack register {run_id} makes one"
         )
     versions = _versions(client, "")
     exp_ids = {each.exp_id for each in versions}

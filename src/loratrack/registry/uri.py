@@ -20,10 +20,12 @@ from loratrack.store.client import (
     RegisteredModel,
     answering,
     connect,
+    names_of_files,
     quoted,
     use_short_requests,
 )
 from loratrack.store.place import SQLITE, store_name, tracking_uri
+from loratrack.store.relocation import here
 
 MODELS, RUNS = "models:/", "runs:/"
 LOADER = "loratrack.serving.pyfunc"
@@ -72,7 +74,9 @@ def _registered(model: str) -> Path:
     with answering():
         client = connect()
         name, version = _version(client, model)
-        return _local(client.get_model_version_download_uri(name, str(version)), f"{name} version {version}")
+        return _local(
+            here(client.get_model_version_download_uri(name, str(version))), f"{name} version {version}"
+        )
 
 
 def _version(client: Client, model: str) -> tuple[str, int]:
@@ -155,18 +159,18 @@ def _of_run(model: str) -> Path:
     with answering():
         client = connect()
         try:
-            info = client.get_run(run_id).info
+            run = client.get_run(run_id)
         except MlflowException as error:
             if error.error_code not in MISSING:
                 raise
             raise UserError(f"{RUNS}{run_id}: no such run in {store_name()}") from None
-        names = [file.path for file in client.list_artifacts(run_id, str(Path(path).parent).strip("."))]
-        if path not in names:
+        names = names_of_files(run, str(Path(path).parent).strip("."))
+        if Path(path).name not in names:
             raise UserError(
-                f"{RUNS}{run_id}: the run {info.run_name!r} ({info.status}) keeps no model at {path!r},"
-                f" it has {_listed(names) or 'no artifacts'}"
+                f"{RUNS}{run_id}: the run {run.info.run_name!r} ({run.info.status})"
+                f" keeps no model at {path!r}, it has {_listed(names) or 'no artifacts'}"
             )
-        return _local(f"{info.artifact_uri}/{path}", f"run {run_id}")
+        return _local(f"{here(run.info.artifact_uri)}/{path}", f"run {run_id}")
 
 
 def _local(uri: str, owner: str) -> Path:

@@ -16,6 +16,7 @@ from loratrack.index.opened import open_tables
 from loratrack.index.tables import DATABASES
 from loratrack.store.client import MISSING, Client, RegisteredModel, RegistryClient, connect, pages, quoted
 from loratrack.store.place import SQLITE, tracking_uri
+from loratrack.store.relocation import here
 
 MAX_NUMBERS = 20
 
@@ -111,7 +112,7 @@ class Model:
 
     def source(self, version: int) -> str:
         """The address of its files."""
-        return str(self._writer.get_model_version_download_uri(self.name, str(version)))
+        return here(str(self._writer.get_model_version_download_uri(self.name, str(version))))
 
     def _at(self, alias: str) -> int | None:
         from mlflow.exceptions import MlflowException

@@ -9,12 +9,14 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import PurePosixPath
 from typing import Protocol, TypeVar
 from urllib.parse import quote
 
 from loratrack.errors import StoreError
 from loratrack.places import ARTIFACTS
 from loratrack.store.place import database_file, store_folder, store_name, tracking_uri
+from loratrack.store.relocation import here
 from loratrack.store.secrets import scrub_text
 
 EXPERIMENT = "loratrack"
@@ -194,6 +196,8 @@ class Client(Protocol):
 
     def set_tag(self, run_id: str, key: str, value: str) -> object: ...
 
+    def delete_tag(self, run_id: str, key: str) -> None: ...
+
     def log_batch(
         self,
         run_id: str,
@@ -292,6 +296,15 @@ def ensure_experiment(name: str) -> str:
             f" mlflow experiments restore -x {experiment.experiment_id}"
         )
     return str(experiment.experiment_id)
+
+
+def names_of_files(run: Run, folder: str = "") -> list[str]:
+    """The names of what the run keeps at the top, or in that folder of its artifacts."""
+    from mlflow.artifacts import list_artifacts
+
+    uri = f"{here(run.info.artifact_uri)}/{folder}".rstrip("/")
+    files = list_artifacts(artifact_uri=uri, tracking_uri=tracking_uri())
+    return [PurePosixPath(file.path).name for file in files]
 
 
 def use_short_requests() -> None:

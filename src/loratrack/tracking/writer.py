@@ -27,9 +27,10 @@ from loratrack.store.client import (
     ensure_experiment,
     use_short_requests,
 )
-from loratrack.store.place import store_folder, store_name
+from loratrack.store.place import store_folder, store_name, tracking_uri
+from loratrack.store.relocation import follow
 from loratrack.tracking import sampler
-from loratrack.tracking.outbox import Outbox
+from loratrack.tracking.outbox import Outbox, storable
 from loratrack.tracking.shipper import Shipper, adopt
 
 log = logging.getLogger(__name__)
@@ -69,17 +70,18 @@ class RunWriter:
         """
         use_short_requests()
         client = connect()
+        follow(tracking_uri())
         parent = {PARENT_TAG: parent_run_id} if parent_run_id else {}
         named = {**tags, **parent, **process.own_tags(), MLFLOW_RUN_NAME: name}
         run_id = os.environ.pop("MLFLOW_RUN_ID", None)
         if run_id is None:
-            run_id, experiment_id = _create(client, name, parent)
-            logged: set[str] = set()
+            run_id, experiment_id = _create(client, name, named)
+            writer, logged = cls._open(run_id, experiment_id, client), set[str]()
         else:
             experiment_id, logged = _join(client, run_id)
-        writer = cls._open(run_id, experiment_id, client)
+            writer = cls._open(run_id, experiment_id, client)
+            writer.set_tags(named)
         writer.log_params({key: value for key, value in params.items() if key not in logged})
-        writer.set_tags(named)
         if sampler.is_wanted():
             first_step = writer._outbox.next_step(run_id, sampler.PREFIX)
             writer._sampler = sampler.Sampler(writer.log_metrics, first_step)
@@ -90,8 +92,11 @@ class RunWriter:
     def attach(cls, run_id: str) -> RunWriter:
         """Go on with a run that was started before, here or elsewhere; it is RUNNING again."""
         client = connect()
+        follow(tracking_uri())
         experiment_id, _ = _join(client, run_id)
-        return cls._open(run_id, experiment_id, client)
+        writer = cls._open(run_id, experiment_id, client)
+        writer.set_tags(process.own_tags())
+        return writer
 
     def leave(self) -> None:
         """Nothing more from here; the run goes on as it is."""
@@ -130,6 +135,13 @@ class RunWriter:
         """The folder's content becomes the run's artifacts; the folder may change or go afterwards."""
         self._outbox.add_artifacts(self.run_id, folder, change=_scrub_files)
 
+    def ask_version(self, name: str, tags: Mapping[str, str], run_id: str | None = None) -> None:
+        """The model of this run, or of `run_id`, becomes the next version of `name` when its files are there.
+
+        `registration.registered` knows the number then. Asking twice makes one version.
+        """
+        self._outbox.add(run_id or self.run_id, "version", {"name": name, "tags": secrets.scrub(tags)})
+
     def log_dataset(self, name: str, source: str, sha256: str, context: str, num_rows: int) -> None:
         """A file that the run reads; `context` says what for: training, validation or test."""
         content = {
@@ -142,20 +154,23 @@ class RunWriter:
         }
         self._outbox.add(self.run_id, "dataset", content)
 
-    def flush(self, wait_seconds: float = GIVE_UP_SECONDS) -> bool:
-        """Wait until all is sent, but no longer than `wait_seconds` for a store that does not answer.
+    def flush(self, wait_seconds: float = GIVE_UP_SECONDS, run_id: str | None = None) -> bool:
+        """Wait until all of this run, or of `run_id`, is sent, but no longer than `wait_seconds` for a store
+        that does not take it.
 
         False: something is still in the outbox.
         """
+        run_id = run_id or self.run_id
         self._shipper.wake()
         begin = time.monotonic()
-        while self._outbox.count("waiting", self.run_id):
+        while self._outbox.count("waiting", run_id):
             failing_since = self._shipper.failing_since
-            stuck = failing_since is not None or not self._shipper.sends(self.run_id)
+            is_ours = self._shipper.sends(run_id)
+            stuck = failing_since is not None or not is_ours or self._outbox.is_held_up(run_id)
             if stuck and time.monotonic() - max(begin, failing_since or begin) >= wait_seconds:
                 return False
             time.sleep(LOOK_SECONDS)
-        return self._outbox.count("refused", self.run_id) == 0
+        return self._outbox.count("refused", run_id) == 0
 
     def finish(
         self, status: Literal["FINISHED", "FAILED", "KILLED"], wait_seconds: float = GIVE_UP_SECONDS
@@ -169,12 +184,13 @@ class RunWriter:
         return is_sent
 
 
-def _create(client: Client, name: str, parent: Mapping[str, str]) -> tuple[str, str]:
+def _create(client: Client, name: str, named: Mapping[str, str]) -> tuple[str, str]:
+    """A new run, which says what it is and whose from its first moment: it may be killed in its second."""
     try:
         experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID") or ensure_experiment(
             os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
         )
-        tags = secrets.scrub(resolve_tags(dict(parent)))
+        tags = storable(secrets.scrub(resolve_tags(dict(named))))
         info = client.create_run(experiment_id, run_name=name, tags=tags).info
     except MlflowException as error:
         raise StoreError(
@@ -191,6 +207,8 @@ def _join(client: Client, run_id: str) -> tuple[str, set[str]]:
         run = client.get_run(run_id)
         if run.info.status != "RUNNING":
             client.update_run(run_id, status="RUNNING")
+        if process.ENDED_BY in run.data.tags:
+            client.delete_tag(run_id, process.ENDED_BY)
         _hide_secrets(client, run)
     except MlflowException as error:
         if error.error_code in REFUSALS:
