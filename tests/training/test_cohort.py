@@ -173,6 +173,33 @@ def test_early_stopping_keeps_the_best_epoch(
     assert log_of(member).notices == ["tiny: finished in epoch 3: no better avg_f1 for 2 epochs"]
 
 
+@pytest.mark.parametrize(
+    ("f1_and_loss", "best", "epochs"),
+    [
+        ([(0.5, 0.9), (0.5, 0.8), (0.5, 0.7), (0.9, 0.6)], 3, 3),
+        ([(0.5, 0.9), (0.5, 0.8), (0.6, 0.9), (0.6, 0.9), (0.5, 0.1)], 3, 5),
+        ([(0.5, 0.9), (0.5, float("nan"))], 1, 2),
+    ],
+    ids=["a lower loss wins a tie, and puts no stop off", "the metric goes first", "no number never wins"],
+)
+def test_of_equal_epochs_the_one_with_the_lowest_loss_is_kept(
+    new_cohort: NewCohort,
+    config_of: ConfigOf,
+    seat: Seat,
+    tmp_path: Path,
+    f1_and_loss: list[tuple[float, float]],
+    best: int,
+    epochs: int,
+) -> None:
+    rates = {"epochs": 9, "early_stopping_epochs": 2}
+    member = seat(new_cohort([]), config_of(train=rates), tmp_path)
+    for f1, loss in f1_and_loss:
+        if member.is_training:
+            member.end_epoch({"avg_f1": f1, "validation/loss": loss}, seconds=1)
+    assert member.best is not None
+    assert (member.best.epoch, len(member.history)) == (best, epochs)
+
+
 def test_save_strategy_last_keeps_the_last(
     new_cohort: NewCohort, config_of: ConfigOf, seat: Seat, tmp_path: Path
 ) -> None:

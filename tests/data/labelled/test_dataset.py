@@ -110,7 +110,7 @@ KEYED: dict[str, dict[str, Any]] = {
     "order of the labels": {"label_subset": {"risk": ["z", "y", "x"], "adopt": "all"}},
     "order of the tasks": {"label_subset": {"adopt": "all", "risk": "all"}},
     "unknown_label": {"unknown_label": "drop"},
-    "seed of the split": {"seed": 7},
+    "seed of the split": {"split_seed": 7},
     "share of the split": {"validation_share": 0.3},
     "the tokenizer": {"sha256": "another"},
 }
@@ -154,7 +154,6 @@ def test_what_changes_no_token_makes_no_new_entry(
     paths = {"validation_path": str(valid)}
     dataset(config(two_tasks, **TWO, **paths), tokenizer)
     dataset(config(two_tasks, **TWO, **paths, name="renamed.csv"), tokenizer)
-    dataset(
-        config(two_tasks, **TWO, **paths, seed=7, validation_share=0.3), tokenizer
-    )  # nothing is split off
+    settings = {"seed": 7, "split_seed": 7, "validation_share": 0.3}  # nothing is drawn, nothing split off
+    dataset(config(two_tasks, **TWO, **paths, **settings), tokenizer)
     assert len(cache.entries()) == 1

@@ -123,7 +123,9 @@ def _split(config: RunConfig, files: Mapping[str, Rows]) -> dict[str, Rows]:
     _raise(config, [f"{setting}: no row of {files[setting].table.file} is left: {why}" for setting in empty])
     validation = files.get(VALIDATION)
     if validation is None:
-        mask = held_out(train.text_numbers, train.labels, config.data.validation_share, config.train.seed)
+        mask = held_out(
+            train.text_numbers, train.labels, config.data.validation_share, config.data.split_seed
+        )
         if not mask.any():
             texts = counted(len(train.different_texts), "different text")
             _raise(

@@ -80,7 +80,7 @@ def cache_settings(corpus: Corpus, config: RunConfig, tokenizer_sha256: str) -> 
         "data_process_version": data.data_process_version,
         "task_type": config.task_type,
         "label_map": corpus.label_map.sha256,
-        "split": {"share": data.validation_share, "seed": config.train.seed} if is_split else None,
+        "split": {"share": data.validation_share, "seed": data.split_seed} if is_split else None,
     }
 
 
