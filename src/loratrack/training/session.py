@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from loratrack import data
 from loratrack.bases import base as bases
 from loratrack.bases.base import Base
+from loratrack.bases.files import tokenizer_choice
 from loratrack.bases.precision import precision_name
 from loratrack.config import RunConfig
 from loratrack.data import Dataset
@@ -69,7 +70,8 @@ def set_up(config: RunConfig, notice: Callable[[str], None]) -> Prepared:
     if config.model.trust_remote_code:
         notice(f"running code that comes with the base {base.name} (model.trust_remote_code is on)")
     tokenizer = bases.load_tokenizer(base, trust_remote_code=config.model.trust_remote_code)
-    dataset = data.encode(corpus, config, tokenizer, base.tokenizer_sha256, notice)
+    tokenizer_facts = {"files": base.tokenizer_sha256, **tokenizer_choice(base.folder)}
+    dataset = data.encode(corpus, config, tokenizer, tokenizer_facts, notice)
     network = bundle.build_network(base, config)
     cohort = Cohort(network, Classification(dataset), notice)
     return Prepared(base, dataset, network, cohort, corpus.files_sha256)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +136,45 @@ def test_whatever_the_tokens_depend_on_makes_a_new_entry(
     sha256 = change.pop("sha256", "words")
     dataset(config(content, **{**TWO, **change}), tokenizer, sha256)
     assert len(cache.entries()) == 2
+
+
+def test_tokens_are_paired_with_their_own_labels_however_the_rows_were_split(
+    config: MakeConfig, two_tasks: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(two_tasks, **TWO)
+    dataset(settings, tokenizer)
+
+    def later(seed: object) -> np.random.Generator:
+        return np.random.Generator(np.random.MT19937([7]))
+
+    monkeypatch.setattr(np.random, "default_rng", later)  # as a release of numpy with other streams would
+    made, corpus = dataset(settings, tokenizer), read(settings)
+    for part, examples in ((made.train, corpus.train), (made.validation, corpus.validation)):
+        assert (part.labels == examples.labels).all()
+        expected = encode_texts(examples.columns, tokenizer, settings.data.max_len)
+        assert (part.tokens == expected.tokens).all()
+    assert len(cache.entries()) == 2
+
+
+def test_a_tokenizer_of_another_class_makes_a_new_entry(
+    config: MakeConfig, two_tasks: str, tokenizer: Any
+) -> None:
+    class Another(type(tokenizer)):  # type: ignore[misc]
+        """Tokenizes in the same way."""
+
+    for each in (tokenizer, Another()):
+        dataset(config(two_tasks, **TWO), each)
+    assert len(cache.entries()) == 2
+
+
+@pytest.mark.parametrize("package", ["tokenizers", "transformers"])
+def test_the_versions_of_what_tokenizes_are_in_the_key(
+    config: MakeConfig, two_tasks: str, tokenizer: Any, package: str
+) -> None:
+    dataset(config(two_tasks, **TWO), tokenizer)
+    (entry,) = cache.entries()
+    settings = json.loads((entry.path / cache.ENTRY).read_text("utf-8"))["body"]["settings"]
+    assert settings["packages"][package] == version(package)
 
 
 def test_a_changed_global_id_makes_a_new_entry(

@@ -19,6 +19,8 @@ from loratrack.errors import DataError, counted, problems_message
 
 RAW, VALIDATION, TEST = "data.raw_data_path", "data.validation_path", "data.test_path"
 GLOBAL_MAP = "data.global_label_map"
+HASHED_ROWS = 1000
+"""Texts that are hashed in one go."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,15 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def texts_sha256(self) -> str:
+        """Of the texts in their order."""
+        sha256 = hashlib.sha256()
+        for start in range(0, len(self), HASHED_ROWS):
+            rows = [column[start : start + HASHED_ROWS] for column in self.columns]
+            sha256.update(json.dumps(rows).encode())
+        return sha256.hexdigest()
 
 
 @dataclass(frozen=True)
