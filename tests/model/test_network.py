@@ -24,6 +24,8 @@ from transformers import (
     PreTrainedModel,
     Qwen2Config,
     RobertaConfig,
+    XLMConfig,
+    XLMModel,
 )
 
 from loratrack.config.schema import Lora
@@ -242,6 +244,26 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
     logits(saving, {"ann": np.arange(9)}, training=True)
     for mine, other in zip(gradients(plain, "ann"), gradients(saving, "ann"), strict=True):
         assert torch.allclose(mine, other, atol=1e-6)
+
+
+def test_checkpointing_computes_the_layers_of_a_frozen_base_again() -> None:
+    network = network_of("bert", ann=Lora(rank=4))
+    network.checkpoint_gradients()
+    calls: list[int] = []
+    intermediate = network.encoder.encoder.layer[0].intermediate
+    intermediate.register_forward_hook(lambda *_: calls.append(1))
+    logits(network, {"ann": np.arange(9)}, training=True)
+    assert len(calls) == 2
+    logits(network, {"ann": np.arange(9)})
+    assert len(calls) == 3  # nothing is computed twice where nobody asks for gradients
+
+
+def test_a_base_that_cannot_checkpoint_is_refused() -> None:
+    network = Network(
+        XLMModel(XLMConfig(n_words=VOCABULARY, emb_dim=32, n_layers=2, n_heads=4)), "mean", CPU, use_lora=True
+    )
+    with pytest.raises(UserError, match=r"^train\.gradient_checkpointing: xlm networks cannot do it"):
+        network.checkpoint_gradients()
 
 
 def test_full_fine_tuning_trains_everything() -> None:

@@ -7,9 +7,10 @@ logits = network(batch, ["member-0"])        # [rows, classes of all tasks]
 
 from __future__ import annotations
 
+import functools
 import inspect
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -19,7 +20,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel, TaskType
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from loratrack.config.schema import Lora
@@ -72,11 +75,7 @@ class Network:
             )
         if use_lora:
             encoder.requires_grad_(False)
-            for module in encoder.modules():  # a frozen base drops nothing: members have their own dropout
-                if isinstance(module, nn.Dropout):
-                    module.p = 0.0
-                if isinstance(getattr(module, "attention_dropout", None), float):
-                    module.attention_dropout = 0.0
+            encoder.eval()  # and so it stays: see `train`
         self.layout = self.layouts[0]
         self._checkpoints = False
 
@@ -145,14 +144,25 @@ class Network:
         return trainable, trainable + frozen
 
     def train(self) -> None:
-        self.encoder.train()
+        """A frozen base stays in eval mode, so that it drops nothing: members have their own dropout."""
+        self.encoder.train(not self.use_lora)
 
     def eval(self) -> None:
         self.encoder.eval()
 
     def checkpoint_gradients(self) -> None:
+        """Keep no activations inside the layers; the backward pass computes them again."""
+        if not self.encoder.supports_gradient_checkpointing:
+            kind = self.config.model_type
+            raise UserError(f"train.gradient_checkpointing: {kind} networks cannot do it; set it to false")
         self._checkpoints = True
-        self.encoder.activation_checkpointing_enable({"use_reentrant": False})
+        if not self.use_lora:
+            self.encoder.activation_checkpointing_enable({"use_reentrant": False})
+            return
+        # transformers would do it in train mode only, in which a frozen base is never.
+        for module in self.encoder.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.forward = functools.partial(_recomputed, module.forward)
 
     def arrange(
         self,
@@ -264,6 +274,12 @@ class Network:
         rows = len(batch.lengths)
         sums = torch.zeros(rows + 1, states.shape[-1], device=self.device)  # the last is the filler's
         return sums.index_add(0, batch.row_of_token, real.float())[:rows] / batch.lengths[:, None]
+
+
+def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
 
 def is_causal(encoder: PreTrainedModel) -> bool:

@@ -30,7 +30,7 @@ from loratrack.model.network import Network
 from loratrack.model.probe import Probe
 from loratrack.places import DATA_REPORT, METRICS
 from loratrack.training.cohort import Cohort
-from loratrack.training.layout import choose_layout, step_seconds
+from loratrack.training.layout import check_that_nothing_drops, choose_layout, step_seconds
 from loratrack.training.log import RunLog
 from loratrack.training.member import Member
 from loratrack.training.objectives.classification import Classification
@@ -96,6 +96,8 @@ def enter(
             network.layout = choose_layout(network, split, name, size, log.notice)
         else:
             network.layout = train.layout
+        if network.use_lora:
+            check_that_nothing_drops(network, split, name)
     # What was measured here takes the place of `auto`: the frozen copy gives the same run again.
     choices = {"layout": network.layout, "precision": precision_name(network.dtype)}
     config = config.model_copy(update={"train": config.train.model_copy(update=choices)})
