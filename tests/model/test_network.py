@@ -21,6 +21,9 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     ModernBertConfig,
+    NystromformerConfig,
+    OPTConfig,
+    PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     RobertaConfig,
@@ -264,6 +267,38 @@ def test_a_base_that_cannot_checkpoint_is_refused() -> None:
     )
     with pytest.raises(UserError, match=r"^train\.gradient_checkpointing: xlm networks cannot do it"):
         network.checkpoint_gradients()
+
+
+POSITIONS = SIZES | {"max_position_embeddings": 40}
+TABLES: list[tuple[PretrainedConfig, int]] = [
+    (BertConfig(**POSITIONS), 40),
+    (RobertaConfig(**POSITIONS, pad_token_id=1), 38),
+    (GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=40), 40),
+    (OPTConfig(**POSITIONS, ffn_dim=48, word_embed_proj_dim=32), 40),
+    (NystromformerConfig(**POSITIONS), 40),
+    (XLMConfig(n_words=VOCABULARY, emb_dim=32, n_layers=2, n_heads=4, max_position_embeddings=40), 40),
+]
+
+
+@pytest.mark.parametrize(("config", "most"), TABLES, ids=[config.model_type for config, _ in TABLES])
+def test_a_row_has_no_more_tokens_than_the_base_has_positions(config: PretrainedConfig, most: int) -> None:
+    encoder = AutoModel.from_config(config)
+    encoder(input_ids=torch.full((1, most), 9))
+    with pytest.raises((IndexError, RuntimeError)):
+        encoder(input_ids=torch.full((1, most + 1), 9))
+    assert Network(encoder, "mean", CPU, use_lora=True).max_tokens == most
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(**DECODER, max_position_embeddings=40),
+        DebertaV2Config(**POSITIONS, relative_attention=True, position_biased_input=False),
+    ],
+    ids=["llama", "deberta-v2"],
+)
+def test_positions_that_are_computed_set_no_limit(config: PretrainedConfig) -> None:
+    assert Network(AutoModel.from_config(config), "mean", CPU, use_lora=True).max_tokens is None
 
 
 def test_full_fine_tuning_trains_everything() -> None:

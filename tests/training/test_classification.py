@@ -47,6 +47,6 @@ def test_a_label_that_is_predicted_and_never_true_counts_in_macro_f1() -> None:
     assert values["f1"] == pytest.approx((1 + 2 / 3 + 0) / 3)
 
 
-def test_confusion_rows_are_the_truth() -> None:
-    matrix = Predictions(CLASSES, TRUTH, PREDICTED, loss=0).confusions()["risk"]
-    assert matrix.tolist() == [[2, 0, 0], [1, 1, 0], [0, 0, 0]]
+def test_the_answers_are_the_true_and_the_predicted_labels() -> None:
+    truth, predicted = Predictions(CLASSES, TRUTH, PREDICTED, loss=0).answers()["risk"]
+    assert (truth.tolist(), predicted.tolist()) == ([0, 1, 1, 0], [0, 1, 0, 0])

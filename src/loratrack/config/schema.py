@@ -7,6 +7,7 @@ Scalars arrive as the text that stands in the YAML file, and the types here deci
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -56,7 +57,7 @@ def _label(value: object) -> object:
 def _different_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
     if len(labels) < 2:
         raise ValueError(f"a task needs at least two labels, got {list(labels)!r}")
-    repeated = sorted({label for label in labels if labels.count(label) > 1})
+    repeated = sorted(label for label, count in Counter(labels).items() if count > 1)
     if repeated:
         raise ValueError(f"listed more than once: {', '.join(repeated)}")
     return labels

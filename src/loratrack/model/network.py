@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -36,6 +37,11 @@ from loratrack.model.routing import Router
 from loratrack.model.targets import Coverage, find_targets
 
 Pooling = Literal["cls", "mean"]
+
+ROWS_IN_A_PASS = 128
+"""Without gradients: more is hardly faster, and the widest passes set the peak of memory."""
+POSITIONS = re.compile(r"^(?!.*rel).*(pos|wpe)")
+"""The name of a table of absolute positions."""
 
 
 class Network:
@@ -67,6 +73,10 @@ class Network:
         self.layouts: tuple[Layout, ...] = (
             ("packed", "padded") if has_open_attention and takes_positions else ("padded",)
         )
+        self.max_tokens = _max_tokens(encoder)
+        """Of one row; None where positions are computed and not looked up in a table."""
+        self.rows_in_a_pass = ROWS_IN_A_PASS
+        """Without gradients; fewer after memory ran out."""
         self.is_causal = is_causal(encoder)
         if pooling == "cls" and self.is_causal:
             raise UserError(
@@ -285,6 +295,22 @@ def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 def is_causal(encoder: PreTrainedModel) -> bool:
     flags = {bool(module.is_causal) for module in encoder.modules() if hasattr(module, "is_causal")}
     return flags == {True}
+
+
+def _max_tokens(encoder: PreTrainedModel) -> int | None:
+    """The fewest rows that a table of positions has for tokens: some keep rows for padding."""
+    rooms: list[int] = []
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.Embedding) and POSITIONS.search(name):
+            padding = module.padding_idx
+            skipped = getattr(module, "offset", 0) if padding is None else padding + 1
+            rooms.append(module.num_embeddings - skipped)
+    for name, buffer in encoder.named_buffers():
+        if buffer.ndim > 1 and buffer.is_floating_point() and POSITIONS.search(name):
+            rooms.append(len(buffer))
+    if not rooms:
+        return None
+    return min(*rooms, getattr(encoder.config, "max_position_embeddings", None) or rooms[0])
 
 
 def _first_position(encoder: PreTrainedModel) -> int:

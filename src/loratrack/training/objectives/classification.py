@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor
 
 from loratrack.config import RunConfig
@@ -19,7 +19,7 @@ from loratrack.model.network import Network
 from loratrack.model.passes import predict
 from loratrack.model.probe import Probe, probe_of
 from loratrack.training.member import Member, Rows
-from loratrack.training.objectives.objective import MicroBatch, Split
+from loratrack.training.objectives.objective import Answers, MicroBatch, Split
 
 F1_ALL_LABELS = "f1_all_labels"
 PROBE_ROWS = 32
@@ -62,11 +62,8 @@ class Predictions:
                 )
         return values
 
-    def confusions(self) -> dict[str, NDArray[np.int64]]:
-        return {
-            task: confusion_matrix(self.truth[task], self.predicted[task], labels=np.arange(count))
-            for task, count in self.classes.items()
-        }
+    def answers(self) -> dict[str, Answers]:
+        return {task: (self.truth[task], self.predicted[task]) for task in self.classes}
 
 
 class Classification:
