@@ -171,7 +171,7 @@ def test_the_question_classifier(tiny_project: Path, sample: Any) -> None:
     (project / "base" / "vocab.txt").write_text("\n".join([*vocabulary[:5], *characters[:room]]), "utf-8")
     (project / "questions.yaml").write_text(
         "exp_id: question_classifier\n"
-        "data: {raw_data_path: train.csv, max_len: 32, validation_share: 0.25}\n"
+        "data: {raw_data_path: train.csv, max_len: 32, validation_share: 0.25, split_seed: 42}\n"
         "model:\n"
         "  arch: ./base\n"
         "  lora: {rank: 8, alpha: 16, dropout: 0.1, target_modules: [query, key, value, dense]}\n"

@@ -108,21 +108,34 @@ def keep(
         draft.rename(folder / PYFUNC)
     disk.write_json(folder / ENVIRONMENT, environment())
     disk.write_text(folder / NOTICES, "".join(f"{line}\n" for line in log.notices))
-    if member.history:
-        labels = {task.name: task.labels for task in prepared.dataset.label_map.tasks}
-        matrices = {} if outcome is None else outcome.confusions
-        curves.draw(
-            folder / PLOTS,
-            dict(enumerate(member.history, start=1)),
-            {task: (labels[task], matrix) for task, matrix in matrices.items()},
-            best_epoch=member.best.epoch if member.best else None,
-        )
     if outcome is not None and with_weights:  # the gate of every run: what was saved is what was trained
         check_reload(folder, outcome.probe, outcome.probe.logits)
     metrics = session.summary(member, outcome)
     log.writer.log_metrics(metrics, step=len(member.history))
     log.writer.log_artifacts(folder)
+    if member.history:
+        _draw(prepared, member, outcome, log, work / "pictures")
     return metrics
+
+
+def _draw(prepared: Prepared, member: Member, outcome: Outcome | None, log: WriterLog, folder: Path) -> None:
+    """The run's pictures. What the run is worth was handed over already, and no picture may fail it."""
+    folder.mkdir()
+    labels = {task.name: task.labels for task in prepared.dataset.label_map.tasks}
+    answers = {} if outcome is None else outcome.answers
+    try:
+        curves.draw(
+            folder / PLOTS,
+            dict(enumerate(member.history, start=1)),
+            {task: (labels[task], *pair) for task, pair in answers.items()},
+            best_epoch=member.best.epoch if member.best else None,
+        )
+    except Exception as error:  # noqa: BLE001  whatever is wrong with a picture, the run stands
+        log.notice(
+            f"{PLOTS}: not drawn ({type(error).__name__}: {error}); nothing else of the run is missing"
+        )
+        disk.write_text(folder / NOTICES, "".join(f"{line}\n" for line in log.notices))
+    log.writer.log_artifacts(folder)
 
 
 def version_tags(exp_id: str, metrics: Mapping[str, float]) -> dict[str, str]:
