@@ -35,8 +35,8 @@ def test_a_base_comes_from_the_hub_and_needs_it_no_more_afterwards(hub: Any, tin
     assert base.sha256 == resolve(str(tiny)).sha256
     assert base.tokenizer_sha256 == resolve(str(tiny)).tokenizer_sha256
     hub.requests.clear()
-    load_tokenizer(base, trust_remote_code=False)
-    load_encoder(base, dtype=torch.float32, trust_remote_code=False)
+    load_tokenizer(base)
+    load_encoder(base, dtype=torch.float32)
     assert hub.requests == []
 
 

@@ -109,11 +109,11 @@ def test_a_table_of_what_was_trained(classifier: Classifier, untrained: Path) ->
 def test_a_load_that_gives_other_logits_is_refused(classifier: Classifier, untrained: Path) -> None:
     rows = encode_texts([TEXTS], classifier._tokenizer, 32)
     logits = classifier.logits(rows)
-    check_reload(untrained, rows, logits)
+    check_reload(untrained, "", rows, logits)
     with pytest.raises(UserError, match="does not give the logits of the trained one"):
-        check_reload(untrained, rows, logits + 1e-6)
+        check_reload(untrained, "", rows, logits + 1e-6)
     with pytest.raises(UserError, match="does not give the logits of the trained one"):
-        check_reload(untrained, rows, torch.full_like(logits, float("nan")))
+        check_reload(untrained, "", rows, torch.full_like(logits, float("nan")))
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ def keep(
             best_epoch=member.best.epoch if member.best else None,
         )
     if outcome is not None and with_weights:  # the gate of every run: what was saved is what was trained
-        check_reload(folder, outcome.probe, outcome.probe.logits)
+        check_reload(folder, prepared.base.sha256, outcome.probe, outcome.probe.logits)
     metrics = session.summary(member, outcome)
     log.writer.log_metrics(metrics, step=len(member.history))
     log.writer.log_artifacts(folder)

@@ -23,6 +23,7 @@ import torch
 from loratrack.bases import base as bases
 from loratrack.bases.base import Base
 from loratrack.bases.precision import best_device, compute_dtype, precision_name
+from loratrack.bases.trust import Trust, covers, refusal
 from loratrack.config import RunConfig, files
 from loratrack.disk import sha256_of
 from loratrack.errors import UserError
@@ -41,11 +42,7 @@ def build_network(base: Base, config: RunConfig, precision: str | None = None) -
     """The base of a config on the best device, without members yet."""
     device = best_device()
     dtype = compute_dtype(precision or config.train.precision, device)  # type: ignore[arg-type]
-    encoder = bases.load_encoder(
-        base,
-        dtype=dtype if config.model.use_lora else torch.float32,
-        trust_remote_code=config.model.trust_remote_code,
-    )
+    encoder = bases.load_encoder(base, dtype=dtype if config.model.use_lora else torch.float32)
     encoder.name_or_path = base.name
     return Network(encoder, config.model.pooling, device, use_lora=config.model.use_lora, dtype=dtype)
 
@@ -75,6 +72,7 @@ def save(
             "origin": base.origin,
             "sha256": base.sha256,
             "tokenizer_sha256": base.tokenizer_sha256,
+            "runs_code": base.runs_code,
         },
         "precision": precision_name(network.dtype),
         "layout": network.layout,
@@ -83,13 +81,18 @@ def save(
     (folder / BUNDLE).write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def load(folder: Path, notice: Callable[[str], None]) -> tuple[Network, Base, RunConfig, dict[str, Any]]:
-    """The network of a bundle with its weights in place, its base, settings and label map."""
+def load(
+    folder: Path, notice: Callable[[str], None], trusted: frozenset[str] = frozenset()
+) -> tuple[Network, Base, RunConfig, dict[str, Any]]:
+    """The network of a bundle with its weights in place, its base, settings and label map.
+
+    `trusted`: the bases, by sha256, whose code may run. What the bundle itself says of that does not count.
+    """
     content = read_manifest(folder)
     config = files.load(folder / CONFIG_COPY)
-    base = base_of(folder, content, trust_remote_code=config.model.trust_remote_code)
-    if config.model.trust_remote_code:
-        notice(f"running code that comes with the base {base.name} (model.trust_remote_code is on)")
+    base = base_of(folder, content, trusted)
+    if base.runs_code:
+        notice(f"running code that comes with the base {base.name}, which is trusted")
     labels = json.loads((folder / LABEL_MAP).read_text(encoding="utf-8"))
     network = build_network(base, config, content["precision"])
     classes = {task: len(numbers) for task, numbers in labels.items()}
@@ -117,8 +120,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return content
 
 
-def base_of(folder: Path, manifest: Mapping[str, Any], *, trust_remote_code: bool) -> Base:
-    """The base that the bundle was trained on, or UserError.
+def base_of(folder: Path, manifest: Mapping[str, Any], trust: Trust) -> Base:
+    """The base that the bundle was trained on, or UserError; without trust in its code, before it is fetched.
 
     A local folder that is gone may have moved along with our project, and is looked for there.
     """
@@ -127,7 +130,12 @@ def base_of(folder: Path, manifest: Mapping[str, Any], *, trust_remote_code: boo
     if recorded["origin"] == "local" and not local.is_dir() and project is not None:
         below = [project.joinpath(*local.parts[start:]) for start in range(1, len(local.parts))]
         name = str(next((path for path in below if path.is_dir()), local))
-    base = bases.resolve(name, trust_remote_code=trust_remote_code)
+    runs_code = recorded.get("runs_code", False)
+    if runs_code and not covers(trust, recorded["sha256"]):
+        raise UserError(
+            f"{folder}: was trained with code of its base; {refusal(trust, name, recorded['sha256'])}"
+        )
+    base = bases.resolve(name, trust=trust if runs_code else False)
     for field, own in (("sha256", base.sha256), ("tokenizer_sha256", base.tokenizer_sha256)):
         if own != recorded[field]:
             part = "base" if field == "sha256" else "tokenizer"
