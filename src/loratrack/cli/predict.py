@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from loratrack.cli.commands import Commands
+from loratrack.bases.trust import said_by_loader
+from loratrack.cli.commands import Commands, add_trust_to
 from loratrack.cli.screen import console
 from loratrack.errors import DataError
 
@@ -25,6 +26,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="OUT", help="the CSV, TSV or JSONL file to write; default: print"
     )
+    add_trust_to(parser)
     parser.set_defaults(command=command)
 
 
@@ -32,14 +34,14 @@ def command(arguments: argparse.Namespace) -> int:
     from loratrack.registry import uri
     from loratrack.serving import files
 
-    notices = console(beside_the_answers=True)
+    notices, trusted = console(beside_the_answers=True), said_by_loader(arguments.trust_remote_code)
     if arguments.out is not None:
         files.check_target(arguments.out, arguments.file)
     folder = uri.fetch(arguments.model)
     from loratrack.data import read_texts  # only now: these open torch, and a name may be mistyped
     from loratrack.serving.classifier import Classifier
 
-    classifier = Classifier(folder, notices.print)
+    classifier = Classifier(folder, notices.print, trusted)
     config = classifier.config
     if arguments.file is not None:
         columns = read_texts(arguments.file, config.text_columns, notices.print)

@@ -109,7 +109,7 @@ def keep(
     disk.write_json(folder / ENVIRONMENT, environment())
     disk.write_text(folder / NOTICES, "".join(f"{line}\n" for line in log.notices))
     if outcome is not None and with_weights:  # the gate of every run: what was saved is what was trained
-        check_reload(folder, outcome.probe, outcome.probe.logits)
+        check_reload(folder, prepared.base.sha256, outcome.probe, outcome.probe.logits)
     metrics = session.summary(member, outcome)
     log.writer.log_metrics(metrics, step=len(member.history))
     log.writer.log_artifacts(folder)

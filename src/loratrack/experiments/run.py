@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from loratrack.bases.trust import Trust
 from loratrack.config import RunConfig
 from loratrack.errors import StoreError, UserError
 from loratrack.experiments import recording
@@ -63,12 +64,17 @@ def run(config: RunConfig, watcher: Watcher | None = None) -> Training:
 
 
 def train_one(
-    config: RunConfig, log: WriterLog, work: Path, watcher: Watcher, interruption: Interruption
+    config: RunConfig,
+    log: WriterLog,
+    work: Path,
+    watcher: Watcher,
+    interruption: Interruption,
+    trust: Trust | None = None,
 ) -> tuple[Prepared, Member, Outcome | None]:
     """A cohort of one, trained until its end or a signal; no outcome when a signal came first."""
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
-    prepared = session.set_up(config, log.notice)
+    prepared = session.set_up(config, log.notice, trust)
     member = recording.enter(prepared, config, log, work)
     train(prepared.cohort, watcher, stop=lambda: bool(interruption))
     outcome = session.conclude(prepared, member) if member.best and not interruption else None

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from loratrack.model.batch import Sequences
 
-PROBE = "probe.safetensors"
-
 
 @dataclass(frozen=True)
 class Probe:

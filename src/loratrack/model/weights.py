@@ -25,11 +25,9 @@ from loratrack.bases.base import quiet, without_pooler
 from loratrack.disk import whole_folder
 from loratrack.errors import UserError
 from loratrack.model.network import Network
+from loratrack.places import ADAPTER, FULL, HEADS
 
-ADAPTER = "lora_adapter"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-FULL = "model"
-HEADS = "heads.safetensors"
 
 
 def save(network: Network, member: str, folder: Path) -> None:

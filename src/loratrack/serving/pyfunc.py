@@ -17,6 +17,7 @@ import pandas as pd
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, Schema
 
+from loratrack.bases.trust import said_by_loader
 from loratrack.config import RunConfig
 from loratrack.errors import DataError
 from loratrack.serving.classifier import Classifier
@@ -87,4 +88,4 @@ def _text(cell: object, column: str) -> str:
 
 
 def _load_pyfunc(path: str) -> ServedClassifier:
-    return ServedClassifier(Classifier(Path(path)))
+    return ServedClassifier(Classifier(Path(path), trusted=said_by_loader(None)))

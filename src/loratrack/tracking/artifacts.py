@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from loratrack import manifest
 from loratrack.errors import RefusedError, UserError
 from loratrack.places import BUNDLE
 from loratrack.store.client import answering, names_of_files
@@ -64,22 +63,13 @@ def restore(run: Any, out: Path) -> list[str]:
 
 
 def changed_files(folder: Path) -> list[str]:
-    """Files of the bundle in `folder` that are missing or not as they were saved."""
-    file = folder / BUNDLE
-    if not file.is_file():
+    """Files of the bundle in `folder` that are missing, not listed or not as they were saved."""
+    if not (folder / BUNDLE).is_file():
         return []
-    expected = json.loads(file.read_text("utf-8"))["files"]
-    return [name for name, sha256 in expected.items() if _sha256(folder / name) != sha256]
+    return list(manifest.faults(folder, manifest.read(folder)))
 
 
 def _top(draft: Path) -> Path:
     """MLflow puts the content into the folder itself, or into one called like the artifact root."""
     inside = list(draft.iterdir())
     return inside[0] if len(inside) == 1 and inside[0].name == "artifacts" else draft
-
-
-def _sha256(file: Path) -> str | None:
-    if not file.is_file():
-        return None
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -21,6 +21,7 @@ from loratrack.bases import base as bases
 from loratrack.bases.base import Base
 from loratrack.bases.files import tokenizer_choice
 from loratrack.bases.precision import precision_name
+from loratrack.bases.trust import Trust
 from loratrack.config import RunConfig
 from loratrack.data import Dataset
 from loratrack.disk import write_json
@@ -65,14 +66,15 @@ class Outcome:
     """What the saved model must give when it is loaded."""
 
 
-def set_up(config: RunConfig, notice: Callable[[str], None]) -> Prepared:
+def set_up(config: RunConfig, notice: Callable[[str], None], trust: Trust | None = None) -> Prepared:
+    """`trust` in the code of bases; None: as the config says, which whoever trains has written."""
     corpus = data.read(config)
-    base = bases.resolve(config.model.arch, trust_remote_code=config.model.trust_remote_code)
+    base = bases.resolve(config.model.arch, trust=config.model.trust_remote_code if trust is None else trust)
     if base.origin_note:
         notice(f"base {base.name}: {base.origin_note}")
-    if config.model.trust_remote_code:
+    if base.runs_code:
         notice(f"running code that comes with the base {base.name} (model.trust_remote_code is on)")
-    tokenizer = bases.load_tokenizer(base, trust_remote_code=config.model.trust_remote_code)
+    tokenizer = bases.load_tokenizer(base)
     network = bundle.build_network(base, config)
     if network.max_tokens is not None and config.data.max_len > network.max_tokens:
         raise UserError(
