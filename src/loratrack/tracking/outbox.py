@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,13 +95,12 @@ class Outbox:
                 self._insert(cursor, run_id, "metrics", step, new)
         return {key: logged[key] for key in values if key in logged and not _same(logged[key], values[key])}
 
-    def add_artifacts(self, run_id: str, folder: Path, change: Callable[[Path], None]) -> None:
-        """Copy the folder's content to the spool, whole or not at all; `change` may edit the copy."""
+    def add_artifacts(self, run_id: str, folder: Path) -> None:
+        """Copy the folder's content to the spool, whole or not at all."""
         home = self._spool / f"{run_id}-{uuid.uuid4().hex}"
         draft = home.with_name(f"{home.name}.draft")
         try:
             shutil.copytree(folder, draft)
-            change(draft)
         except OSError as error:
             shutil.rmtree(draft, ignore_errors=True)
             raise StoreError(
