@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from loratrack.bases.trust import Trust
 from loratrack.disk import sha256_of, write_text

@@ -14,6 +14,7 @@ from loratrack.bases.trust import Trust
 from loratrack.config import RunConfig
 from loratrack.errors import StoreError, UserError
 from loratrack.experiments import recording
+from loratrack.experiments.hiding import texts_hidden
 from loratrack.experiments.interrupt import Interruption, interruptible
 from loratrack.experiments.recording import WriterLog
 from loratrack.experiments.result import RunStatus, Training
@@ -32,7 +33,7 @@ def run(config: RunConfig, watcher: Watcher | None = None) -> Training:
     However it breaks off, the MLflow run does not stay RUNNING: a fault ends it as FAILED, a signal as
     KILLED with the best epoch so far kept. UserError: the training failed in a way that the user can mend.
     """
-    watcher, config = watcher or Nobody(), pinned(config)
+    watcher, config = watcher or Nobody(), texts_hidden(pinned(config))
     with interruptible() as interruption:
         writer = recording.start(config)
         watcher.notice(f"{config.exp_id}: run {writer.run_id}")

@@ -16,6 +16,7 @@ from loratrack.config import RunConfig, files, flat, plain
 from loratrack.config.sweep import SweepConfig
 from loratrack.errors import UserError
 from loratrack.experiments import recording
+from loratrack.experiments.hiding import storable, texts_hidden
 from loratrack.experiments.interrupt import Interruption, interruptible
 from loratrack.experiments.result import Sweep
 from loratrack.experiments.retraining import retrain
@@ -24,6 +25,7 @@ from loratrack.experiments.trained_bases import pinned
 from loratrack.experiments.trials import TrialRunner
 from loratrack.experiments.watcher import Nobody, Watcher
 from loratrack.store.place import store_folder
+from loratrack.store.secrets import scrub_name
 from loratrack.tracking import child_runs
 from loratrack.tracking.outbox import work_folder
 from loratrack.tracking.registration import registered
@@ -42,15 +44,16 @@ VERSION = "best_version"
 
 def sweep(config: SweepConfig, watcher: Watcher | None = None) -> Sweep:
     """Train trials until the sweep is over, or until a signal ends this process's part of it."""
-    watcher, config = watcher or Nobody(), pinned(config)
+    watcher, config = watcher or Nobody(), texts_hidden(pinned(config))
+    shown = storable(config)  # a secret in a name is told before there is a study
     folder = store_folder()
     folder.mkdir(parents=True, exist_ok=True)
     url = config.sweep.storage or f"sqlite:///{folder / DATABASE}"
-    search = Search(config, url, folder / LOCK, watcher.notice)
+    search = Search(config, url, folder / LOCK, watcher.notice, shown)
     try:
         with interruptible() as interruption:
-            parent = _parent(search, config)
-            watcher.notice(f"{config.sweep.name}: run {parent.run_id}, study in {url}")
+            parent = _parent(search, shown)
+            watcher.notice(f"{config.sweep.name}: run {parent.run_id}, study in {scrub_name(url)}")
             work = Work(search, config, parent, watcher, interruption)
             try:
                 TrialRunner(search, parent, watcher, lambda: bool(interruption)).work()
@@ -143,10 +146,10 @@ def _conclude(work: Work) -> dict[str, str]:
     shutil.rmtree(folder, ignore_errors=True)
     try:
         views.write(search.study, reports.report(search.study), folder)
-        files.save(config, folder / SWEEP_COPY)
+        files.save(storable(config), folder / SWEEP_COPY)
         if best is not None:
             best_config = space.trial_config(config, best.number, space.replay(config, best.params))
-            files.save(best_config, folder / BEST_CONFIG)
+            files.save(storable(best_config), folder / BEST_CONFIG)
             run_id = str(best.user_attrs["run_id"])
             tags = {f"best.{key}": str(value) for key, value in best.params.items()}
             tags |= {"best_trial": str(best.number), "best_run_id": run_id}

@@ -66,7 +66,7 @@ def packages() -> dict[str, str]:
 
 
 def git() -> dict[str, Any] | None:
-    """The commit and what differs from it; None outside a repository."""
+    """The commit and what differs from it, as git tells it, secrets too; None outside a repository."""
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return None
@@ -75,10 +75,10 @@ def git() -> dict[str, Any] | None:
     return {
         "commit": commit,
         "branch": _git("rev-parse", "--abbrev-ref", "HEAD"),
-        "remote": scrub(_git("config", "--get", "remote.origin.url")),
+        "remote": _git("config", "--get", "remote.origin.url"),
         "dirty": bool(status),
         "status": status.splitlines(),
-        "diff": scrub(diff[:MAX_DIFF_CHARACTERS]),
+        "diff": diff[:MAX_DIFF_CHARACTERS],
         "diff_is_whole": len(diff) <= MAX_DIFF_CHARACTERS,
     }
 

@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,13 +103,12 @@ class Outbox:
                 self._insert(cursor, run_id, "metrics", step, new)
         return {key: logged[key] for key in values if key in logged and not _same(logged[key], values[key])}
 
-    def add_artifacts(self, run_id: str, folder: Path, change: Callable[[Path], None]) -> None:
-        """Copy the folder's content to the spool, whole or not at all; `change` may edit the copy."""
+    def add_artifacts(self, run_id: str, folder: Path) -> None:
+        """Copy the folder's content to the spool, whole or not at all."""
         home = self._spool / f"{run_id}-{uuid.uuid4().hex}"
         draft = home.with_name(f"{home.name}.draft")
         try:
             shutil.copytree(folder, draft)
-            change(draft)
         except OSError as error:
             shutil.rmtree(draft, ignore_errors=True)
             raise StoreError(
@@ -271,7 +270,7 @@ class Outbox:
         timestamp_ms = time.time_ns() // 1_000_000
         cursor.execute(
             "INSERT INTO rows (store, run_id, kind, step, timestamp_ms, content) VALUES (?, ?, ?, ?, ?, ?)",
-            (self.store, run_id, kind, step, timestamp_ms, json.dumps(storable(content))),
+            (self.store, run_id, kind, step, timestamp_ms, json.dumps(cleaned(content))),
         )
 
     def _logged(self, cursor: sqlite3.Cursor, run_id: str, step: int) -> dict[str, float]:
@@ -312,14 +311,14 @@ class Outbox:
             ) from error
 
 
-def storable(content: Any) -> Any:
+def cleaned(content: Any) -> Any:
     """Texts without NUL and lone surrogates, which databases refuse."""
     if isinstance(content, str):
         text = content.replace("\0", REPLACEMENT)
         return text if text.isprintable() else re.sub("[\ud800-\udfff]", REPLACEMENT, text)
     if isinstance(content, Mapping):
-        return {storable(key): storable(value) for key, value in content.items()}
-    return [storable(value) for value in content] if isinstance(content, list) else content
+        return {cleaned(key): cleaned(value) for key, value in content.items()}
+    return [cleaned(value) for value in content] if isinstance(content, list) else content
 
 
 def work_folder(folder: Path, run_id: str) -> Path:

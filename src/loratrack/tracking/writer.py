@@ -15,7 +15,6 @@ from mlflow.tracking.context.registry import resolve_tags
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 
 from loratrack.errors import StoreError
-from loratrack.places import CONFIG_COPY, ENVIRONMENT, NOTICES
 from loratrack.store import process, secrets
 from loratrack.store.client import (
     EXPERIMENT,
@@ -30,7 +29,7 @@ from loratrack.store.client import (
 from loratrack.store.place import store_folder, store_name, tracking_uri
 from loratrack.store.relocation import follow
 from loratrack.tracking import sampler
-from loratrack.tracking.outbox import Outbox, storable
+from loratrack.tracking.outbox import Outbox, cleaned
 from loratrack.tracking.shipper import Shipper, adopt
 
 log = logging.getLogger(__name__)
@@ -39,7 +38,6 @@ GIVE_UP_SECONDS = 60.0
 LOOK_SECONDS = 0.05
 DIGEST_LENGTH = 32
 """MLflow keeps 36 characters; the whole sha256 is a tag."""
-SCRUBBED_FILES = (CONFIG_COPY, ENVIRONMENT, NOTICES)
 MEASURED_AREAS = ("time/", sampler.PREFIX)
 """Metrics that differ whenever a step is done again."""
 
@@ -123,17 +121,20 @@ class RunWriter:
     def log_params(self, values: Mapping[str, Any]) -> None:
         """A param is logged once and never changes."""
         if values:
-            shown = {key: _as_text(value) for key, value in secrets.scrub(values).items()}
+            shown = {key: _as_text(value) for key, value in secrets.scrub_values(values).items()}
             self._outbox.add(self.run_id, "params", shown)
 
     def set_tags(self, values: Mapping[str, str]) -> None:
         if values:
-            shown = {key: str(value) for key, value in secrets.scrub(values).items()}
+            shown = {key: str(value) for key, value in secrets.scrub_values(values).items()}
             self._outbox.add(self.run_id, "tags", shown)
 
     def log_artifacts(self, folder: Path) -> None:
-        """The folder's content becomes the run's artifacts; the folder may change or go afterwards."""
-        self._outbox.add_artifacts(self.run_id, folder, change=_scrub_files)
+        """The folder's content becomes the run's artifacts, byte for byte; it may change or go afterwards.
+
+        Its writers have hidden what is secret: a change here would break what is sealed by its sha256.
+        """
+        self._outbox.add_artifacts(self.run_id, folder)
 
     def ask_version(self, name: str, tags: Mapping[str, str], run_id: str | None = None) -> None:
         """The model of this run, or of `run_id`, becomes the next version of `name` when its files are there.
@@ -190,7 +191,7 @@ def _create(client: Client, name: str, named: Mapping[str, str]) -> tuple[str, s
         experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID") or ensure_experiment(
             os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
         )
-        tags = storable(secrets.scrub(resolve_tags(dict(named))))
+        tags = cleaned(secrets.scrub(resolve_tags(dict(named))))
         info = client.create_run(experiment_id, run_name=name, tags=tags).info
     except MlflowException as error:
         raise StoreError(
@@ -232,17 +233,6 @@ def _hide_secrets(client: Client, run: Run) -> None:
                 key,
                 run.info.run_id,
             )
-
-
-def _scrub_files(folder: Path) -> None:
-    for file in [file for name in SCRUBBED_FILES for file in folder.rglob(name)]:
-        text = file.read_text(encoding="utf-8")
-        shown = secrets.scrub_text(text)
-        if shown != text:
-            mode = file.stat().st_mode
-            file.unlink()
-            file.write_text(shown, encoding="utf-8")
-            file.chmod(mode)
 
 
 def _as_text(value: Any) -> str:

@@ -30,7 +30,7 @@ from loratrack.model import bundle
 from loratrack.model.network import Network
 from loratrack.model.out_of_memory import halving
 from loratrack.model.probe import Probe
-from loratrack.places import DATA_REPORT, METRICS
+from loratrack.places import METRICS
 from loratrack.training.cohort import Cohort
 from loratrack.training.layout import check_that_nothing_drops, choose_layout, step_seconds
 from loratrack.training.log import RunLog
@@ -156,7 +156,7 @@ def summary(member: Member, outcome: Outcome | None) -> dict[str, float]:
 def write(
     prepared: Prepared, member: Member, outcome: Outcome | None, folder: Path, *, with_weights: bool = True
 ) -> None:
-    """The run's own files: its bundle, its metrics and the report on its data."""
+    """The run's own files: its bundle and its metrics."""
     if member.best is not None and with_weights:
         bundle.save(
             folder,
@@ -168,7 +168,6 @@ def write(
             outcome.probe if outcome else None,
         )
     write_json(folder / METRICS, metrics_by_epoch(member, outcome))
-    write_json(folder / DATA_REPORT, prepared.dataset.report)
 
 
 def metrics_by_epoch(member: Member, outcome: Outcome | None) -> dict[str, dict[str, float]]:
