@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -47,6 +48,9 @@ COMMANDS = (
     cache,
 )
 REFUSED, USER_ERROR = 1, 2
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, *NO_SPACE)
+"""A fault of disks and rights, which no traceback explains better."""
 INTERRUPTED = 128 + signal.SIGINT
 
 
@@ -63,6 +67,16 @@ def main(words: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"loratrack: {error}", file=sys.stderr)  # noqa: T201  the one place where faults are shown
         return REFUSED if isinstance(error, RefusedError) else USER_ERROR
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        reason = os.strerror(error.errno)
+        remedy = (
+            "free some space" if error.errno in NO_SPACE else "mend its rights, or work in another folder"
+        )
+        print(f"loratrack: {place}must be readable and writable, got {reason!r}; {remedy}", file=sys.stderr)  # noqa: T201
+        return USER_ERROR
     except KeyboardInterrupt:
         print("loratrack: interrupted", file=sys.stderr)  # noqa: T201
         return INTERRUPTED

@@ -6,6 +6,7 @@ import os
 import sqlite3
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from loratrack.disk import locked
 from loratrack.store import process, relocation
@@ -64,6 +65,13 @@ def open_registry_store(uri: str) -> Any:
     return _get_sqlalchemy_store(uri)
 
 
+def _read_only(dialect: Any, record: Any, arguments: list[Any], options: dict[str, Any]) -> Any:
+    """A connection to a SQLite file that we may not write: without the files that SQLite makes beside it."""
+    if dialect.name != "sqlite" or not arguments or os.access(Path(arguments[0]).parent, os.W_OK):
+        return None  # SQLAlchemy connects as ever
+    return sqlite3.connect(f"file:{quote(str(arguments[0]))}?immutable=1", uri=True, **options)
+
+
 def initialise(uri: str) -> None:
     """Build the database file of `uri` where there is none, under a lock, and rename it into place.
 
@@ -72,6 +80,11 @@ def initialise(uri: str) -> None:
     """
     file = database_file(uri)
     if file is None or _is_there(file):
+        if file is not None and not os.access(file.parent, os.W_OK):
+            import sqlalchemy
+
+            if not sqlalchemy.event.contains(sqlalchemy.Engine, "do_connect", _read_only):
+                sqlalchemy.event.listen(sqlalchemy.Engine, "do_connect", _read_only)
         return
     with locked(file.with_name(f".{file.name}.lock")):
         if not _is_there(file):

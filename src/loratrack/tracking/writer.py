@@ -24,6 +24,8 @@ from loratrack.store.client import (
     Run,
     connect,
     ensure_experiment,
+    fault_text,
+    remedy_for,
     use_short_requests,
 )
 from loratrack.store.place import store_folder, store_name, tracking_uri
@@ -194,10 +196,10 @@ def _create(client: Client, name: str, named: Mapping[str, str]) -> tuple[str, s
         tags = cleaned(secrets.scrub(resolve_tags(dict(named))))
         info = client.create_run(experiment_id, run_name=name, tags=tags).info
     except MlflowException as error:
+        fault = fault_text(error)
         raise StoreError(
-            f"{store_name()}: the tracking store must answer to start a run,"
-            f" got: {secrets.scrub_text(str(error))};"
-            " see that it is up and MLFLOW_TRACKING_URI names it"
+            f"{store_name()}: the tracking store must answer to start a run, got: {fault};"
+            f" {remedy_for(fault)}"
         ) from error
     return str(info.run_id), str(info.experiment_id)
 

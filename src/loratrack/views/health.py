@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from loratrack.errors import RefusedError
+from loratrack.errors import RefusedError, StoreError
 from loratrack.places import PYFUNC
 from loratrack.registry import lookup, promotion
 from loratrack.store import leases, process
@@ -74,7 +74,10 @@ def open_runs() -> list[OpenRun]:
     use_short_requests()
     with answering():
         running = lookup.search_runs(connect(), "attributes.status = 'RUNNING'", MAX_RUNS)
-    outbox = _outbox()
+    try:
+        outbox = _outbox()
+    except StoreError:  # told by check_outbox
+        outbox = None
     runs = []
     for run in running:
         run_id, tags = run.info.run_id, run.data.tags
@@ -106,7 +109,11 @@ def check_runs(runs: list[OpenRun]) -> Iterator[Finding]:
 
 
 def check_outbox() -> Iterator[Finding]:
-    outbox = _outbox()
+    try:
+        outbox = _outbox()
+    except StoreError as error:
+        yield Finding("outbox", "fault", str(error))
+        return
     if outbox is None:
         yield Finding("outbox", "ok", "nothing waits")
         return
