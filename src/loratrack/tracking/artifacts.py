@@ -54,9 +54,11 @@ def restore(run: Any, out: Path) -> list[str]:
                 artifact_uri=here(run.info.artifact_uri), dst_path=str(draft), tracking_uri=tracking_uri()
             )
         top = _top(draft)
-        if out.exists():
-            out.rmdir()
-        top.rename(out)
+        if out.exists():  # it may be the current folder, which cannot be replaced
+            for path in top.iterdir():
+                path.rename(out / path.name)
+        else:
+            top.rename(out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return changed_files(out)
