@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from loratrack import manifest
 from loratrack.errors import RefusedError, UserError
@@ -44,7 +43,7 @@ def restore(run: Any, out: Path) -> list[str]:
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out: must be a folder that is empty or not there yet, got {str(out)!r}")
-    draft = out.absolute().parent / f".{out.name}.{uuid4().hex[:8]}.draft"
+    draft = draft_of(out.absolute())
     draft.mkdir(parents=True)
     try:
         with answering():
