@@ -145,6 +145,8 @@ class Classifier:
                 f"a text is needed in each row, got none in {len(empty)} (counted from 0: {listed})"
             )
         logits = self.logits(data.encode_texts(texts, self._tokenizer, self.config.data.max_len))
+        if not logits.isfinite().all():
+            raise UserError("the model gives logits that are no numbers; its weights or its base are damaged")
         logits_by_task = self.network.heads[bundle.MEMBER].split(logits)
         rows = [Predictions() for _ in texts[0]]
         for name, task in zip(self.config.tasks, self.label_map.tasks, strict=True):

@@ -27,6 +27,7 @@ from loratrack.data import Dataset
 from loratrack.disk import write_json
 from loratrack.model import bundle
 from loratrack.model.network import Network
+from loratrack.model.passes import check_tokens
 from loratrack.model.probe import Probe
 from loratrack.places import DATA_REPORT, METRICS
 from loratrack.training.cohort import Cohort
@@ -73,6 +74,9 @@ def set_up(config: RunConfig, notice: Callable[[str], None], trust: Trust | None
     tokenizer = bases.load_tokenizer(base)
     dataset = data.encode(corpus, config, tokenizer, base.tokenizer_sha256, notice)
     network = bundle.build_network(base, config)
+    for part in (dataset.train, dataset.validation, dataset.test):
+        if part is not None:
+            check_tokens(part, network)
     cohort = Cohort(network, Classification(dataset), notice)
     return Prepared(base, dataset, network, cohort, corpus.files_sha256)
 
