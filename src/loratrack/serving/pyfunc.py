@@ -23,10 +23,10 @@ from mlflow.types import ColSpec, Schema
 
 from loratrack.bases.trust import said_by_loader
 from loratrack.config import RunConfig
+from loratrack.config.schema import probability_column
 from loratrack.errors import DataError, UserError
 from loratrack.serving.classifier import Classifier
 
-PROBABILITY = "_probability"
 MAX_ROWS = 10_000
 MAX_CHARACTERS = 1_000_000
 """Of a request to MLflow's server; a program that loads the model may pass more."""
@@ -37,7 +37,7 @@ def save(bundle: Path, folder: Path, config: RunConfig) -> None:
     """Write the MLflow model of a bundle to `folder`."""
     inputs = [ColSpec("string", name) for name in config.text_columns]
     labels = [ColSpec("string", task) for task in config.tasks]
-    probabilities = [ColSpec("double", f"{task}{PROBABILITY}") for task in config.tasks]
+    probabilities = [ColSpec("double", probability_column(task)) for task in config.tasks]
     log = logging.getLogger("mlflow.pyfunc")
     level = log.level
     log.setLevel(logging.WARNING)  # MLflow reports each time that it looks at the example
@@ -98,7 +98,7 @@ def table(classifier: Classifier, columns: dict[str, list[str]]) -> pd.DataFrame
     predictions, tasks = classifier.answer(columns), classifier.config.tasks
     labels = {task: pd.Series([row[task].label for row in predictions], dtype=str) for task in tasks}
     probabilities = {
-        f"{task}{PROBABILITY}": pd.Series([row[task].probability for row in predictions], dtype=float)
+        probability_column(task): pd.Series([row[task].probability for row in predictions], dtype=float)
         for task in tasks
     }
     return pd.DataFrame(labels | probabilities)
