@@ -151,5 +151,5 @@ def test_light_rooms_open(rooms: tuple[str, ...], heavy: tuple[str, ...]) -> Non
     modules = [dotted(module) for module in MODULES if room(module) in rooms]
     assert len(modules) > 3
     program = f"import sys, {', '.join(modules)}; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"

@@ -114,10 +114,10 @@ def locked(file: Path) -> Iterator[None]:
 def try_lock(file: Path) -> IO[bytes] | None:
     """The lock, held until it is closed or the process ends, however it ends; None: somebody has it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    held = file.open("ab")
+    lock = file.open("ab")
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        held.close()
+        lock.close()
         return None
-    return held
+    return lock

@@ -258,7 +258,7 @@ def test_the_variables_of_the_hub_are_respected(hub: Any, tiny: Path, tmp_path: 
         "TRANSFORMERS_OFFLINE": "0",
     }
     script = "from loratrack.bases.base import resolve; print(resolve('acme/tiny').folder)"
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout.startswith(f"{tmp_path / 'home'}/hub/models--acme--tiny/snapshots/")
+    assert process.stdout.startswith(f"{tmp_path / 'home'}/hub/models--acme--tiny/snapshots/")

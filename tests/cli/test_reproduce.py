@@ -14,10 +14,10 @@ def test_a_run_is_repeated_to_the_bit(ask: Any, trained: Any) -> None:
     first = client.get_model_version("tiny", "1").run_id
     code, out, err = ask("reproduce", "first", "--check", "--json")
     assert code == 0, err
-    told = json.loads(out)
-    assert told["reproduces"] == first
-    assert told["check"] == {"equal": True, "exact": True, "tolerance": 0.0, "epochs": 2, "unequal": []}
-    again = client.get_run(told["run_id"])
+    answer = json.loads(out)
+    assert answer["reproduces"] == first
+    assert answer["check"] == {"equal": True, "exact": True, "tolerance": 0.0, "epochs": 2, "unequal": []}
+    again = client.get_run(answer["run_id"])
     assert again.data.tags["reproduces"] == first
     assert again.data.tags["project"] == "tiny"
     assert (again.info.status, again.info.run_name) == ("FINISHED", "first")

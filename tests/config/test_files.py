@@ -240,5 +240,5 @@ def test_the_room_opens_without_heavy_libraries() -> None:
         "heavy = ('torch', 'mlflow', 'pandas', 'numpy', 'transformers');"
         "print([name for name in heavy if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout == "[]\n"

@@ -21,9 +21,14 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     ModernBertConfig,
+    NystromformerConfig,
+    OPTConfig,
+    PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     RobertaConfig,
+    XLMConfig,
+    XLMModel,
 )
 
 from loratrack.config.schema import Lora
@@ -242,6 +247,58 @@ def test_gradient_checkpointing_changes_no_gradient() -> None:
     logits(saving, {"ann": np.arange(9)}, training=True)
     for mine, other in zip(gradients(plain, "ann"), gradients(saving, "ann"), strict=True):
         assert torch.allclose(mine, other, atol=1e-6)
+
+
+def test_checkpointing_computes_the_layers_of_a_frozen_base_again() -> None:
+    network = network_of("bert", ann=Lora(rank=4))
+    network.checkpoint_gradients()
+    calls: list[int] = []
+    intermediate = network.encoder.encoder.layer[0].intermediate
+    intermediate.register_forward_hook(lambda *_: calls.append(1))
+    logits(network, {"ann": np.arange(9)}, training=True)
+    assert len(calls) == 2
+    logits(network, {"ann": np.arange(9)})
+    assert len(calls) == 3  # nothing is computed twice where nobody asks for gradients
+
+
+def test_a_base_that_cannot_checkpoint_is_refused() -> None:
+    network = Network(
+        XLMModel(XLMConfig(n_words=VOCABULARY, emb_dim=32, n_layers=2, n_heads=4)), "mean", CPU, use_lora=True
+    )
+    with pytest.raises(UserError, match=r"^train\.gradient_checkpointing: xlm networks cannot do it"):
+        network.checkpoint_gradients()
+
+
+POSITIONS = SIZES | {"max_position_embeddings": 40}
+TABLES: list[tuple[PretrainedConfig, int]] = [
+    (BertConfig(**POSITIONS), 40),
+    (RobertaConfig(**POSITIONS, pad_token_id=1), 38),
+    (GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=40), 40),
+    (OPTConfig(**POSITIONS, ffn_dim=48, word_embed_proj_dim=32), 40),
+    (NystromformerConfig(**POSITIONS), 40),
+    (XLMConfig(n_words=VOCABULARY, emb_dim=32, n_layers=2, n_heads=4, max_position_embeddings=40), 40),
+]
+
+
+@pytest.mark.parametrize(("config", "most"), TABLES, ids=[config.model_type for config, _ in TABLES])
+def test_a_row_has_no_more_tokens_than_the_base_has_positions(config: PretrainedConfig, most: int) -> None:
+    encoder = AutoModel.from_config(config)
+    encoder(input_ids=torch.full((1, most), 9))
+    with pytest.raises((IndexError, RuntimeError)):
+        encoder(input_ids=torch.full((1, most + 1), 9))
+    assert Network(encoder, "mean", CPU, use_lora=True).max_tokens == most
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(**DECODER, max_position_embeddings=40),
+        DebertaV2Config(**POSITIONS, relative_attention=True, position_biased_input=False),
+    ],
+    ids=["llama", "deberta-v2"],
+)
+def test_positions_that_are_computed_set_no_limit(config: PretrainedConfig) -> None:
+    assert Network(AutoModel.from_config(config), "mean", CPU, use_lora=True).max_tokens is None
 
 
 def test_full_fine_tuning_trains_everything() -> None:

@@ -51,6 +51,14 @@ def test_no_rows_have_no_answers(classifier: Classifier) -> None:
     assert classifier.answer({"text": []}) == []
 
 
+def test_a_text_longer_than_the_base_has_positions_is_cut(untrained: Path) -> None:
+    classifier = Classifier(untrained)
+    classifier.network.max_tokens = 6  # as of a model that was trained before this was looked at
+    texts = ["calm take note the of day", "calm take note the loud leave loud"]
+    first, second = classifier(texts)
+    assert first == second
+
+
 def test_threads_do_not_disturb_each_other(classifier: Classifier) -> None:
     alone = [classifier.answer({"text": [text] * 40})[0] for text in TEXTS]
     with ThreadPoolExecutor(8) as threads:

@@ -74,7 +74,7 @@ def test_refused_rows_wait_for_an_explicit_retry(outbox: Outbox) -> None:
     rows = outbox.next_rows("r", limit=10)
     outbox.settle(rows, refused={rows[0].id: "no such run"})
     assert (outbox.runs(), outbox.count("refused", "r")) == ([], 1)
-    assert outbox.refusals() == [("r", "no such run")]
+    assert outbox.reasons("refused") == [("r", "no such run")]
     outbox.retry_refused()
     assert outbox.runs() == ["r"]
 
@@ -112,7 +112,7 @@ def test_spooled_files_survive_their_folder_and_go_when_sent(outbox: Outbox, tmp
     source = tmp_path / "files"
     source.mkdir()
     (source / "a.txt").write_text("a")
-    outbox.add_artifacts("r", source, keep)
+    outbox.add_artifacts("r", source)
     (source / "a.txt").unlink()
     [row] = outbox.next_rows("r", limit=10)
     assert (outbox.spooled(row) / "a.txt").read_text() == "a"

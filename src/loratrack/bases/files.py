@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from loratrack.bases.trust import Trust
 from loratrack.disk import read_json, sha256_of, write_text
@@ -22,6 +23,16 @@ TOKENIZER = (
     *VOCABULARY,
     "tokenizer.*.json",  # of a version of transformers, when tokenizer_config.json names it
     "merges.txt",
+    "bpe.codes",
+    "*.spm",
+    "*.tokenizer",
+    "dict.txt",
+    "*vocab*.json",
+    "normalizer.json",
+    "emoji.json",
+    "byte_maps.json",
+    "word_shape.json",
+    "word_pronunciation.json",
     TOKENIZER_CONFIG,
     "special_tokens_map.json",
     "added_tokens.json",
@@ -156,11 +167,20 @@ def code_files(folder: Path) -> list[str]:
 
 
 def tokenizer_files(folder: Path) -> list[str]:
-    return _matching(names_in(folder), TOKENIZER)
+    """With the code that the tokenizer's config names."""
+    names = names_in(folder)
+    brings_code = TOKENIZER_CONFIG in names and "auto_map" in _mapping_in(folder / TOKENIZER_CONFIG)
+    return _matching(names, (*TOKENIZER, *CODE) if brings_code else TOKENIZER)
 
 
 def tokenizer_sha256(folder: Path) -> str:
     return _sha256_of_all(folder, tokenizer_files(folder))
+
+
+def tokenizer_choice(folder: Path) -> dict[str, object]:
+    """What `config.json` says of the tokenizer: transformers chooses and mends some by these."""
+    config = _mapping_in(folder / CONFIG)
+    return {name: config.get(name) for name in ("model_type", "tokenizer_class", "transformers_version")}
 
 
 def file_sha256(path: Path) -> str:
@@ -186,6 +206,15 @@ def _fact(path: Path) -> str:
 def _sha256_of_all(folder: Path, names: Iterable[str]) -> str:
     lines = [f"{file_sha256(folder / name)}  {name}\n" for name in sorted(names)]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def _mapping_in(file: Path) -> dict[str, Any]:
+    """The JSON mapping in a file; an empty one where it holds none, which the loading tells."""
+    with contextlib.suppress(ValueError):
+        content = read_json(file)
+        if isinstance(content, dict):
+            return content
+    return {}
 
 
 def _shards(folder: Path) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from loratrack.cli import (
     history,
     predict,
     promote,
+    register,
     registry,
     reproduce,
     restore,
@@ -26,6 +28,7 @@ from loratrack.cli import (
     sync,
 )
 from loratrack.errors import RefusedError, UserError
+from loratrack.store.place import database_file, store_name, tracking_uri
 
 COMMANDS = (
     run,
@@ -36,6 +39,7 @@ COMMANDS = (
     promote,
     rollback,
     history,
+    register,
     registry,
     reproduce,
     restore,
@@ -44,6 +48,9 @@ COMMANDS = (
     cache,
 )
 REFUSED, USER_ERROR = 1, 2
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, *NO_SPACE)
+"""A fault of disks and rights, which no traceback explains better."""
 INTERRUPTED = 128 + signal.SIGINT
 
 
@@ -52,11 +59,24 @@ def main(words: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], int] = arguments.command
     if not sys.stderr.isatty():  # MLflow's bar would write a line for each file
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    elif database_file(tracking_uri()) is None and command.__module__ != cache.__name__:
+        # MLflow's client takes more than a second to load before it asks anything
+        print(f"asking {store_name()} …", file=sys.stderr)  # noqa: T201
     try:
         return command(arguments)
     except UserError as error:
         print(f"loratrack: {error}", file=sys.stderr)  # noqa: T201  the one place where faults are shown
         return REFUSED if isinstance(error, RefusedError) else USER_ERROR
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        reason = os.strerror(error.errno)
+        remedy = (
+            "free some space" if error.errno in NO_SPACE else "mend its rights, or work in another folder"
+        )
+        print(f"loratrack: {place}must be readable and writable, got {reason!r}; {remedy}", file=sys.stderr)  # noqa: T201
+        return USER_ERROR
     except KeyboardInterrupt:
         print("loratrack: interrupted", file=sys.stderr)  # noqa: T201
         return INTERRUPTED

@@ -7,6 +7,7 @@ Scalars arrive as the text that stands in the YAML file, and the types here deci
 from __future__ import annotations
 
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -56,7 +57,7 @@ def _label(value: object) -> object:
 def _different_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
     if len(labels) < 2:
         raise ValueError(f"a task needs at least two labels, got {list(labels)!r}")
-    repeated = sorted({label for label in labels if labels.count(label) > 1})
+    repeated = sorted(label for label, count in Counter(labels).items() if count > 1)
     if repeated:
         raise ValueError(f"listed more than once: {', '.join(repeated)}")
     return labels
@@ -73,6 +74,7 @@ def _task_name(name: str) -> str:
     return name
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 NotEmpty = Annotated[str, Field(min_length=1)]
 TaskType = Literal["single_cls", "double_cls", "multi_cls"]
@@ -112,6 +114,8 @@ class Data(Section):
     validation_path: NotEmpty | None = None
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the raw data that is split off when `validation_path` names no file."""
+    split_seed: Seed = 0
+    """Which rows are split off; `train.seed` does not move them."""
     test_path: NotEmpty | None = None
     global_label_map: NotEmpty | None = None
     label_columns: dict[str, NotEmpty] = {}
@@ -180,7 +184,7 @@ class Train(Section):
     """Read the loss back, check it and show it every so many steps."""
     threads: PositiveInt | None = None
     """CPU threads of torch; null: torch's own number, or 1 where that is clearly faster."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    seed: Seed = 42
 
 
 class Resources(Section):

@@ -14,11 +14,13 @@ from loratrack.bases.trust import Trust
 from loratrack.config import RunConfig
 from loratrack.errors import StoreError, UserError
 from loratrack.experiments import recording
+from loratrack.experiments.hiding import texts_hidden
 from loratrack.experiments.interrupt import Interruption, interruptible
 from loratrack.experiments.recording import WriterLog
 from loratrack.experiments.result import RunStatus, Training
 from loratrack.experiments.trained_bases import pinned
 from loratrack.experiments.watcher import Nobody, Watcher
+from loratrack.tracking.registration import registered
 from loratrack.training import session
 from loratrack.training.cohort import train
 from loratrack.training.member import Member
@@ -31,7 +33,7 @@ def run(config: RunConfig, watcher: Watcher | None = None) -> Training:
     However it breaks off, the MLflow run does not stay RUNNING: a fault ends it as FAILED, a signal as
     KILLED with the best epoch so far kept. UserError: the training failed in a way that the user can mend.
     """
-    watcher, config = watcher or Nobody(), pinned(config)
+    watcher, config = watcher or Nobody(), texts_hidden(pinned(config))
     with interruptible() as interruption:
         writer = recording.start(config)
         watcher.notice(f"{config.exp_id}: run {writer.run_id}")
@@ -41,21 +43,18 @@ def run(config: RunConfig, watcher: Watcher | None = None) -> Training:
             metrics = recording.keep(prepared, member, outcome, log, work)
             if member.status == "failed":
                 raise UserError(f"{config.exp_id}: {member.reason}")
-            version = None
-            if interruption.signal is None and config.register_as is not False:
-                name = str(config.register_as)
-                number = recording.register(config, writer, name, metrics)
-                version = None if number is None else f"{name}/{number}"
-                if version is None:
-                    watcher.notice("not registered: the tracking store does not answer")
+            is_registered = interruption.signal is None and config.register_as is not False
+            if is_registered:
+                writer.ask_version(str(config.register_as), recording.version_tags(config.exp_id, metrics))
             status: RunStatus = "FINISHED" if interruption.signal is None else "KILLED"
             is_sent = writer.finish(status)
+    version = registered(writer.run_id, str(config.register_as)) if is_registered and is_sent else None
     return Training(
         exp_id=config.exp_id,
         run_id=writer.run_id,
         status=status,
         metrics=metrics,
-        version=version,
+        version=None if version is None else f"{config.register_as}/{version}",
         notices=tuple(log.notices),
         artifact_uri=artifact_uri(writer.run_id),
         ended_by=interruption.signal,

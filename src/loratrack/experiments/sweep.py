@@ -16,6 +16,7 @@ from loratrack.config import RunConfig, files, flat, plain
 from loratrack.config.sweep import SweepConfig
 from loratrack.errors import UserError
 from loratrack.experiments import recording
+from loratrack.experiments.hiding import storable, texts_hidden
 from loratrack.experiments.interrupt import Interruption, interruptible
 from loratrack.experiments.result import Sweep
 from loratrack.experiments.retraining import retrain
@@ -23,10 +24,11 @@ from loratrack.experiments.run import artifact_uri
 from loratrack.experiments.trained_bases import pinned
 from loratrack.experiments.trials import TrialRunner
 from loratrack.experiments.watcher import Nobody, Watcher
-from loratrack.places import PYFUNC
-from loratrack.registry import register as registration
 from loratrack.store.place import store_folder
+from loratrack.store.secrets import scrub_name
 from loratrack.tracking import child_runs
+from loratrack.tracking.outbox import work_folder
+from loratrack.tracking.registration import registered
 from loratrack.tracking.writer import RunWriter
 from loratrack.tuning import report as reports
 from loratrack.tuning import space, study
@@ -42,15 +44,16 @@ VERSION = "best_version"
 
 def sweep(config: SweepConfig, watcher: Watcher | None = None) -> Sweep:
     """Train trials until the sweep is over, or until a signal ends this process's part of it."""
-    watcher, config = watcher or Nobody(), pinned(config)
+    watcher, config = watcher or Nobody(), texts_hidden(pinned(config))
+    shown = storable(config)  # a secret in a name is told before there is a study
     folder = store_folder()
     folder.mkdir(parents=True, exist_ok=True)
     url = config.sweep.storage or f"sqlite:///{folder / DATABASE}"
-    search = Search(config, url, folder / LOCK, watcher.notice)
+    search = Search(config, url, folder / LOCK, watcher.notice, shown)
     try:
         with interruptible() as interruption:
-            parent = _parent(search, config)
-            watcher.notice(f"{config.sweep.name}: run {parent.run_id}, study in {url}")
+            parent = _parent(search, shown)
+            watcher.notice(f"{config.sweep.name}: run {parent.run_id}, study in {scrub_name(url)}")
             work = Work(search, config, parent, watcher, interruption)
             try:
                 TrialRunner(search, parent, watcher, lambda: bool(interruption)).work()
@@ -139,26 +142,28 @@ def _conclude(work: Work) -> dict[str, str]:
     search, config, parent, watcher = work.search, work.config, work.parent, work.watcher
     best = search.best()
     tags: dict[str, str] = {}
-    folder = store_folder() / "work" / parent.run_id
+    folder = work_folder(store_folder(), parent.run_id)
     shutil.rmtree(folder, ignore_errors=True)
     try:
         views.write(search.study, reports.report(search.study), folder)
-        files.save(config, folder / SWEEP_COPY)
+        files.save(storable(config), folder / SWEEP_COPY)
         if best is not None:
             best_config = space.trial_config(config, best.number, space.replay(config, best.params))
-            files.save(best_config, folder / BEST_CONFIG)
+            files.save(storable(best_config), folder / BEST_CONFIG)
             run_id = str(best.user_attrs["run_id"])
             tags = {f"best.{key}": str(value) for key, value in best.params.items()}
             tags |= {"best_trial": str(best.number), "best_run_id": run_id}
             metrics = dict(zip(search.sweep.metrics, best.values, strict=True))
             if search.sweep.register_best and search.attr("registered") != best.number:
                 name = str(config.project if config.register_as is False else config.register_as)
-                version_tags = {"exp_id": best_config.exp_id}
-                version_tags |= {f"best_{metric}": f"{value:.6g}" for metric, value in metrics.items()}
-                number = registration.register(run_id, name, PYFUNC, version_tags)
+                bests = {f"best_{metric}": value for metric, value in metrics.items()}
+                parent.ask_version(name, recording.version_tags(best_config.exp_id, bests), run_id)
                 search.set_attr("registered", best.number)
-                tags[VERSION] = f"models:/{name}/{number}"
-                watcher.notice(f"model        models:/{name}/{number}")
+                if parent.flush(run_id=run_id):
+                    tags[VERSION] = f"models:/{name}/{registered(run_id, name)}"
+                    watcher.notice(f"model        {tags[VERSION]}")
+                else:
+                    watcher.notice("not registered yet: the tracking store does not answer; loratrack sync")
             parent.set_tags(tags)
             if search.sweep.retrain_best:
                 _retrain(work, best_config)

@@ -85,6 +85,9 @@ def save(
         files={path.relative_to(folder).as_posix(): sha256_of(path) for path in manifests.parts(folder)},
     )
     (folder / BUNDLE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+    for name in manifest.files:
+        if name != CONFIG_COPY:  # safetensors makes its files for their owner alone, whatever the umask says
+            (folder / name).chmod((folder / BUNDLE).stat().st_mode)
 
 
 def load(

@@ -7,9 +7,11 @@ logits = network(batch, ["member-0"])        # [rows, classes of all tasks]
 
 from __future__ import annotations
 
+import functools
 import inspect
+import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -19,7 +21,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel, TaskType
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from loratrack.config.schema import Lora
@@ -33,6 +37,11 @@ from loratrack.model.routing import Router
 from loratrack.model.targets import Coverage, find_targets
 
 Pooling = Literal["cls", "mean"]
+
+ROWS_IN_A_PASS = 128
+"""Without gradients: more is hardly faster, and the widest passes set the peak of memory."""
+POSITIONS = re.compile(r"^(?!.*rel).*(pos|wpe)")
+"""The name of a table of absolute positions."""
 
 
 class Network:
@@ -64,6 +73,10 @@ class Network:
         self.layouts: tuple[Layout, ...] = (
             ("packed", "padded") if has_open_attention and takes_positions else ("padded",)
         )
+        self.max_tokens = _max_tokens(encoder)
+        """Of one row; None where positions are computed and not looked up in a table."""
+        self.rows_in_a_pass = ROWS_IN_A_PASS
+        """Without gradients; fewer after memory ran out."""
         self.is_causal = is_causal(encoder)
         if pooling == "cls" and self.is_causal:
             raise UserError(
@@ -72,11 +85,7 @@ class Network:
             )
         if use_lora:
             encoder.requires_grad_(False)
-            for module in encoder.modules():  # a frozen base drops nothing: members have their own dropout
-                if isinstance(module, nn.Dropout):
-                    module.p = 0.0
-                if isinstance(getattr(module, "attention_dropout", None), float):
-                    module.attention_dropout = 0.0
+            encoder.eval()  # and so it stays: see `train`
         self.layout = self.layouts[0]
         self._checkpoints = False
 
@@ -150,14 +159,25 @@ class Network:
         return trainable, trainable + frozen
 
     def train(self) -> None:
-        self.encoder.train()
+        """A frozen base stays in eval mode, so that it drops nothing: members have their own dropout."""
+        self.encoder.train(not self.use_lora)
 
     def eval(self) -> None:
         self.encoder.eval()
 
     def checkpoint_gradients(self) -> None:
+        """Keep no activations inside the layers; the backward pass computes them again."""
+        if not self.encoder.supports_gradient_checkpointing:
+            kind = self.config.model_type
+            raise UserError(f"train.gradient_checkpointing: {kind} networks cannot do it; set it to false")
         self._checkpoints = True
-        self.encoder.activation_checkpointing_enable({"use_reentrant": False})
+        if not self.use_lora:
+            self.encoder.activation_checkpointing_enable({"use_reentrant": False})
+            return
+        # transformers would do it in train mode only, in which a frozen base is never.
+        for module in self.encoder.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.forward = functools.partial(_recomputed, module.forward)
 
     def arrange(
         self,
@@ -271,9 +291,31 @@ class Network:
         return sums.index_add(0, batch.row_of_token, real.float())[:rows] / batch.lengths[:, None]
 
 
+def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+
 def is_causal(encoder: PreTrainedModel) -> bool:
     flags = {bool(module.is_causal) for module in encoder.modules() if hasattr(module, "is_causal")}
     return flags == {True}
+
+
+def _max_tokens(encoder: PreTrainedModel) -> int | None:
+    """The fewest rows that a table of positions has for tokens: some keep rows for padding."""
+    rooms: list[int] = []
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.Embedding) and POSITIONS.search(name):
+            padding = module.padding_idx
+            skipped = getattr(module, "offset", 0) if padding is None else padding + 1
+            rooms.append(module.num_embeddings - skipped)
+    for name, buffer in encoder.named_buffers():
+        if buffer.ndim > 1 and buffer.is_floating_point() and POSITIONS.search(name):
+            rooms.append(len(buffer))
+    if not rooms:
+        return None
+    return min(*rooms, getattr(encoder.config, "max_position_embeddings", None) or rooms[0])
 
 
 def _first_position(encoder: PreTrainedModel) -> int:

@@ -21,10 +21,12 @@ from loratrack.store.client import (
     RegisteredModel,
     answering,
     connect,
+    names_of_files,
     quoted,
     use_short_requests,
 )
 from loratrack.store.place import SQLITE, store_name, tracking_uri
+from loratrack.store.relocation import here
 
 MODELS, RUNS = "models:/", "runs:/"
 LOADER = "loratrack.serving.pyfunc"
@@ -73,20 +75,22 @@ def _registered(model: str) -> Path:
     with answering():
         client = connect()
         name, version = _version(client, model)
-        return _local(client.get_model_version_download_uri(name, str(version)), f"{name} version {version}")
+        return _local(
+            here(client.get_model_version_download_uri(name, str(version))), f"{name} version {version}"
+        )
 
 
 def _version(client: Client, model: str) -> tuple[str, int]:
     """The name and number that `models:/NAME@alias`, `models:/NAME/3` or `models:/NAME/Stage` mean."""
-    name, mark, wanted = _parts(model.removeprefix(MODELS))
+    name, mark, place = _parts(model.removeprefix(MODELS))
     known = _known(client, name)
-    if mark == "/" and wanted.isdecimal():
-        _refuse_unknown_version(client, name, int(wanted))
-        return name, int(wanted)
+    if mark == "/" and place.isdecimal():
+        _refuse_unknown_version(client, name, int(place))
+        return name, int(place)
     if mark == "/":
         stages = {found.current_stage.lower(): int(found.version) for found in known.latest_versions}
-        return name, _of_stage(name, wanted, stages)
-    return name, _of_alias(name, wanted, {alias: int(number) for alias, number in known.aliases.items()})
+        return name, _of_stage(name, place, stages)
+    return name, _of_alias(name, place, {alias: int(number) for alias, number in known.aliases.items()})
 
 
 def _parts(text: str) -> tuple[str, str, str]:
@@ -128,9 +132,9 @@ def _of_stage(name: str, wanted: str, stages: Mapping[str, int]) -> int:
             f"{MODELS}{name}/{wanted}: must be a number or one of {', '.join(STAGES)}, got {wanted!r}"
         )
     if wanted.lower() not in stages:
-        taken = [f"{stage} (version {stages[stage.lower()]})" for stage in STAGES if stage.lower() in stages]
+        used = [f"{stage} (version {stages[stage.lower()]})" for stage in STAGES if stage.lower() in stages]
         raise UserError(
-            f"{MODELS}{name}/{wanted}: no version is in this stage; in use: {_listed(taken) or 'no stage'}"
+            f"{MODELS}{name}/{wanted}: no version is in this stage; in use: {_listed(used) or 'no stage'}"
         )
     return stages[wanted.lower()]
 
@@ -156,18 +160,18 @@ def _of_run(model: str) -> Path:
     with answering():
         client = connect()
         try:
-            info = client.get_run(run_id).info
+            run = client.get_run(run_id)
         except MlflowException as error:
             if error.error_code not in MISSING:
                 raise
             raise UserError(f"{RUNS}{run_id}: no such run in {store_name()}") from None
-        kept = [file.path for file in client.list_artifacts(run_id, str(Path(path).parent).strip("."))]
-        if path not in kept:
+        names = names_of_files(run, str(Path(path).parent).strip("."))
+        if Path(path).name not in names:
             raise UserError(
-                f"{RUNS}{run_id}: the run {info.run_name!r} ({info.status}) keeps no model at {path!r},"
-                f" it has {_listed(kept) or 'no artifacts'}"
+                f"{RUNS}{run_id}: the run {run.info.run_name!r} ({run.info.status})"
+                f" keeps no model at {path!r}, it has {_listed(names) or 'no artifacts'}"
             )
-        return _local(f"{info.artifact_uri}/{path}", f"run {run_id}")
+        return _local(f"{here(run.info.artifact_uri)}/{path}", f"run {run_id}")
 
 
 def _local(uri: str, owner: str) -> Path:

@@ -144,7 +144,9 @@ class Classifier:
             raise DataError(
                 f"a text is needed in each row, got none in {len(empty)} (counted from 0: {listed})"
             )
-        logits = self.logits(data.encode_texts(texts, self._tokenizer, self.config.data.max_len))
+        max_len = self.config.data.max_len
+        max_len = min(max_len, self.network.max_tokens or max_len)
+        logits = self.logits(data.encode_texts(texts, self._tokenizer, max_len))
         if not logits.isfinite().all():
             raise UserError("the model gives logits that are no numbers; its weights or its base are damaged")
         logits_by_task = self.network.heads[bundle.MEMBER].split(logits)

@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 
 HOST, PID, STARTED, MACHINE = "loratrack.host", "loratrack.pid", "loratrack.started", "loratrack.machine"
+ENDED_BY = "loratrack.ended_by"
+"""The tag of a run that somebody ended for a process that no longer could."""
 CLOCK_SECONDS = 2.0
 """A process tells its start in ticks since boot, and clocks are set while machines run."""
 

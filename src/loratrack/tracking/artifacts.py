@@ -11,8 +11,9 @@ from uuid import uuid4
 from loratrack import manifest
 from loratrack.errors import RefusedError, UserError
 from loratrack.places import BUNDLE
-from loratrack.store.client import answering, connect
+from loratrack.store.client import answering, names_of_files
 from loratrack.store.place import tracking_uri
+from loratrack.store.relocation import here
 
 
 def fetch(run: Any, names: Sequence[str], folder: Path) -> dict[str, Path]:
@@ -20,17 +21,17 @@ def fetch(run: Any, names: Sequence[str], folder: Path) -> dict[str, Path]:
     from mlflow.artifacts import download_artifacts
 
     with answering():
-        kept = {file.path for file in connect().list_artifacts(run.info.run_id)}
+        names_there = names_of_files(run)
         return {
             name: Path(
                 download_artifacts(
-                    artifact_uri=f"{run.info.artifact_uri}/{name}",
+                    artifact_uri=f"{here(run.info.artifact_uri)}/{name}",
                     dst_path=str(folder),
                     tracking_uri=tracking_uri(),
                 )
             )
             for name in names
-            if name in kept
+            if name in names_there
         }
 
 
@@ -47,10 +48,10 @@ def restore(run: Any, out: Path) -> list[str]:
     draft.mkdir(parents=True)
     try:
         with answering():
-            if not connect().list_artifacts(run.info.run_id):
+            if not names_of_files(run):
                 raise RefusedError(f"run {run.info.run_id} ({run.info.status}): has kept no files")
             download_artifacts(
-                artifact_uri=run.info.artifact_uri, dst_path=str(draft), tracking_uri=tracking_uri()
+                artifact_uri=here(run.info.artifact_uri), dst_path=str(draft), tracking_uri=tracking_uri()
             )
         top = _top(draft)
         if out.exists():

@@ -61,12 +61,12 @@ def cpu_model() -> str:
 
 def packages() -> dict[str, str]:
     """Every installed package and its version."""
-    found = {str(package.metadata["Name"]): package.version for package in metadata.distributions()}
-    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+    versions = {str(package.metadata["Name"]): package.version for package in metadata.distributions()}
+    return dict(sorted(versions.items(), key=lambda item: item[0].lower()))
 
 
 def git() -> dict[str, Any] | None:
-    """The commit and what differs from it; None outside a repository."""
+    """The commit and what differs from it, as git tells it, secrets too; None outside a repository."""
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return None
@@ -75,22 +75,22 @@ def git() -> dict[str, Any] | None:
     return {
         "commit": commit,
         "branch": _git("rev-parse", "--abbrev-ref", "HEAD"),
-        "remote": scrub(_git("config", "--get", "remote.origin.url")),
+        "remote": _git("config", "--get", "remote.origin.url"),
         "dirty": bool(status),
         "status": status.splitlines(),
-        "diff": scrub(diff[:MAX_DIFF_CHARACTERS]),
+        "diff": diff[:MAX_DIFF_CHARACTERS],
         "diff_is_whole": len(diff) <= MAX_DIFF_CHARACTERS,
     }
 
 
 def _git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", *arguments], capture_output=True, timeout=GIT_TIMEOUT_SECONDS, check=True
         )
     except (OSError, subprocess.SubprocessError):  # no git, no repository, no commit, no remote
         return None
-    return done.stdout.decode("utf-8", errors="replace").rstrip("\n")
+    return process.stdout.decode("utf-8", errors="replace").rstrip("\n")
 
 
 def _torch() -> dict[str, Any]:

@@ -11,12 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from loratrack.data import Encoded
+from loratrack.errors import UserError
 from loratrack.model.batch import Layout
 from loratrack.model.network import Network
 
 ROUNDS = 3
 MAX_SHARE_OF_TIME = 0.9
 """Of packing's time: padding must take less to be chosen. On a busy machine small differences are noise."""
+MAX_DIFFERENCE_OF_EQUAL_PASSES = 1e-3
+"""Of a logit, relative to the largest: a GPU adds in any order, dropout changes whole percents."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15}
 """Largest difference of a logit between the two layouts, relative to the largest logit."""
 
@@ -47,15 +50,33 @@ def choose_layout(
     return best
 
 
+def check_that_nothing_drops(network: Network, split: Encoded, member: str) -> None:
+    """UserError where two equal training passes differ: members would then depend on their neighbours."""
+    rows = np.arange(1)
+    with torch.no_grad():
+        first, second = (
+            _logits(network, split, member, network.layout, rows, training=True) for _ in range(2)
+        )
+    difference = _relative_difference(first, second)
+    if difference > MAX_DIFFERENCE_OF_EQUAL_PASSES:
+        raise UserError(
+            f"model.arch: {network.config.model_type!r} draws random numbers of its own in each pass (two"
+            f" equal passes differ by {difference:.0%}), so nothing that is trained on it could be repeated;"
+            " take another base"
+        )
+
+
 def step_seconds(
     network: Network, split: Encoded, member: str, layout: Layout, rows: NDArray[np.int64]
 ) -> float:
     """Forward and backward of one batch; no gradient is left."""
     started = time.perf_counter()
-    logits = _logits(network, split, member, layout, rows, training=True)
-    logits.sum().backward()  # type: ignore[no-untyped-call]
-    _wait(network.device)
-    network.flat_parameters(member).zero_grad()
+    try:
+        logits = _logits(network, split, member, layout, rows, training=True)
+        logits.sum().backward()  # type: ignore[no-untyped-call]
+        _wait(network.device)
+    finally:
+        network.flat_parameters(member).zero_grad()
     return time.perf_counter() - started
 
 
@@ -64,7 +85,11 @@ def _difference(network: Network, split: Encoded, member: str, rows: NDArray[np.
     packed, padded = (
         _logits(network, split, member, layout, rows, training=False) for layout in ("packed", "padded")
     )
-    return float((packed - padded).abs().max() / padded.abs().max().clamp(min=1e-6))
+    return _relative_difference(packed, padded)
+
+
+def _relative_difference(logits: Tensor, right: Tensor) -> float:
+    return float((logits - right).abs().max() / right.abs().max().clamp(min=1e-6))
 
 
 def _logits(

@@ -15,26 +15,30 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from loratrack import data
 from loratrack.bases import base as bases
 from loratrack.bases.base import Base
+from loratrack.bases.files import tokenizer_choice
 from loratrack.bases.precision import precision_name
 from loratrack.bases.trust import Trust
 from loratrack.config import RunConfig
 from loratrack.data import Dataset
 from loratrack.disk import write_json
+from loratrack.errors import UserError
 from loratrack.model import bundle
 from loratrack.model.network import Network
+from loratrack.model.out_of_memory import halving
 from loratrack.model.passes import check_tokens
 from loratrack.model.probe import Probe
-from loratrack.places import DATA_REPORT, METRICS
+from loratrack.places import METRICS
 from loratrack.training.cohort import Cohort
-from loratrack.training.layout import choose_layout, step_seconds
+from loratrack.training.layout import check_that_nothing_drops, choose_layout, step_seconds
 from loratrack.training.log import RunLog
 from loratrack.training.member import Member
+from loratrack.training.memory import TOO_LARGE
 from loratrack.training.objectives.classification import Classification
+from loratrack.training.objectives.objective import Answers
 from loratrack.training.threads import choose_threads
 
 
@@ -57,8 +61,8 @@ class Outcome:
     """What a member came to, with its best weights in place."""
 
     test: dict[str, float]
-    confusions: dict[str, NDArray[np.int64]]
-    """On the test set where there is one, else on the validation set."""
+    answers: dict[str, Answers]
+    """Of each task, on the test set where there is one, else on the validation set."""
     probe: Probe
     """What the saved model must give when it is loaded."""
 
@@ -72,8 +76,14 @@ def set_up(config: RunConfig, notice: Callable[[str], None], trust: Trust | None
     if base.runs_code:
         notice(f"running code that comes with the base {base.name} (model.trust_remote_code is on)")
     tokenizer = bases.load_tokenizer(base)
-    dataset = data.encode(corpus, config, tokenizer, base.tokenizer_sha256, notice)
     network = bundle.build_network(base, config)
+    if network.max_tokens is not None and config.data.max_len > network.max_tokens:
+        raise UserError(
+            f"data.max_len: must be at most {network.max_tokens}, the positions of the base {base.name}, got"
+            f" {config.data.max_len}"
+        )
+    tokenizer_facts = {"files": base.tokenizer_sha256, **tokenizer_choice(base.folder)}
+    dataset = data.encode(corpus, config, tokenizer, tokenizer_facts, notice)
     for part in (dataset.train, dataset.validation, dataset.test):
         if part is not None:
             check_tokens(part, network)
@@ -90,16 +100,25 @@ def enter(
 
     if not prepared.entered:  # threads, layout and checkpointing are decided once for the base
         train = config.train
-        size = min(train.batch_size, train.micro_batch_size or train.batch_size)
+        size = min(train.batch_size, train.micro_batch_size or train.batch_size, len(split))
         if train.gradient_checkpointing:
             network.checkpoint_gradients()
         if train.threads is None and network.device.type == "cpu":
-            rows, layout = np.arange(min(size, len(split))), network.layout
-            choose_threads(lambda: step_seconds(network, split, name, layout, rows), log.notice)
+            layout = network.layout
+
+            def choose(count: int) -> None:
+                rows = np.arange(count)
+                choose_threads(lambda: step_seconds(network, split, name, layout, rows), log.notice)
+
+            _, size = halving(size, choose, TOO_LARGE)
         if train.layout == "auto":
-            network.layout = choose_layout(network, split, name, size, log.notice)
+            network.layout, _ = halving(
+                size, lambda count: choose_layout(network, split, name, count, log.notice), TOO_LARGE
+            )
         else:
             network.layout = train.layout
+        if network.use_lora:
+            check_that_nothing_drops(network, split, name)
     # What was measured here takes the place of `auto`: the frozen copy gives the same run again.
     choices = {"layout": network.layout, "precision": precision_name(network.dtype)}
     config = config.model_copy(update={"train": config.train.model_copy(update=choices)})
@@ -124,7 +143,7 @@ def conclude(prepared: Prepared, member: Member) -> Outcome:
     scores = evaluation.scores() if has_test else {}
     return Outcome(
         test={f"test_{metric}": value for metric, value in scores.items()},
-        confusions=evaluation.confusions(),
+        answers=evaluation.answers(),
         probe=objective.probe(network, member.name),
     )
 
@@ -141,7 +160,7 @@ def summary(member: Member, outcome: Outcome | None) -> dict[str, float]:
 def write(
     prepared: Prepared, member: Member, outcome: Outcome | None, folder: Path, *, with_weights: bool = True
 ) -> None:
-    """The run's own files: its bundle, its metrics and the report on its data."""
+    """The run's own files: its bundle and its metrics."""
     if member.best is not None and with_weights:
         bundle.save(
             folder,
@@ -153,7 +172,6 @@ def write(
             outcome.probe if outcome else None,
         )
     write_json(folder / METRICS, metrics_by_epoch(member, outcome))
-    write_json(folder / DATA_REPORT, prepared.dataset.report)
 
 
 def metrics_by_epoch(member: Member, outcome: Outcome | None) -> dict[str, dict[str, float]]:

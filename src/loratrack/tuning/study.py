@@ -57,8 +57,14 @@ class Trial:
 class Search:
     """This process's part in a study."""
 
-    def __init__(self, config: SweepConfig, url: str, lock: Path, notice: Notice) -> None:
-        """Opens the study, or makes it; ConfigError where it was begun with other settings."""
+    def __init__(
+        self, config: SweepConfig, url: str, lock: Path, notice: Notice, shown: SweepConfig | None = None
+    ) -> None:
+        """Opens the study, or makes it; ConfigError where it was begun with other settings.
+
+        `shown`: the config as the study may store it, where that is another one.
+        """
+        shown = shown or config
         self.config, self.sweep, self.notice = config, config.sweep, notice
         self._lock, self._running = lock, dict[int, Trial]()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -66,13 +72,13 @@ class Search:
             self._storage = storage(url, self.sweep.heartbeat_seconds)
             try:
                 self.study = _study(self._storage, self.sweep)
-                changes = fingerprint.changes(self.study, config)
+                changes = fingerprint.changes(self.study, shown)
                 if changes and any(trial.state in WITH_RESULTS for trial in self.trials()):
                     raise fingerprint.refusal(config, changes)
                 if changes:  # a study without results may be restarted with other settings
                     optuna.delete_study(study_name=self.sweep.name, storage=self._storage)
                     self.study = _study(self._storage, self.sweep)
-                fingerprint.keep(self.study, config)
+                fingerprint.keep(self.study, shown)
             except StorageInternalError as error:
                 raise StoreError(f"sweep.storage: the database must answer, got {error}") from error
             if self.sweep.sampler == "grid":

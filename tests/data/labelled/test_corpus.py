@@ -139,8 +139,13 @@ def test_the_split_shares_no_text(config: MakeConfig, rows: Callable[[int], str]
 
 
 def test_another_seed_splits_otherwise(config: MakeConfig, rows: Callable[[int], str]) -> None:
-    one, same, other = (texts(read(config(rows(60), seed=seed)).validation) for seed in (1, 1, 2))
+    one, same, other = (texts(read(config(rows(60), split_seed=seed)).validation) for seed in (1, 1, 2))
     assert one == same != other
+
+
+def test_the_seed_of_the_training_moves_no_row(config: MakeConfig, rows: Callable[[int], str]) -> None:
+    one, other = (read(config(rows(60), seed=seed)).validation.columns for seed in (1, 2))
+    assert one == other
 
 
 def test_training_leaves_out_the_texts_of_the_other_files(config: MakeConfig, tmp_path: Path) -> None:

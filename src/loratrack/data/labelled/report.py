@@ -78,6 +78,13 @@ def rows_report(files: Mapping[str, Rows], parts: Mapping[str, Rows], label_map:
         if untrained:
             listed = repr(untrained[:MAX_LISTED_LABELS])
             warnings.append(f"{task.name}: no training row for {counted(len(untrained), 'label')}: {listed}")
+        unseen = [label for label, numbers in labels[task.name].items() if numbers["validation"] == 0]
+        if unseen:
+            listed = repr(unseen[:MAX_LISTED_LABELS])
+            of_all = f"{len(unseen)} of {counted(len(task.labels), 'label')}"
+            warnings.append(
+                f"{task.name}: no validation row for {of_all}, so its f1 says nothing of them: {listed}"
+            )
     return {
         "rows": {name: len(part) for name, part in parts.items()},
         "files": described,
