@@ -32,7 +32,8 @@ def save_untrained(config: RunConfig, folder: Path) -> Path:
         torch.nn.init.normal_(parameter, std=0.3)
     weights.save(prepared.network, member.name, member.folder)
     labels = prepared.dataset.label_map.to_dict()
-    bundle.save(folder / "bundle", member.folder, prepared.network, prepared.base, config, labels)
+    probe = prepared.cohort.objective.probe(prepared.network, member.name)
+    bundle.save(folder / "bundle", member.folder, prepared.network, prepared.base, config, labels, probe)
     return folder / "bundle"
 
 

@@ -42,6 +42,26 @@ def test_offsets_are_well_formed(texts: list[str], max_len: int) -> None:
     assert rows_of(tokens) == [[ord(letter) for letter in text][:max_len] for text in texts]
 
 
+@pytest.mark.parametrize("middle", ["", " " * 5000, "x" * 5000, "很" * 5000])
+def test_a_very_long_text_is_cut_before_all_of_it_is_tokenised(tokenizer: Tokenizer, middle: str) -> None:
+    num_characters = 0
+
+    def counting(
+        text: list[str], text_pair: list[str] | None = None, *, truncation: bool, max_length: int
+    ) -> Any:
+        nonlocal num_characters
+        num_characters += sum(map(len, [*text, *(text_pair or [])]))
+        return tokenizer(text, text_pair, truncation=truncation, max_length=max_length)
+
+    text = f"a b{middle} c, d e f g h " + "a long end " * 500_000
+    start = text[:200_000]
+    for columns in ([[text]], [["a b", text], [text, "c"]]):
+        short = [[each[:200_000] for each in column] for column in columns]
+        whole = tokenizer(*short, truncation=True, max_length=16)["input_ids"]
+        assert rows_of(encode_texts(columns, counting, 16)) == whole
+    assert num_characters < len(start)
+
+
 def test_rows_do_not_depend_on_their_batch(tokenizer: Tokenizer) -> None:
     texts = [f"text number {number}" for number in range(BATCH_SIZE + 3)]
     together = rows_of(encode_texts([texts], tokenizer, 16))

@@ -36,7 +36,7 @@ def copy(untrained: Path, tmp_path: Path) -> Path:
 
 
 def keep(probe: Probe, folder: Path) -> None:
-    """As if the bundle had been saved with the probe."""
+    """As if the bundle had been saved with this probe."""
     probes.save(probe, folder / PROBE)
     content = json.loads((folder / "bundle.json").read_text("utf-8"))
     content["files"][PROBE] = hashlib.sha256((folder / PROBE).read_bytes()).hexdigest()
@@ -82,6 +82,10 @@ def test_a_changed_probe_is_refused(copy: Path, probe: Probe) -> None:
 
 
 def test_a_bundle_without_a_probe_cannot_be_checked(copy: Path) -> None:
+    (copy / PROBE).unlink()
+    content = json.loads((copy / "bundle.json").read_text("utf-8"))
+    del content["files"][PROBE]
+    (copy / "bundle.json").write_text(json.dumps(content), "utf-8")
     with pytest.raises(UserError, match=rf"has no {PROBE}"):
         check_probe(copy)
 

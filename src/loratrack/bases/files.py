@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
+import re
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from loratrack.bases.trust import Trust
-from loratrack.disk import sha256_of, write_text
+from loratrack.disk import read_json, sha256_of, write_text
 from loratrack.errors import did_you_mean
 from loratrack.places import cache_folder
 
@@ -39,11 +39,19 @@ TOKENIZER = (
     "chat_template.jinja",
 )
 CODE = ("*.py",)
+LIMITS = {r"(layers?|groups|blocks)$": 1000, r"^num_labels$": 1_000_000}
+"""Numbers in config.json that transformers would build for hours with, before it saw a weight."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 
 
 def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_file())
+
+
+def unreadable(folder: Path) -> list[str]:
+    """Files of a base that no program can read to their end, or at all: named pipes, links to nowhere."""
+    odd = [path.name for path in folder.iterdir() if not path.is_file() and not path.is_dir()]
+    return _matching(odd, (*NETWORK, *TOKENIZER, *CODE, ADAPTER_CONFIG))
 
 
 def file_faults(place: str, names: Sequence[str]) -> list[str]:
@@ -66,13 +74,20 @@ def config_faults(file: Path, trust: Trust) -> list[str]:
     Which base may run code is asked where its sha256 is known; here, only whether some may.
     """
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = read_json(file)
         code, kind = config.get("auto_map"), config.get("model_type")
-    except (ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         return [f"{CONFIG} is not a JSON mapping: {error}"]
+    if faults := [
+        f"{CONFIG}: {name} must be at most {limit:,}, got {value:,}"
+        for name, value in config.items()
+        for pattern, limit in LIMITS.items()
+        if re.search(pattern, name) and isinstance(value, int) and value > limit
+    ]:
+        return faults
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES as KNOWN
 
-    if kind in KNOWN or (code and trust is not False):
+    if (isinstance(kind, str) and kind in KNOWN) or (code and trust is not False):
         return []
     if code:
         return [
@@ -87,12 +102,21 @@ def code_named(folder: Path) -> list[str]:
     """The classes that config.json and tokenizer_config.json call for, as `module.Class`."""
     named: list[str] = []
     for file in (folder / CONFIG, folder / TOKENIZER_CONFIG):
-        content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        content = read_json(file) if file.is_file() else {}
         code = content.get("auto_map") or {}
         values = code.values() if isinstance(code, dict) else [code]
         for value in values:
             named += [str(name) for name in (value if isinstance(value, list) else [value]) if name]
     return named
+
+
+def tokenizer_config_faults(folder: Path) -> list[str]:
+    file = folder / TOKENIZER_CONFIG
+    try:
+        content = read_json(file) if file.is_file() else {}
+    except (OSError, ValueError) as error:
+        return [f"{TOKENIZER_CONFIG} is not a JSON mapping: {error}"]
+    return [] if isinstance(content, dict) else [f"{TOKENIZER_CONFIG} is not a JSON mapping"]
 
 
 def code_faults(folder: Path) -> list[str]:
@@ -118,12 +142,18 @@ def code_faults(folder: Path) -> list[str]:
 def shard_faults(folder: Path) -> list[str]:
     try:
         shards = _shards(folder)
-    except (ValueError, KeyError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return [f"{INDEX} is no list of weight files; fetch it again"]
+    if foreign := [name for name in shards if Path(name).name != name]:
+        return [f"{INDEX}: weight files must lie beside it, got {foreign[0]!r}"]
     missing = [name for name in shards if not (folder / name).is_file()]
     if missing:
         return [f"{len(missing)} of {len(shards)} weight files missing, the first is {missing[0]}"]
     return []
+
+
+def weight_files(folder: Path) -> list[Path]:
+    return [folder / name for name in _shards(folder) or [WEIGHTS]]
 
 
 def network_sha256(folder: Path) -> str:
@@ -181,7 +211,7 @@ def _sha256_of_all(folder: Path, names: Iterable[str]) -> str:
 def _mapping_in(file: Path) -> dict[str, Any]:
     """The JSON mapping in a file; an empty one where it holds none, which the loading tells."""
     with contextlib.suppress(ValueError):
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
         if isinstance(content, dict):
             return content
     return {}
@@ -191,8 +221,7 @@ def _shards(folder: Path) -> list[str]:
     """The files in the index; none where there is the one file that transformers prefers to it."""
     if (folder / WEIGHTS).is_file() or not (folder / INDEX).is_file():
         return []
-    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    return sorted(set(index["weight_map"].values()))
+    return sorted(set(map(str, read_json(folder / INDEX)["weight_map"].values())))
 
 
 def _weights_fault(place: str, names: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from loratrack.bases.trust import said_by_loader
 from loratrack.cli.commands import Commands, add_trust_to
 from loratrack.cli.screen import console
-from loratrack.errors import DataError
+from loratrack.errors import DataError, UserError
 
 
 def add_to(commands: Commands) -> None:
@@ -26,17 +26,25 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="OUT", help="the CSV, TSV or JSONL file to write; default: print"
     )
+    parser.add_argument(
+        "--safe-for-excel",
+        action="store_true",
+        help="put an apostrophe before texts and labels that a spreadsheet would run as formulas",
+    )
     add_trust_to(parser)
     parser.set_defaults(command=command)
 
 
 def command(arguments: argparse.Namespace) -> int:
+    from loratrack.config.schema import probability_column
     from loratrack.registry import uri
     from loratrack.serving import files
 
     notices, trusted = console(beside_the_answers=True), said_by_loader(arguments.trust_remote_code)
     if arguments.out is not None:
-        files.check_target(arguments.out, arguments.file)
+        files.check_target(arguments.out, arguments.file, safe_for_excel=arguments.safe_for_excel)
+    elif arguments.safe_for_excel:
+        raise UserError("--safe-for-excel: needs --out, the file that a spreadsheet opens")
     folder = uri.fetch(arguments.model)
     from loratrack.data import read_texts  # only now: these open torch, and a name may be mistyped
     from loratrack.serving.classifier import Classifier
@@ -58,12 +66,14 @@ def command(arguments: argparse.Namespace) -> int:
         columns = {names[0]: arguments.text}
     rows = files.labelled(classifier, columns)
     if arguments.out is not None:
-        num_rows = files.write(rows, arguments.out, files.column_names(config))
+        num_rows = files.write(
+            rows, arguments.out, files.column_names(config), safe_for_excel=arguments.safe_for_excel
+        )
         notices.print(f"{arguments.out}: {num_rows:,} rows")
         return 0
     screen = console()
     for row in rows:
         screen.print(" | ".join(str(row[name]) for name in config.text_columns))
-        labels = [f"{task}: {row[task]} ({row[files.probability_column(task)]:.3f})" for task in config.tasks]
+        labels = [f"{task}: {row[task]} ({row[probability_column(task)]:.3f})" for task in config.tasks]
         screen.print(f"  {'  '.join(labels)}")
     return 0

@@ -69,6 +69,8 @@ def _task_name(name: str) -> str:
         raise ValueError(f"a task's name must be letters, digits, `_` and `-`, got {name!r}")
     if name == "avg" or name.startswith(("best_", "test_")):
         raise ValueError(f"a task's name must leave avg, best_… and test_… to the metrics, got {name!r}")
+    if name == "loss":
+        raise ValueError("a task's name must leave loss to the picture of the loss, got 'loss'")
     return name
 
 
@@ -313,6 +315,7 @@ class RunConfig(Section):
                 problems.append(f"data.label_columns: {' and '.join(readers)} read one column: {column}")
             if column in self.text_columns:
                 problems.append(f"data.text_column: {column} is also the label column of {readers[0]}")
+        problems += self._name_collisions()
 
         weights = self.train.loss_weight
         if isinstance(weights, tuple) and len(weights) != len(tasks):
@@ -347,6 +350,33 @@ class RunConfig(Section):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _name_collisions(self) -> list[str]:
+        """Answers have a column for each text, label and probability, a run two pictures for each task."""
+        owners: dict[str, list[str]] = {}
+        for text in self.text_columns:
+            owners.setdefault(text, []).append("a text column")
+        for task in self.tasks:
+            owners.setdefault(task, []).append(f"the task {task}")
+            owners.setdefault(probability_column(task), []).append(f"the probability of {task}")
+        told = {*self.text_columns} & {*self.label_columns.values()}
+        problems = [
+            f"data.label_subset: {' and '.join(those)} would both be the column {name!r} of predict's"
+            " answers; rename one of them (data.label_columns says which column a task reads)"
+            for name, those in owners.items()
+            if len(those) > 1 and name not in told
+        ]
+        return problems + [
+            f"data.label_subset: the task confusion_{task} would share a picture with the task {task};"
+            " rename one of them (data.label_columns says which column a task reads)"
+            for task in self.tasks
+            if f"confusion_{task}" in self.tasks
+        ]
+
+
+def probability_column(task: str) -> str:
+    """Where an answer says how probable the label of a task is."""
+    return f"{task}_probability"
 
 
 READ_TOGETHER = (

@@ -17,9 +17,10 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from loratrack import manifest as manifests
 from loratrack.bases import base as bases
@@ -38,6 +39,9 @@ from loratrack.places import BUNDLE, CONFIG_COPY, LABEL_MAP, PROBE, our_project
 
 MEMBER = "model"
 """The only member of a network that serves."""
+LABELS = TypeAdapter(
+    dict[str, dict[str, dict[Literal["local_id", "global_id"], int]]], config=ConfigDict(strict=True)
+)
 
 
 def build_network(base: Base, config: RunConfig, precision: str | None = None) -> Network:
@@ -98,7 +102,7 @@ def load(
     base = base_of(folder, manifest.base, trusted)
     if base.runs_code:
         notice(f"running code that comes with the base {base.name}, which is trusted")
-    labels = json.loads((folder / LABEL_MAP).read_text(encoding="utf-8"))
+    labels = _labels(folder / LABEL_MAP, config)
     network = build_network(base, config, manifest.precision)
     classes = {task: len(numbers) for task, numbers in labels.items()}
     network.add(MEMBER, config.model.lora, classes, seed=0)
@@ -131,3 +135,21 @@ def base_of(folder: Path, recorded: RecordedBase, trust: Trust) -> Base:
                 f" must be {then[:12]}…, got {own[:12]}…; put the {part} back that it was trained on"
             )
     return base
+
+
+def _labels(file: Path, config: RunConfig) -> dict[str, Any]:
+    """The label map, of the tasks that the config has."""
+    try:
+        content = LABELS.validate_json(file.read_bytes())
+    except (OSError, ValidationError) as error:
+        first = str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else error.strerror
+        raise UserError(
+            f"{file}: must give each task's labels their local_id and global_id ({first}); restore the run's"
+            " artifacts"
+        ) from None
+    if list(content) != list(config.tasks):
+        raise UserError(
+            f"{file}: must have the tasks of {CONFIG_COPY}, {list(config.tasks)}, got {list(content)};"
+            " restore the run's artifacts"
+        )
+    return dict(content)

@@ -51,7 +51,8 @@ def merged_base(folder: Path, name: str, trust: Trust) -> Base:
                 encoder = bases.load_encoder(origin, dtype=torch.float32)
                 with warnings.catch_warnings():  # PEFT asks transformers by a name that will go in v6
                     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is dep", FutureWarning)
-                    merged = PeftModel.from_pretrained(encoder, str(folder / top)).merge_and_unload()
+                    with bases.load_faults(folder / top, "the adapter"):
+                        merged = PeftModel.from_pretrained(encoder, str(folder / top)).merge_and_unload()
                 with quiet():
                     merged.save_pretrained(draft)
             else:

@@ -90,6 +90,11 @@ class Network:
         self._checkpoints = False
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens that the base has a vector for."""
+        return len(self.encoder.get_input_embeddings().weight)
+
+    @property
     def layout(self) -> Layout:
         return self._layout
 

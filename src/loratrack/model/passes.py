@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from loratrack.errors import UserError
 from loratrack.model.batch import Sequences
 from loratrack.model.network import Network
 from loratrack.model.out_of_memory import TooLargeError, halving
@@ -22,6 +23,7 @@ def predict(network: Network, rows: Sequences, members: Sequence[str]) -> dict[s
     Rows of similar length go together, all members in one pass. Where memory runs out, passes become smaller,
     and stay so: `network.rows_in_a_pass`. TooLargeError when one row of one member does not fit.
     """
+    check_tokens(rows, network)
     network.eval()
     order = np.argsort(-np.diff(rows.offsets), kind="stable")
     parts: list[Tensor] = []
@@ -44,6 +46,16 @@ def predict(network: Network, rows: Sequences, members: Sequence[str]) -> dict[s
     restored = torch.empty_like(ordered)
     restored[:, torch.from_numpy(order)] = ordered
     return dict(zip(members, restored, strict=True))
+
+
+def check_tokens(rows: Sequences, network: Network) -> None:
+    """UserError for a token that the base has no vector for; on a GPU it would end the process."""
+    if len(rows.tokens) and not 0 <= int(rows.tokens.min()) <= int(rows.tokens.max()) < network.num_tokens:
+        raise UserError(
+            f"{network.encoder.name_or_path}: the tokenizer gives tokens up to {int(rows.tokens.max())}, the"
+            f" network has vectors for {network.num_tokens}; this tokenizer and this network do not belong"
+            " together"
+        )
 
 
 def _pass(

@@ -21,7 +21,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from loratrack.bases.base import quiet, without_pooler
+from loratrack.bases import base as bases
+from loratrack.bases.base import quiet
 from loratrack.disk import whole_folder
 from loratrack.errors import UserError
 from loratrack.model.network import Network
@@ -47,14 +48,8 @@ def load(network: Network, member: str, folder: Path) -> None:
         path = folder / ADAPTER / ADAPTER_WEIGHTS
         _copy(_read(path, network.device), get_peft_model_state_dict(network.peft, adapter_name=member), path)
     else:
-        with quiet():
-            saved = type(network.encoder).from_pretrained(
-                folder / FULL,
-                local_files_only=True,
-                use_safetensors=True,
-                dtype=torch.float32,
-                **without_pooler(network.config),
-            )
+        saved = bases.load_weights(folder / FULL, type(network.encoder), network.config, torch.float32)
+        _check_numbers(saved.state_dict(), folder / FULL)
         network.encoder.load_state_dict(saved.state_dict())
     heads = network.heads[member]
     saved_heads = _read(folder / HEADS, network.device)
@@ -101,10 +96,18 @@ def _check(saved: dict[str, Tensor], own: dict[str, Tensor], path: Path) -> None
             f"{path}: not the weights of this network: missing {missing[:3]}, unexpected {extra[:3]}"
         )
     for name, value in own.items():
-        if saved[name].shape != value.shape:
+        if saved[name].shape != value.shape or saved[name].dtype != value.dtype:
             raise UserError(
-                f"{path}: {name} has shape {tuple(saved[name].shape)}, the network {tuple(value.shape)}"
+                f"{path}: {name} has shape {tuple(saved[name].shape)} in {saved[name].dtype}, the network"
+                f" {tuple(value.shape)} in {value.dtype}; restore the run's artifacts"
             )
+    _check_numbers(saved, path)
+
+
+def _check_numbers(saved: dict[str, Tensor], path: Path) -> None:
+    for name, value in saved.items():
+        if not value.isfinite().all():
+            raise UserError(f"{path}: {name} holds values that are no numbers; restore the run's artifacts")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -43,8 +44,8 @@ def fetch(model: str) -> Path:
         return _bundle(_registered(model))
     if model.startswith(RUNS):
         return _bundle(_of_run(model))
-    folder = Path(model).expanduser()
-    if not folder.is_dir():
+    folder = Path(os.path.expanduser(model))
+    if not os.path.isdir(folder):  # unlike Path.is_dir, no error for a name too long to be one
         raise UserError(f"model: must be {FORMS}, got {model!r}, and there is no such folder")
     return _bundle(folder)
 
@@ -193,10 +194,30 @@ def _bundle(folder: Path) -> Path:
     file = folder / "MLmodel"
     if not file.is_file():
         return folder
-    flavor = yaml.safe_load(file.read_text("utf-8")).get("flavors", {}).get("python_function", {})
-    if flavor.get("loader_module") != LOADER:
+    try:  # texts alone are needed: no tag, no merge key is followed
+        flavor = yaml.load(file.read_text("utf-8"), Loader=yaml.BaseLoader)["flavors"].get(
+            "python_function", {}
+        )
+        loader, data = flavor.get("loader_module"), flavor.get("data", "")
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        yaml.YAMLError,
+    ) as error:
+        raise UserError(
+            f"{file}: must describe a model that loratrack saved, and cannot be read"
+            f" ({type(error).__name__}); restore the run's artifacts"
+        ) from None
+    if loader != LOADER:
         raise UserError(f"{folder}: must be a model that loratrack saved, got one of another kind")
-    return folder / str(flavor["data"])
+    inside = folder / str(data)
+    if not inside.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{file}: data must lie inside the model, got {data!r}; restore the run's artifacts")
+    return inside
 
 
 def _listed(values: Iterable[object]) -> str:

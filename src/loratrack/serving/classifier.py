@@ -147,6 +147,8 @@ class Classifier:
         max_len = self.config.data.max_len
         max_len = min(max_len, self.network.max_tokens or max_len)
         logits = self.logits(data.encode_texts(texts, self._tokenizer, max_len))
+        if not logits.isfinite().all():
+            raise UserError("the model gives logits that are no numbers; its weights or its base are damaged")
         logits_by_task = self.network.heads[bundle.MEMBER].split(logits)
         rows = [Predictions() for _ in texts[0]]
         for name, task in zip(self.config.tasks, self.label_map.tasks, strict=True):

@@ -29,6 +29,7 @@ from loratrack.errors import UserError
 from loratrack.model import bundle
 from loratrack.model.network import Network
 from loratrack.model.out_of_memory import halving
+from loratrack.model.passes import check_tokens
 from loratrack.model.probe import Probe
 from loratrack.places import METRICS
 from loratrack.training.cohort import Cohort
@@ -83,6 +84,9 @@ def set_up(config: RunConfig, notice: Callable[[str], None], trust: Trust | None
         )
     tokenizer_facts = {"files": base.tokenizer_sha256, **tokenizer_choice(base.folder)}
     dataset = data.encode(corpus, config, tokenizer, tokenizer_facts, notice)
+    for part in (dataset.train, dataset.validation, dataset.test):
+        if part is not None:
+            check_tokens(part, network)
     cohort = Cohort(network, Classification(dataset), notice)
     return Prepared(base, dataset, network, cohort, corpus.files_sha256)
 
