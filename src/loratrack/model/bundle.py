@@ -46,7 +46,7 @@ def build_network(base: Base, config: RunConfig, precision: str | None = None) -
         dtype=dtype if config.model.use_lora else torch.float32,
         trust_remote_code=config.model.trust_remote_code,
     )
-    encoder.name_or_path = base.name
+    encoder.name_or_path = base.loadable_name
     return Network(encoder, config.model.pooling, device, use_lora=config.model.use_lora, dtype=dtype)
 
 
