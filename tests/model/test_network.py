@@ -244,10 +244,11 @@ def test_only_adapters_and_heads_are_trained() -> None:
     assert total - trainable == sum(value.numel() for value in tiny("bert").parameters())
 
 
-def test_gradient_checkpointing_changes_no_gradient() -> None:
-    plain = network_of("bert", ann=Lora(rank=4, dropout=0.3))
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_gradient_checkpointing_changes_no_gradient(kind: str) -> None:
+    plain = network_of(kind, ann=Lora(rank=4, dropout=0.3))
     logits(plain, {"ann": np.arange(9)}, training=True)
-    saving = network_of("bert", ann=Lora(rank=4, dropout=0.3))
+    saving = network_of(kind, ann=Lora(rank=4, dropout=0.3))
     saving.checkpoint_gradients()
     logits(saving, {"ann": np.arange(9)}, training=True)
     for mine, other in zip(gradients(plain, "ann"), gradients(saving, "ann"), strict=True):
