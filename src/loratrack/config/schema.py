@@ -157,7 +157,7 @@ class Model(Section):
     models:/NAME/N or runs:/ID."""
     use_lora: bool = True
     trust_remote_code: bool = False
-    pooling: Literal["cls", "mean"] = "cls"
+    pooling: Literal["cls", "mean", "last"] = "cls"
     lora: Lora = Lora()
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from loratrack import manifest
+from loratrack.disk import draft_of
 from loratrack.errors import RefusedError, UserError
 from loratrack.places import BUNDLE
 from loratrack.store.client import answering, names_of_files
