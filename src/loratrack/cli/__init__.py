@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -25,6 +26,7 @@ from loratrack.cli import (
     sweep,
     sync,
 )
+from loratrack.cli.screen import Complaints, Parser, complain
 from loratrack.errors import RefusedError, UserError
 
 COMMANDS = (
@@ -49,21 +51,22 @@ INTERRUPTED = 128 + signal.SIGINT
 
 def main(words: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(words)
+    logging.lastResort = Complaints(logging.WARNING)
     command: Callable[[argparse.Namespace], int] = arguments.command
     if not sys.stderr.isatty():  # MLflow's bar would write a line for each file
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         return command(arguments)
     except UserError as error:
-        print(f"loratrack: {error}", file=sys.stderr)  # noqa: T201  the one place where faults are shown
+        complain(f"loratrack: {error}")
         return REFUSED if isinstance(error, RefusedError) else USER_ERROR
     except KeyboardInterrupt:
-        print("loratrack: interrupted", file=sys.stderr)  # noqa: T201
+        complain("loratrack: interrupted")
         return INTERRUPTED
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="loratrack", description="Fine-tune many LoRA models and lose none.")
+    top = Parser(prog="loratrack", description="Fine-tune many LoRA models and lose none.")
     top.add_argument("--version", action="version", version=f"loratrack {__version__}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in COMMANDS:

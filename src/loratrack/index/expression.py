@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len
 
-from loratrack.errors import UserError
+from loratrack.errors import UserError, printable
 
 OPERATORS = ("=", "!=", "<", "<=", ">", ">=", "~", "!~")
 _JOINTS = ("and", "or", "not")
@@ -32,7 +32,7 @@ class ExpressionError(UserError):
     """What cannot be understood, with the text and a mark below the place."""
 
     def __init__(self, fault: str, text: str, start: int, end: int) -> None:
-        shown = "".join(letter if letter.isprintable() else " " for letter in text)
+        shown = printable(text)
         marks = "^" * max(1, cell_len(shown[start:end]))
         super().__init__(f"{fault}\n  {shown}\n  {' ' * cell_len(shown[:start])}{marks}")
 

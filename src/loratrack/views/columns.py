@@ -8,6 +8,7 @@ from datetime import datetime
 
 from rich.cells import cell_len, set_cell_size
 
+from loratrack.errors import printable
 from loratrack.index.comparisons import LENGTHS, MOMENTS, Value, number
 from loratrack.index.runs import StoredRun
 from loratrack.metrics import SCORE
@@ -164,11 +165,6 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def printable(text: str) -> str:
-    """One line, without control characters for the terminal."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def shortened(text: str, width: int = MAX_CELL_WIDTH) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from loratrack.errors import printable
 from loratrack.index import detail as details
 from loratrack.index.detail import Detail
 from loratrack.store import links
@@ -15,7 +16,6 @@ from loratrack.views.columns import (
     SECTIONS,
     Column,
     duration,
-    printable,
     shortened,
     text_of,
 )
