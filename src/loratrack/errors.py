@@ -56,6 +56,11 @@ def printable_lines(text: str) -> str:
     return "\n".join(printable(line) for line in text.replace("\r\n", "\n").split("\n"))
 
 
+def is_text(words: str) -> bool:
+    """False for bytes of the command line that are no UTF-8: Python passes them on as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in words)
+
+
 def counted(count: int, noun: str) -> str:
     """`1 row`, `2 rows`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

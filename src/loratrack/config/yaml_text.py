@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from loratrack.errors import is_text
+
 MAX_DEPTH = 50
 """Mappings and lists inside one another; a config needs five."""
 MAX_VALUES = 100_000
@@ -44,7 +46,7 @@ class _TextLoader(yaml.SafeLoader):
         self._depth -= 1
         if isinstance(node, yaml.ScalarNode):
             self._sizes[id(node)] = 1
-            if any("\ud800" <= letter <= "\udfff" for letter in node.value):
+            if not is_text(node.value):
                 raise yaml.composer.ComposerError(
                     problem="half of a character (a lone surrogate escape)", problem_mark=mark
                 )

@@ -16,6 +16,7 @@ from loratrack.views.columns import (
     SECTIONS,
     Column,
     duration,
+    score,
     shortened,
     text_of,
 )
@@ -68,7 +69,7 @@ def scores(detail: Detail) -> list[list[str]]:
         names = [f"{prefix}{measure}" for measure in ("accuracy", "f1")]
         values = [detail.run.best(name) for name in names]
         values += [detail.run.metrics.get(f"test_{name}") for name in names]
-        rows.append([task, *(NONE if value is None else f"{value:.4f}" for value in values)])
+        rows.append([task, *(NONE if value is None else score(value) for value in values)])
     return rows
 
 
