@@ -25,6 +25,9 @@ FROZEN_MARK = "# the frozen settings of one run, all parents merged in"
 
 MAX_FILE_BYTES = 10_000_000
 PROJECTS = "projects"
+SPACE = ("sweep", "space")
+SPACE_KINDS = {"choice", "log", "uniform", "int", "of", "simplex"}
+SPACE_PARTS = {*SPACE_KINDS, "times", "when"}
 PATH_SETTINGS = {
     "data": ("raw_data_path", "validation_path", "test_path", "global_label_map"),
     "model": ("arch",),
@@ -90,13 +93,14 @@ def merged(layers: Sequence[Layer]) -> Settings:
     return reduce(merge, (layer.settings for layer in layers), {})
 
 
-def merge(parent: Settings, child: Settings) -> Settings:
-    """Mappings merge, everything else is replaced."""
+def merge(parent: Settings, child: Settings, path: tuple[object, ...] = ()) -> Settings:
+    """Mappings merge, everything else is replaced; so is a space, by one that says of which kind it is."""
     result = dict(parent)
     for key, value in child.items():
         below = result.get(key)
         if isinstance(below, dict) and isinstance(value, dict):
-            value = merge(below, value)
+            is_new_space = path == SPACE and not SPACE_KINDS.isdisjoint(value)
+            value = value if is_new_space else merge(below, value, (*path, key))
         result[key] = value
     return result
 
@@ -178,6 +182,9 @@ def _parent_file(name: object, child: Path, source: str) -> Path | None:
 def _override(text: str) -> Layer:
     key, equals, value = (part.strip() for part in text.partition("="))
     names = key.split(".")
+    if tuple(names[:2]) == SPACE and len(names) > 2:  # what is varied has dots in its name
+        parts = [names.pop()] if names[-1] in SPACE_PARTS and len(names) > 3 else []
+        names = [*SPACE, ".".join(names[2:]), *parts]
     if len(names) > MAX_DEPTH:
         raise ConfigError(f"--set: must be a key of at most {MAX_DEPTH} parts, got {len(names)}")
     if not equals or not all(names):
