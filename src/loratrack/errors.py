@@ -1,4 +1,4 @@
-"""What the user can mend, reported in one message: source, problem, value, remedy."""
+"""What the user can mend, reported in one message: source, problem, value, remedy; and how it is shown."""
 
 from __future__ import annotations
 
@@ -61,6 +61,20 @@ def did_you_mean(name: str, names: Iterable[str], cutoff: float = 0.6) -> str:
     """`; did you mean 'NAME'?` for the nearest of `names`, else nothing."""
     near = closest(name, names, cutoff)
     return "" if near is None else f"; did you mean {near!r}?"
+
+
+def printable(text: str) -> str:
+    """One line for a terminal, without control characters and marks that turn its direction."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def printable_lines(text: str) -> str:
+    return "\n".join(printable(line) for line in text.replace("\r\n", "\n").split("\n"))
+
+
+def is_text(words: str) -> bool:
+    """False for bytes of the command line that are no UTF-8: Python passes them on as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in words)
 
 
 def counted(count: int, noun: str) -> str:

@@ -81,6 +81,9 @@ def read_global_map(file: Path, tasks: tuple[str, ...], problems: list[str]) -> 
     Adds what is wrong to `problems`; what it returns then is not to be used.
     """
     content: object = None
+    if file.exists() and not file.is_file():  # a pipe may never end
+        problems.append(f"{file}: the global label map must be a regular file")
+        return GlobalMap({}, is_shared=False)
     try:
         content = json.loads(file.read_text(encoding="utf-8-sig"), object_pairs_hook=_unique_keys)
         if not isinstance(content, dict) or not content:
