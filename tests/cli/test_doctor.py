@@ -126,6 +126,19 @@ def test_a_run_whose_lease_is_held_is_alive_whatever_its_tags_say(findings: Any)
     assert findings("--fix")[1]["runs"][0]["text"] == f"exp ({run_id}) is marked FAILED"
 
 
+def test_dead_runs_are_marked_where_runs_are_shown(findings: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    dead, held = (open_run({**a_dead_process(), "exp_id": name}) for name in ("dead", "held"))
+    with hold(store_folder(), held):
+        assert main(["compare", "--columns", "run_id,status"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+    assert {run_id[:8]: [line for line in lines if run_id[:8] in line] for run_id in (dead, held)} == {
+        dead[:8]: [f"│ {dead[:8]} │ RUNNING, dead │"],
+        held[:8]: [f"│ {held[:8]} │ RUNNING       │"],
+    }
+    assert main(["show", "dead"]) == 0
+    assert "its process is gone: loratrack doctor --fix" in capsys.readouterr().out
+
+
 def test_a_dead_run_that_has_kept_its_model_is_finished(findings: Any) -> None:
     """It ended when it last logged something, not when somebody looked."""
     run_id = open_run(a_dead_process())

@@ -11,7 +11,7 @@ from typing import Literal
 from loratrack.errors import RefusedError, StoreError
 from loratrack.places import PYFUNC
 from loratrack.registry import lookup, promotion
-from loratrack.store import leases, process
+from loratrack.store import process
 from loratrack.store.client import answering, connect, names_of_files, use_short_requests
 from loratrack.store.place import store_folder, store_name
 from loratrack.tracking.outbox import Outbox
@@ -84,8 +84,7 @@ def open_runs() -> list[OpenRun]:
         run_id, tags = run.info.run_id, run.data.tags
         rows_waiting = 0 if outbox is None else outbox.count("waiting", run_id)
         host = tags.get(process.HOST, "")
-        # a lease tells more than a process number, which means nothing in another container
-        is_gone = False if leases.is_held(store_folder(), run_id) else process.is_gone(tags)
+        is_gone = process.is_dead(run_id, tags)
         runs.append(OpenRun(run_id, run.info.run_name, is_gone, host, rows_waiting))
     if outbox is not None:
         outbox.close()
