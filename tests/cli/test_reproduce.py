@@ -86,6 +86,17 @@ def test_all_files_come_back(ask: Any) -> None:
     assert "--out: must be a folder that is empty or not there yet, got 'some/files'" in err
 
 
+def test_the_current_folder_may_take_the_files(
+    ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    assert ask("restore", "first", "--out", ".")[0] == 0
+    assert (empty / "bundle.json").is_file()
+    assert not list(tmp_path.glob(".*.draft"))
+
+
 def test_files_that_changed_are_named(ask: Any) -> None:
     client = connect()
     first = client.get_model_version("tiny", "1").run_id

@@ -145,7 +145,10 @@ def test_the_parent_tells_the_best_trial(done: Done, store: Store) -> None:
     tags, metrics = done.parent.data.tags, done.parent.data.metrics
     assert (tags["best_trial"], tags["best_run_id"]) == (str(best.number), best.user_attrs["run_id"])
     assert tags["best.train.lr"] == str(best.params["train.lr"])
-    assert metrics["best_avg_f1"] == pytest.approx(best.value)
+    assert metrics["best_avg_f1"] == metrics["avg_f1"] == pytest.approx(best.value)
+    told = MlflowClient(store.uri).get_metric_history(done.parent.info.run_id, "trial/avg_f1")
+    finished = {t.number: pytest.approx(t.value) for t in done.trials if t.state.name == "COMPLETE"}
+    assert {point.step: point.value for point in told} == finished
     (version,) = MlflowClient(store.uri).search_model_versions("name='swept'")
     assert tags["best_version"] == f"models:/swept/{version.version}"
     assert version.run_id == best.user_attrs["run_id"]

@@ -309,3 +309,20 @@ def test_paths_in_set_are_relative_to_the_current_folder(
 )
 def test_set_texts_that_say_nothing(write: Write, text: str, words: str) -> None:
     assert message(write("x.yaml", "z: 1"), text) == words
+
+
+def test_a_space_is_set_by_the_name_of_what_it_varies(write: Write) -> None:
+    file = write("x.yaml", "sweep: {name: s, space: {train.lr: {log: [1, 2]}, train.seed: {int: [1, 2]}}}")
+    changed = settings(
+        file,
+        "sweep.space.train.lr={choice: [1, 2]}",
+        "sweep.space.train.seed.int=[3, 4]",
+        "sweep.space.train.seed.when={model.use_lora: true}",
+        "sweep.space.model.lora.rank={choice: [4, 8]}",
+    )
+    assert changed["sweep"]["space"] == {
+        "train.lr": {"choice": ["1", "2"]},
+        "train.seed": {"int": ["3", "4"], "when": {"model.use_lora": "true"}},
+        "model.lora.rank": {"choice": ["4", "8"]},
+    }
+    assert message(file, "sweep.space.=1").startswith("--set: must be key.path=value")

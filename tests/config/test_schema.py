@@ -56,16 +56,23 @@ def test_register_is_a_name_or_a_truth(value: object, meant: object) -> None:
     assert config({"register": value}).register_as == meant
 
 
-@pytest.mark.parametrize("value", ["a/b", "a:b", "", None, 3])
-def test_register_refuses_what_the_registry_refuses(value: object) -> None:
-    words = f"must be a name without `/` and `:`, true or false, got {value!r}"
-    assert problem(config, {"register": value}) == words
+@pytest.mark.parametrize("value", ["a/b", "a:b", "", ".", "..", "a\nb", "\x1b[2J", "a\u202eb"])
+@pytest.mark.parametrize("setting", ["register", "project"])
+def test_register_refuses_what_the_registry_refuses(setting: str, value: str) -> None:
+    words = f"must be a name of printable characters without `/` and `:`, got {value!r}"
+    short = "string should have at least 1 character"
+    assert problem(config, {setting: value}).replace("String", "string") in (words, short)
+    assert problem(config, {setting: "x" * 201}) == "must be a name of at most 200 bytes, got 201"
+
+
+@pytest.mark.parametrize("value", [None, 3])
+def test_register_is_no_number(value: object) -> None:
+    assert problem(config, {"register": value}) == f"must be a name, true or false, got {value!r}"
 
 
 def test_a_project_is_a_name_beside_register() -> None:
     assert config({}).project is None
     assert config({"project": "风险", "register": False}).project == "风险"
-    assert problem(config, {"project": "a/b"}) == "must be a name without `/` and `:`, got 'a/b'"
 
 
 @pytest.mark.parametrize("name", ["v1", "风险_v1.2-b", "_x", "007"])

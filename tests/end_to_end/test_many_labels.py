@@ -13,6 +13,8 @@ import matplotlib.figure
 import pytest
 from tests.end_to_end.conftest import Done
 
+from loratrack.store.place import store_folder
+
 MAX_KILOBYTES = 2_000_000
 """Torch and MLflow take 700 MB. The confusion matrix of 10,000 labels alone would take 800 MB as numbers."""
 
@@ -50,12 +52,17 @@ def test_a_run_with_many_labels_keeps_its_weights(
 def test_a_picture_that_cannot_be_drawn_fails_no_run(
     loratrack_run: Any, written: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    kept: list[bool] = []
+
     def fail(*_: Any, **__: Any) -> None:
+        bundles = {file.relative_to(store_folder()).parts[0] for file in store_folder().rglob("bundle.json")}
+        kept.append(bool(bundles - {"work"}))
         raise MemoryError
 
     monkeypatch.setattr(matplotlib.figure.Figure, "savefig", fail)
     done = loratrack_run(written("plain"))
     assert done.exit_code == 0, done.errors
+    assert kept == [True]  # handed over before the first picture
     message = "plots: not drawn (MemoryError: ); nothing else of the run is missing"
     assert message in done.errors + done.output
     assert done.run.info.status == "FINISHED"

@@ -23,6 +23,9 @@ def moment(text: str) -> float:
     return datetime.fromisoformat(text).timestamp()
 
 
+NO_DATE = "must be a date, such as 2026-11-01 or 2026-11-01T14:30, or a time ago, such as 7d"
+
+
 @pytest.mark.parametrize(
     ("text", "values", "expected"),
     [
@@ -91,6 +94,13 @@ def test_values_are_compared_as_a_person_means_it(text: str, values: Sequence[Va
         ("started!=2026-11-14", "2026-11-14T23:59", False),
         ("started='2026-11-14 14:30'", "2026-11-14T14:30:59", True),
         ("ended<2026-11-14T14:30", "2026-11-14T14:29", True),
+        ("started=2026-11-14T01", "2026-11-14T01:59", True),
+        ("started=2026-11-14T01", "2026-11-14T02:00", False),
+        ("started=2026-11-14T01:30:10", "2026-11-14T01:30:10.999", True),
+        ("started=2026-11-14T01:30:10", "2026-11-14T01:30:11", False),
+        ("started<9999-12-31", "2026-11-14T01:30", True),
+        ("started<=9999-12-31", "2026-11-14T01:30", True),
+        ("started>0001-01-01", "2026-11-14T01:30", True),
     ],
 )
 def test_moments_are_days_minutes_or_so_long_ago(text: str, started: str, expected: bool) -> None:
@@ -109,9 +119,11 @@ def test_a_run_that_is_not_over_has_not_ended() -> None:
         ("a>nan", "> must have a number behind it, got 'nan'\n  a>nan\n    ^^^"),
         (
             "ended>soon",
-            "must be a date, such as 2026-11-01, or a time ago, such as 7d, got 'soon'\n  ended>soon\n        ^^^^",  # noqa: E501,
+            f"{NO_DATE}, got 'soon'\n  ended>soon\n        ^^^^",
         ),
-        ("ended<9999-12-31", "must be a date, such as 2026-11-01, or a time ago, such as 7d"),
+        ("started=20260329", f"{NO_DATE}, got '20260329'"),
+        ("started=2026-W13", f"{NO_DATE}, got '2026-W13'"),
+        ("started=2026-03", f"{NO_DATE}, got '2026-03'"),
         (
             "started=7d",
             "7d ago is one moment; use > (since then) or <, got '7d'\n  started=7d\n          ^^",
@@ -122,7 +134,7 @@ def test_a_run_that_is_not_over_has_not_ended() -> None:
         ),
         (
             "started>2026-13-01",
-            "must be a date, such as 2026-11-01, or a time ago, such as 7d, got '2026-13-01'",
+            f"{NO_DATE}, got '2026-13-01'",
         ),
     ],
 )

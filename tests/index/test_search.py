@@ -15,6 +15,7 @@ from mlflow import MlflowClient
 from loratrack.errors import RefusedError, StoreError, UserError
 from loratrack.index import detail, search
 from loratrack.index.opened import open_tables
+from loratrack.index.runs import StoredRun
 from loratrack.registry import events
 from loratrack.store.place import database_file, tracking_uri
 
@@ -58,6 +59,11 @@ def found(text: str | None, **more: object) -> list[str]:
         answer = search.search(tables, filter_text=text, limit=100, **more)  # type: ignore[arg-type]
     assert answer.total == len(answer.runs)
     return [run.summary.exp_id for run in answer.runs]
+
+
+def runs_of(text: str, **more: object) -> Sequence[StoredRun]:
+    with open_tables() as tables:
+        return search.search(tables, filter_text=text, limit=100, **more).runs  # type: ignore[arg-type]
 
 
 def test_expressions_find_the_same_in_every_store(any_store_of_runs: str) -> None:
@@ -153,7 +159,8 @@ def test_a_beginning_of_several_ids_is_refused(client: MlflowClient) -> None:
             "  avg_f1>0 and model.lora.rnk>8\n"
             "               ^^^^^^^^^^^^^^",
         ),
-        ("rank>8", "no run has 'rank'; did you mean 'model.lora.rank'?\n  rank>8\n  ^^^^"),
+        ("rnak>8", "no run has 'rnak'; did you mean 'model.lora.rank'?\n  rnak>8\n  ^^^^"),
+        ("exp_id=a and \udcff=1", "must be text in UTF-8\n  exp_id=a and  =1\n               ^"),
         ("项目=1 or avg_f2>0", "no run has '项目'\n  项目=1 or avg_f2>0\n  ^^^^"),
         (
             "metrics.avg_f2>0",
@@ -172,8 +179,31 @@ def test_a_name_that_no_run_has_is_shown_with_one_like_it(
 def test_names_to_sort_by_and_to_show_must_be_known_too(store_of_runs: str) -> None:
     with pytest.raises(UserError, match=r"^--sort-by: no run has 'avg_f'; did you mean 'avg_f1'\?$"):
         found(None, sort_by="avg_f")
-    with pytest.raises(UserError, match=r"^--columns: no run has 'lr'; did you mean 'train.lr'\?$"):
-        found(None, columns=["exp_id", "lr"])
+    with pytest.raises(UserError, match=r"^--columns: no run has 'lrr'; did you mean 'train.lr'\?$"):
+        found(None, columns=["exp_id", "lrr"])
+    for more in ({"sort_by": "\udcff"}, {"columns": ["\udcff"]}):
+        with pytest.raises(UserError, match="no run has "):
+            found(None, **more)
+    with open_tables() as tables, pytest.raises(RefusedError, match="no such run"):
+        detail.find(tables, "\udcff")
+
+
+def test_headings_of_a_table_are_names(store_of_runs: str) -> None:
+    assert found("rank>8 and threads=null") == found("model.lora.rank>8")
+    assert found(None, sort_by="rank") == found(None, sort_by="model.lora.rank")
+    assert found("registered=2") == found("version=2") == ["exp_v4"]
+    [run_id] = [run.summary.run_id for run in runs_of("alias=champion")]
+    assert found(f"run={run_id}") == ["exp_v4"]
+    [run] = runs_of("alias=champion", columns=["rank", "run"])
+    assert (run.values("rank"), run.values("run")) == (("16",), (run_id,))
+
+
+def test_a_heading_that_may_be_two_settings_is_told(client: MlflowClient) -> None:
+    run_id = client.create_run("0", tags={"exp_id": "a"}).info.run_id
+    for setting in ("model.lora.dropout", "model.dropout"):
+        client.log_param(run_id, setting, "0.1")
+    with pytest.raises(UserError, match="several settings are called 'dropout': model"):
+        found("dropout>0")
 
 
 def test_metrics_of_every_run_are_no_mistake_before_there_is_one(store_of_runs: str) -> None:

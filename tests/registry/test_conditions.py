@@ -66,3 +66,39 @@ def test_what_is_no_condition_is_refused(condition: str) -> None:
 def test_a_metric_that_the_champion_lacks_is_reported() -> None:
     with pytest.raises(UserError, match=r"--if: the champion has no metric 'intent_f1'"):
         judge("intent_f1 better than champion", CANDIDATE, {"best_avg_f1": 0.9})
+
+
+@pytest.mark.parametrize("number", ["0,005", "0.5%", "1.2.3", ".", "-0.1", "nan", "inf", "x", ""])
+def test_what_stands_behind_by_is_a_number(number: str) -> None:
+    text = f"intent_f1>0.5 and avg_f1 better  than champion by {number}".rstrip()
+    with pytest.raises(UserError) as fault:
+        judge(text, CANDIDATE, CHAMPION)
+    got = repr(number) if number else "nothing"
+    marks = " " * text.index(number, 50) + "^" * max(1, len(number)) if number else " " * len(text) + "^"
+    assert str(fault.value).splitlines() == [
+        f"behind `by` must be a number from 0 on, such as 0.005, got {got}",
+        f"  {text}",
+        f"  {marks}",
+    ]
+
+
+def test_a_fault_shows_what_was_typed() -> None:
+    with pytest.raises(UserError) as fault:
+        judge("avg_f1 better than champion by 0.1 avg_f1>0.5", CANDIDATE, CHAMPION)
+    assert str(fault.value).splitlines() == [
+        "must be `and`, `or` or the end, got 'avg_f1'",
+        "  avg_f1 better than champion by 0.1 avg_f1>0.5",
+        f"  {' ' * 35}^^^^^^",
+    ]
+    with pytest.raises(UserError) as fault:
+        judge("avg_f1 > better than champion", CANDIDATE, CHAMPION)
+    assert str(fault.value).splitlines() == [
+        "after > must be a value, got 'better'",
+        "  avg_f1 > better than champion",
+        f"  {' ' * 9}^^^^^^",
+    ]
+
+
+def test_a_value_that_is_written_like_our_own_mark_is_no_margin() -> None:
+    with pytest.raises(UserError, match=r"must be like avg_f1>=0\.93"):
+        judge("avg_f1 =x", CANDIDATE, CHAMPION)

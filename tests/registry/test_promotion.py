@@ -237,6 +237,22 @@ def test_killed_after_the_alias_the_move_is_made(registry: MlflowClient) -> None
     assert promotion.drift(MODEL) == []
 
 
+@pytest.mark.parametrize("step", ["delete_registered_model_alias", "set_terminated"])
+def test_killed_after_the_alias_the_history_has_the_move_and_no_other(
+    registry: MlflowClient, step: str
+) -> None:
+    promotion.promote(MODEL, 1, expected=None, gate=fit)
+    promotion.promote(MODEL, 2, "challenger", expected=None, gate=fit)
+    promote_and_be_killed_before(step)
+    assert moves() == [("promote", None, 1), ("promote", None, 2), ("promote", 1, 2)]
+    assert {drift.kind for drift in promotion.drift(MODEL)} <= {"unfinished", "stage"}
+    told = promotion.history(MODEL)
+    promotion.reconcile(MODEL)
+    assert [event.run_id for event in promotion.history(MODEL)[:3]] == [event.run_id for event in told]
+    assert promotion.aliases(MODEL) == {CHAMPION: 2, "previous-champion": 1}
+    assert promotion.drift(MODEL) == []
+
+
 def test_another_machine_is_not_declared_dead(
     registry: MlflowClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:

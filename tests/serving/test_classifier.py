@@ -13,10 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from loratrack.config import load
 from loratrack.data import encode_texts
 from loratrack.errors import DataError, UserError
 from loratrack.model.bundle import MEMBER
 from loratrack.serving.classifier import Classifier, Prediction, Predictions, check_reload
+from loratrack.training import session
+from loratrack.training.log import ListLog
 
 TEXTS = ["calm take note", "loud leave", "mild the the the the take day", "客 户", "calm"]
 
@@ -57,6 +60,19 @@ def test_a_text_longer_than_the_base_has_positions_is_cut(untrained: Path) -> No
     texts = ["calm take note the of day", "calm take note the loud leave loud"]
     first, second = classifier(texts)
     assert first == second
+
+
+def test_a_model_that_reads_the_last_token_comes_back(sample: Any, tmp_path: Path) -> None:
+    config = load(sample.config, ["model.pooling=last"])
+    prepared = session.set_up(config, lambda text: None)
+    member = session.enter(prepared, config, ListLog(), tmp_path)
+    member.end_epoch({"avg_f1": 0.5, "validation/loss": 1.0, **dict.fromkeys(config.metric_names, 0.5)}, 1)
+    outcome = session.conclude(prepared, member)
+    session.write(prepared, member, outcome, tmp_path / "bundle")
+    check_reload(tmp_path / "bundle", prepared.base.sha256, outcome.probe, outcome.probe.logits)
+    classifier = Classifier(tmp_path / "bundle")
+    one, other = classifier(["calm take note", "loud take note"])
+    assert one["risk"].probability != other["risk"].probability
 
 
 def test_threads_do_not_disturb_each_other(classifier: Classifier) -> None:

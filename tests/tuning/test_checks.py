@@ -207,3 +207,11 @@ def test_the_frozen_copy_of_a_sweep_is_the_same_sweep(tmp_path: Path, sweep_conf
     config = sweep_config()
     files.save(config, tmp_path / "copy.yaml")
     assert load_sweep(tmp_path / "copy.yaml") == config
+
+
+def test_a_grid_ends(problems: Callable[..., list[str]]) -> None:
+    space = {"train.seed": {"int": [0, 99_999]}, "train.epochs": {"choice": [1, 2]}}
+    assert problems(space, sampler="grid") == [
+        "sweep.space: a grid has at most 100,000 points, got 200,000; list fewer values,"
+        " or take sampler: random"
+    ]

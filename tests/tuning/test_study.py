@@ -107,6 +107,23 @@ def test_the_same_sweep_may_have_more_trials(sweep_config: Configs, new_search: 
     assert new_search(more).num_wanted() == 2
 
 
+def test_another_sampler_or_pruner_is_told(sweep_config: Configs, new_search: Opens) -> None:
+    notices: list[str] = []
+    begun = new_search(sweep_config(), notices)
+    trial = begun.next()
+    assert trial is not None
+    begun.complete(trial, [0.5])
+    new_search(sweep_config(trials=9), notices)
+    assert notices == []
+    new_search(sweep_config(sampler="random", pruner="none"), notices)
+    assert notices == [
+        "sweep.sampler was tpe, is random from here on; the 1 trials so far stay",
+        "sweep.pruner was hyperband, is none from here on; the 1 trials so far stay",
+    ]
+    new_search(sweep_config(sampler="random", pruner="none"), notices)
+    assert len(notices) == 2
+
+
 def test_a_trial_that_cannot_be_is_its_own_failure(sweep_config: Configs, new_search: Opens) -> None:
     varied = {"train.batch_size": {"choice": ["8", "16"]}, "train.micro_batch_size": {"choice": ["8", "16"]}}
     notices: list[str] = []

@@ -70,6 +70,17 @@ class Base:
     origin_note: str = ""
     """For a person: what was done to make a base of it."""
 
+    @property
+    def loadable_name(self) -> str:
+        """What `from_pretrained` of transformers and PEFT takes."""
+        match self.origin:
+            case "hub":
+                return self.name
+            case "built-in":
+                return BUILT_IN_ON_HUB
+            case "local" | "run":
+                return str(self.folder)
+
 
 def resolve(arch: str, *, trust: Trust = False) -> Base:
     """The base that a config calls `arch`, whole and safe to load, in a local folder.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import logging
 import os
 import signal
 import sys
@@ -27,6 +28,7 @@ from loratrack.cli import (
     sweep,
     sync,
 )
+from loratrack.cli.screen import Complaints, Parser, complain
 from loratrack.errors import RefusedError, UserError
 from loratrack.store.place import database_file, store_name, tracking_uri
 
@@ -56,16 +58,17 @@ INTERRUPTED = 128 + signal.SIGINT
 
 def main(words: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(words)
+    logging.lastResort = Complaints(logging.WARNING)
     command: Callable[[argparse.Namespace], int] = arguments.command
     if not sys.stderr.isatty():  # MLflow's bar would write a line for each file
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     elif database_file(tracking_uri()) is None and command.__module__ != cache.__name__:
         # MLflow's client takes more than a second to load before it asks anything
-        print(f"asking {store_name()} …", file=sys.stderr)  # noqa: T201
+        complain(f"asking {store_name()} …")
     try:
         return command(arguments)
     except UserError as error:
-        print(f"loratrack: {error}", file=sys.stderr)  # noqa: T201  the one place where faults are shown
+        complain(f"loratrack: {error}")
         return REFUSED if isinstance(error, RefusedError) else USER_ERROR
     except OSError as error:
         if error.errno not in OF_THE_MACHINE:
@@ -75,15 +78,15 @@ def main(words: Sequence[str] | None = None) -> int:
         remedy = (
             "free some space" if error.errno in NO_SPACE else "mend its rights, or work in another folder"
         )
-        print(f"loratrack: {place}must be readable and writable, got {reason!r}; {remedy}", file=sys.stderr)  # noqa: T201
+        complain(f"loratrack: {place}must be readable and writable, got {reason!r}; {remedy}")
         return USER_ERROR
     except KeyboardInterrupt:
-        print("loratrack: interrupted", file=sys.stderr)  # noqa: T201
+        complain("loratrack: interrupted")
         return INTERRUPTED
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="loratrack", description="Fine-tune many LoRA models and lose none.")
+    top = Parser(prog="loratrack", description="Fine-tune many LoRA models and lose none.")
     top.add_argument("--version", action="version", version=f"loratrack {__version__}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in COMMANDS:

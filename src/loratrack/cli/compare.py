@@ -18,15 +18,16 @@ EXPR is made of comparisons, joined by and, or, not and parentheses:
   loratrack compare --filter "alias=champion or stage=Staging" --diff
 
 names      run_id exp_id name status experiment started ended duration; model version stage alias of the
-           registry; any tag (task_type, project, device, …), setting (model.lora.rank), metric (avg_f1).
+           registry; any tag (task_type, project, device, …), setting (model.lora.rank, or rank as the
+           table says), metric (avg_f1).
            tags.X, params.X and metrics.X say which, where names are alike
 metrics    the value at the best epoch, so far the best of a run without one; avg_f1 of a run with one
            task is its f1; best_…, test_… as logged
 operators  =  !=  <  <=  >  >=  ~ (contains)  !~; numbers by value, texts in any case
 values     a word, or in quotes ("one two"); null means that the run has none (alias!=null: has an alias)
 task_type  double_cls and multi_cls each find both
-moments    started, ended: 2026-11-01, 2026-11-01T14:30, or so long ago: 90s 30m 2h 7d 4w, so
-           started>7d is later than 7 days ago, started<7d is before that
+moments    started, ended: 2026-11-01, 2026-11-01T14:30, which last a day and a minute, or so long
+           ago: 90s 30m 2h 7d 4w, so started>7d is later than 7 days ago, started<7d is before that
 duration   90s 30m 2h: duration>2h took more than two hours
 
 Runs are the trainings that LoRATrack made and nobody deleted, without the sweeps and chains around them;

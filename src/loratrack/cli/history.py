@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 
 from rich.table import Table
 
@@ -43,5 +44,5 @@ def command(arguments: argparse.Namespace) -> int:
     for text in content["drift"]:
         screen.print(f"drift: {text}")
     if content["drift"]:
-        screen.print(f"repair it: loratrack registry reconcile {arguments.model}")
+        screen.print(f"repair it: loratrack registry reconcile {shlex.quote(arguments.model)}")
     return 0 if content["moves"] else NO_MOVES

@@ -1,13 +1,24 @@
-"""What is printed is printed as it is: no text of a user or a file is read as markup, emoji or colour."""
+"""The one door to the terminal: what goes through it is text, never markup, an emoji or an escape sequence.
+
+Names, reasons and file contents come from anywhere. Each of their control characters becomes a space on the
+screen, and an escape in JSON; so does a mark that turns the direction of writing.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
+
+from loratrack.errors import printable_lines
 
 if TYPE_CHECKING:
     from loratrack.views.columns import Column
@@ -16,13 +27,53 @@ CELL_GAP = 3
 """What the frame of a table takes beside each column."""
 
 
-def console(*, beside_the_answers: bool = False) -> Console:
+class Screen(Console):
+    """A console of rich that takes no part of a text as its own language or the terminal's."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        options |= {"markup": False, "emoji": False, "highlight": False}
+        return super().render_str(printable_lines(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            # rich's own codes, as of a progress bar, come as `control`, and colours as a style
+            is_text = not segment.control
+            yield Segment(printable_lines(segment.text), segment.style) if is_text else segment
+
+
+def console(*, beside_the_answers: bool = False) -> Screen:
     """The screen; or the error stream, for what must not mix with answers that are piped on."""
-    return Console(stderr=beside_the_answers, soft_wrap=True, markup=False, emoji=False, highlight=False)
+    return Screen(stderr=beside_the_answers, soft_wrap=True, markup=False, emoji=False, highlight=False)
 
 
 def print_json(content: object) -> None:
-    console().out(json.dumps(content, ensure_ascii=False, indent=1))
+    lines = json.dumps(content, ensure_ascii=False, indent=1).split("\n")
+    console().out("\n".join("".join(map(_json_letter, line)) for line in lines))
+
+
+def _json_letter(letter: str) -> str:
+    """Letters that a terminal would obey are escaped, as JSON may write any letter."""
+    return letter if letter.isprintable() else json.dumps(letter)[1:-1]
+
+
+def complain(text: str) -> None:
+    """A message on the error stream; no line of it is broken."""
+    sys.stderr.write(f"{printable_lines(text)}\n")
+    sys.stderr.flush()
+
+
+class Complaints(logging.Handler):
+    """Warnings on the error stream, ours and those of libraries that set up no logging of their own."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        complain(record.getMessage())
+
+
+class Parser(argparse.ArgumentParser):
+    """Words that it does not know are shown in its message, as text."""
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        super().exit(status, None if message is None else printable_lines(message))
 
 
 def fitted_table(columns: Sequence[Column], screen: Console) -> tuple[Table, list[Column]]:

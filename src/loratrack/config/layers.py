@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -12,8 +13,8 @@ from typing import Any
 
 import yaml
 
-from loratrack.config.schema import LORA_ALIASES
-from loratrack.config.yaml_text import problem_of, value_of
+from loratrack.config.schema import LORA_ALIASES, path_problem
+from loratrack.config.yaml_text import MAX_DEPTH, problem_of, value_of
 from loratrack.errors import ConfigError, did_you_mean
 from loratrack.places import PROJECT_FILE
 
@@ -22,7 +23,11 @@ Settings = dict[str, Any]
 FROZEN_MARK = "# the frozen settings of one run, all parents merged in"
 """First line of a frozen copy: its parents are not read again, its paths start at the project's root."""
 
+MAX_FILE_BYTES = 10_000_000
 PROJECTS = "projects"
+SPACE = ("sweep", "space")
+SPACE_KINDS = {"choice", "log", "uniform", "int", "of", "simplex"}
+SPACE_PARTS = {*SPACE_KINDS, "times", "when"}
 PATH_SETTINGS = {
     "data": ("raw_data_path", "validation_path", "test_path", "global_label_map"),
     "model": ("arch",),
@@ -88,13 +93,14 @@ def merged(layers: Sequence[Layer]) -> Settings:
     return reduce(merge, (layer.settings for layer in layers), {})
 
 
-def merge(parent: Settings, child: Settings) -> Settings:
-    """Mappings merge, everything else is replaced."""
+def merge(parent: Settings, child: Settings, path: tuple[object, ...] = ()) -> Settings:
+    """Mappings merge, everything else is replaced; so is a space, by one that says of which kind it is."""
     result = dict(parent)
     for key, value in child.items():
         below = result.get(key)
         if isinstance(below, dict) and isinstance(value, dict):
-            value = merge(below, value)
+            is_new_space = path == SPACE and not SPACE_KINDS.isdisjoint(value)
+            value = value if is_new_space else merge(below, value, (*path, key))
         result[key] = value
     return result
 
@@ -126,6 +132,13 @@ def with_paths(settings: Settings, change: Callable[[str], str]) -> Settings:
 
 def _text(file: Path) -> str:
     try:
+        status = file.stat()
+        if stat.S_ISREG(status.st_mode) and status.st_size > MAX_FILE_BYTES:
+            raise ConfigError(
+                f"{file}: must be a config of at most {MAX_FILE_BYTES:,} bytes, got {status.st_size:,}"
+            )
+        if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # it may never end
+            raise ConfigError(f"{file}: must be a regular file, got a pipe or a device")
         return file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         if not file.parent.is_dir():
@@ -140,6 +153,8 @@ def _text(file: Path) -> str:
         ) from None
     except OSError as error:
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
+    except ValueError as error:  # a NUL byte in its name
+        raise ConfigError(f"{str(file)!r}: cannot be read: {error}") from None
 
 
 def _parent_file(name: object, child: Path, source: str) -> Path | None:
@@ -148,6 +163,8 @@ def _parent_file(name: object, child: Path, source: str) -> Path | None:
         return None
     if not isinstance(name, str):
         raise ConfigError(f"{source}: base_config must name one file, got {name!r}")
+    if problem := path_problem(name):
+        raise ConfigError(f"{source}: base_config {problem}")
     candidates = [child.parent / name]
     # The nearest `projects/` that the child lies in, or that stands beside the MLproject above it;
     # for a file outside of any project, the one of the current folder.
@@ -165,6 +182,11 @@ def _parent_file(name: object, child: Path, source: str) -> Path | None:
 def _override(text: str) -> Layer:
     key, equals, value = (part.strip() for part in text.partition("="))
     names = key.split(".")
+    if tuple(names[:2]) == SPACE and len(names) > 2:  # what is varied has dots in its name
+        parts = [names.pop()] if names[-1] in SPACE_PARTS and len(names) > 3 else []
+        names = [*SPACE, ".".join(names[2:]), *parts]
+    if len(names) > MAX_DEPTH:
+        raise ConfigError(f"--set: must be a key of at most {MAX_DEPTH} parts, got {len(names)}")
     if not equals or not all(names):
         raise ConfigError(f"--set: must be key.path=value, got {text!r}; example: --set train.epochs=2")
     if names[0] == "base_config":

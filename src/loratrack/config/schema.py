@@ -21,7 +21,6 @@ from pydantic import (
     Field,
     NonNegativeFloat,
     PositiveFloat,
-    PositiveInt,
     Tag,
     field_validator,
     model_validator,
@@ -31,6 +30,12 @@ from loratrack.errors import counted
 
 SINGLE_TASK = "label"
 """The name of the only task of a `single_cls` run, and its default column."""
+
+MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4000
+"""What file systems take, with some room for what is put before a path."""
+MAX_REGISTERED_BYTES = 200
+MAX_TASK_CHARACTERS = 60
+"""Pictures are named after tasks: `confusion_NAME.png`."""
 
 YES, NO = {"true", "yes", "on"}, {"false", "no", "off"}
 
@@ -67,6 +72,8 @@ def _task_name(name: str) -> str:
     """Task names become names of metrics, files and parameters."""
     if not re.fullmatch(r"\w[\w-]*", name):
         raise ValueError(f"a task's name must be letters, digits, `_` and `-`, got {name!r}")
+    if len(name) > MAX_TASK_CHARACTERS:
+        raise ValueError(f"a task's name must have at most {MAX_TASK_CHARACTERS} characters, got {len(name)}")
     if name == "avg" or name.startswith(("best_", "test_")):
         raise ValueError(f"a task's name must leave avg, best_… and test_… to the metrics, got {name!r}")
     if name == "loss":
@@ -75,8 +82,41 @@ def _task_name(name: str) -> str:
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+def path_problem(path: str) -> str | None:
+    """What no file system takes: a part of more than 255 bytes, or a NUL."""
+    longest = max(path.split("/"), key=lambda part: len(part.encode()))
+    num_bytes = len(longest.encode())
+    if num_bytes > MAX_NAME_BYTES:
+        return f"must have names of at most {MAX_NAME_BYTES} bytes, got {num_bytes}: {longest:.40}…"
+    if len(path.encode()) > MAX_PATH_BYTES:
+        return f"must be a path of at most {MAX_PATH_BYTES} bytes, got {len(path.encode())}"
+    return f"must be a path without NUL, got {path!r}" if "\0" in path else None
+
+
+def _path(path: str) -> str:
+    if problem := path_problem(path):
+        raise ValueError(problem)
+    return path
+
+
+def registry_problem(name: str) -> str | None:
+    """Why the model registry, or the folder of its files, could not take this name."""
+    if not name or name in (".", "..") or set(name) & set("/:") or not name.isprintable():
+        return f"must be a name of printable characters without `/` and `:`, got {name!r}"
+    if len(name.encode()) > MAX_REGISTERED_BYTES:
+        return f"must be a name of at most {MAX_REGISTERED_BYTES} bytes, got {len(name.encode())}"
+    return None
+
+
 Share = Annotated[float, Field(ge=0, lt=1)]
 NotEmpty = Annotated[str, Field(min_length=1)]
+FilePath = Annotated[str, Field(min_length=1), AfterValidator(_path)]
+Size = Annotated[int, Field(gt=0, le=1_000_000)]
+"""Of a batch, in epochs or steps: no machine holds or trains more."""
+Factor = Annotated[float, Field(gt=0, le=1_000_000)]
+Weight = Annotated[float, Field(ge=0, le=1_000_000)]
 TaskType = Literal["single_cls", "double_cls", "multi_cls"]
 TaskName = Annotated[str, AfterValidator(_task_name)]
 
@@ -99,8 +139,7 @@ TargetModules = Annotated[
     _one_shape_of("must be a list of module names, `auto` or `all-linear`", "auto", "all-linear"),
 ]
 LossWeight = Annotated[
-    Annotated[tuple[NonNegativeFloat, ...], Tag("<list>")]
-    | Annotated[dict[str, NonNegativeFloat], Tag("<mapping>")],
+    Annotated[tuple[Weight, ...], Tag("<list>")] | Annotated[dict[str, Weight], Tag("<mapping>")],
     _one_shape_of("must be a list of weights in the order of the tasks, or a mapping of tasks to weights"),
 ]
 
@@ -110,19 +149,19 @@ class Section(BaseModel):
 
 
 class Data(Section):
-    raw_data_path: NotEmpty
-    validation_path: NotEmpty | None = None
+    raw_data_path: FilePath
+    validation_path: FilePath | None = None
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the raw data that is split off when `validation_path` names no file."""
     split_seed: Seed = 0
     """Which rows are split off; `train.seed` does not move them."""
-    test_path: NotEmpty | None = None
-    global_label_map: NotEmpty | None = None
+    test_path: FilePath | None = None
+    global_label_map: FilePath | None = None
     label_columns: dict[str, NotEmpty] = {}
     text_column: Columns = "text"
     label_subset: LabelSubset | None = None
     unknown_label: Literal["error", "drop"] = "error"
-    max_len: Annotated[int, Field(ge=4)] = 128
+    max_len: Annotated[int, Field(ge=4, le=1_000_000)] = 128
     """Tokens of one example at most, special tokens counted."""
     data_process_version: str = "v1"
 
@@ -135,8 +174,8 @@ class Data(Section):
 
 
 class Lora(Section):
-    rank: PositiveInt = Field(default=16, validation_alias=AliasChoices("rank", "r"))
-    alpha: PositiveFloat = Field(default=32, validation_alias=AliasChoices("alpha", "lora_alpha"))
+    rank: Annotated[int, Field(gt=0, le=8192)] = Field(default=16, validation_alias=AliasChoices("rank", "r"))
+    alpha: Factor = Field(default=32, validation_alias=AliasChoices("alpha", "lora_alpha"))
     dropout: Share = Field(default=0.05, validation_alias=AliasChoices("dropout", "lora_dropout"))
     target_modules: TargetModules = "auto"
     allow_partial: bool = False
@@ -152,37 +191,37 @@ LORA_ALIASES = {
 
 
 class Model(Section):
-    arch: NotEmpty = "minilm"
+    arch: FilePath = "minilm"
     """`minilm` (the built-in), a hub name, a local folder, or a network trained here: models:/NAME@ALIAS,
     models:/NAME/N or runs:/ID."""
     use_lora: bool = True
     trust_remote_code: bool = False
-    pooling: Literal["cls", "mean"] = "cls"
+    pooling: Literal["cls", "mean", "last"] = "cls"
     lora: Lora = Lora()
 
 
 class Train(Section):
-    batch_size: PositiveInt = 32
-    micro_batch_size: PositiveInt | None = None
+    batch_size: Size = 32
+    micro_batch_size: Size | None = None
     """Examples in one forward pass; the gradients of a batch are summed over its micro-batches."""
     lr: PositiveFloat = 2e-5
-    epochs: PositiveInt = 3
+    epochs: Size = 3
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup_share: Share = 0.06
     weight_decay: NonNegativeFloat = 0.01
-    max_grad_norm: PositiveFloat | None = 1.0
+    max_grad_norm: Factor | None = 1.0
     loss_weight: LossWeight | None = None
     save_strategy: str = "best_avg_f1"
     """`last`, or `best_<metric>`; with one task `avg_f1` is its `f1`."""
-    early_stopping_epochs: PositiveInt | None = None
+    early_stopping_epochs: Size | None = None
     """Stop after this many epochs without a better `save_strategy` metric."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     layout: Literal["auto", "packed", "padded"] = "auto"
     """How sequences lie in a step; `auto` measures both once at the start, or packs on a GPU in bf16."""
     gradient_checkpointing: bool = False
-    log_steps: PositiveInt = 10
+    log_steps: Size = 10
     """Read the loss back, check it and show it every so many steps."""
-    threads: PositiveInt | None = None
+    threads: Annotated[int, Field(gt=0, le=1024)] | None = None
     """CPU threads of torch; null: torch's own number, or 1 where that is clearly faster."""
     seed: Seed = 42
 
@@ -221,8 +260,8 @@ class RunConfig(Section):
     @field_validator("project")
     @classmethod
     def _project_can_name_a_registered_model(cls, name: str | None) -> str | None:
-        if name is not None and set(name) & set("/:"):
-            raise ValueError(f"must be a name without `/` and `:`, got {name!r}")
+        if name is not None and (problem := registry_problem(name)):
+            raise ValueError(problem)
         return name
 
     @field_validator("register_as", mode="before")
@@ -230,9 +269,11 @@ class RunConfig(Section):
     def _register_is_a_name_or_a_truth(cls, value: object) -> object:
         if isinstance(value, str) and value.lower() in YES | NO:
             return value.lower() in YES
-        if isinstance(value, bool) or (isinstance(value, str) and value and not set(value) & set("/:")):
-            return value
-        raise ValueError(f"must be a name without `/` and `:`, true or false, got {value!r}")
+        if not isinstance(value, bool | str):
+            raise ValueError(f"must be a name, true or false, got {value!r}")
+        if isinstance(value, str) and (problem := registry_problem(value)):
+            raise ValueError(problem)
+        return value
 
     @property
     def tasks(self) -> tuple[str, ...]:

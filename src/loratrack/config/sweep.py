@@ -12,9 +12,6 @@ from pydantic import (
     AfterValidator,
     Discriminator,
     Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
     Tag,
     ValidationError,
     field_validator,
@@ -24,7 +21,7 @@ from pydantic import (
 from loratrack.config.files import plain
 from loratrack.config.layers import Settings, merged, read_layers, with_paths
 from loratrack.config.problems import problems_of
-from loratrack.config.schema import LORA_ALIASES, NotEmpty, RunConfig, Section
+from loratrack.config.schema import LORA_ALIASES, Factor, NotEmpty, RunConfig, Section, Size
 from loratrack.errors import ConfigError, problems_message
 
 KINDS = (
@@ -97,7 +94,7 @@ class Times(Varied):
     """A multiple of another setting, as alpha is of the rank."""
 
     of: NotEmpty
-    times: PositiveFloat | Annotated[tuple[PositiveFloat, ...], Field(min_length=1)]
+    times: Factor | Annotated[tuple[Factor, ...], Field(min_length=1)]
 
 
 class Simplex(Varied):
@@ -133,9 +130,9 @@ Direction = Literal["maximize", "minimize"]
 
 class Sweep(Section):
     name: str
-    trials: PositiveInt | None = None
+    trials: Size | None = None
     """Trials in all, over all processes and continuations; null: no limit but `max_hours`."""
-    max_hours: PositiveFloat | None = None
+    max_hours: Factor | None = None
     """After this time a process starts no more trials; those in training go on to their end."""
     metric: NotEmpty | tuple[NotEmpty, ...] = "avg_f1"
     """Of the validation set, at the epoch that the trial keeps. Several: several objectives."""
@@ -144,21 +141,21 @@ class Sweep(Section):
     sampler: Literal["tpe", "random", "grid", "nsga2", "cmaes"] = "tpe"
     pruner: Literal["auto", "hyperband", "asha", "median", "none"] = "auto"
     """`auto`: hyperband, and none with several objectives, which Optuna cannot prune by."""
-    min_epochs: PositiveInt = 1
+    min_epochs: Size = 1
     """No trial is pruned before it has trained this many epochs."""
-    parallel: Literal["auto"] | PositiveInt = "auto"
+    parallel: Literal["auto"] | Annotated[int, Field(gt=0, le=1024)] = "auto"
     """Trials that train at once on one base; `auto` measures the speed, within the memory that is free."""
     keep: Literal["all", "finished", "best"] = "finished"
     """Which trials keep weights: `all`; `finished` (not pruned); `best` (best so far when they ended)."""
     register_best: bool = Field(True, alias="register")
     """Make the best trial a version of the registered model that the config names."""
-    retrain_best: NonNegativeInt = 0
+    retrain_best: Annotated[int, Field(ge=0, le=1024)] = 0
     """Retrain the best trial with this many other seeds: the best of many is partly luck."""
     storage: NotEmpty | None = None
     """Where Optuna keeps the study; null: optuna.db beside the runs. Any URL of SQLAlchemy."""
-    heartbeat_seconds: PositiveInt = 20
+    heartbeat_seconds: Annotated[int, Field(gt=0, le=86_400)] = 20
     """A process that misses three heartbeats counts as dead, and its trials are started again."""
-    seed: NonNegativeInt = 42
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     space: Annotated[dict[NotEmpty, Space], Field(min_length=1)]
 
     @property

@@ -6,6 +6,12 @@ from typing import Any
 
 import yaml
 
+from loratrack.errors import is_text
+
+MAX_DEPTH = 50
+"""Mappings and lists inside one another; a config needs five."""
+MAX_VALUES = 100_000
+"""Keys and values, an alias counted as all that it stands for; a list of 10,000 labels has 10,000."""
 NULL, MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
 
 
@@ -23,7 +29,45 @@ def problem_of(error: yaml.YAMLError) -> str:
 
 
 class _TextLoader(yaml.SafeLoader):
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+        self._sizes: dict[int, int] = {}
+        """Of each finished node, by its id: how many keys and values it holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self._depth += 1
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        if self._depth > MAX_DEPTH:
+            raise yaml.composer.ComposerError(
+                problem=f"more than {MAX_DEPTH} values inside one another", problem_mark=mark
+            )
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        if isinstance(node, yaml.ScalarNode):
+            self._sizes[id(node)] = 1
+            if not is_text(node.value):
+                raise yaml.composer.ComposerError(
+                    problem="half of a character (a lone surrogate escape)", problem_mark=mark
+                )
+        elif isinstance(node, yaml.CollectionNode):
+            if node.end_mark is None:  # an alias of what it stands in
+                raise yaml.composer.ComposerError(problem="a value that holds itself", problem_mark=mark)
+            is_mapping = isinstance(node, yaml.MappingNode)
+            parts = [part for pair in node.value for part in pair] if is_mapping else node.value
+            self._sizes[id(node)] = size = 1 + sum(self._sizes[id(part)] for part in parts)
+            if size > MAX_VALUES:
+                raise yaml.composer.ComposerError(
+                    problem=f"more than {MAX_VALUES:,} values, aliases counted as what they stand for",
+                    problem_mark=mark,
+                )
+        return node
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[object, object]:
+        if not isinstance(node, yaml.MappingNode):  # `!!map x`
+            raise yaml.constructor.ConstructorError(
+                problem=f"must be a mapping, got a {node.id}", problem_mark=node.start_mark
+            )
         keys: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != MERGE:

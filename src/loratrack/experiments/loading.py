@@ -12,7 +12,9 @@ from typing import TypeVar
 
 from loratrack import config as configs
 from loratrack.config import RunConfig
+from loratrack.config.schema import registry_problem
 from loratrack.config.sweep import SweepConfig, load_sweep
+from loratrack.errors import ConfigError
 
 AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
 
@@ -36,6 +38,10 @@ def with_project(config: AnyConfig, file: Path) -> AnyConfig:
     A frozen copy says both, wherever it is loaded from.
     """
     project = config.project or project_name(file)
+    if problem := registry_problem(project):
+        raise ConfigError(
+            f"{file}: project: {problem}, the name of its folder; say project: NAME, or rename the folder"
+        )
     name = project if config.register_as is True else config.register_as
     return config.model_copy(update={"project": project, "register_as": name})
 

@@ -222,12 +222,12 @@ class TrialRunner:
 
         metrics = dict(zip(search.sweep.metrics, values, strict=False))
         self._report(trial, state, metrics, epochs=len(member.history), reason=member.reason)
-        best = search.best()
+        num_done, best = search.num_done(), search.best()  # in this order: the best of so many, or of more
         if metrics and best is not None:
-            # trials do not end in the order of their numbers, and MLflow shows the value of the last step
-            self.parent.log_metrics(metrics, step=trial.number)
-            bests = zip(search.sweep.metrics, best.values, strict=True)
-            self.parent.log_metrics({f"best_{name}": value for name, value in bests}, step=search.num_done())
+            self.parent.log_metrics({f"trial/{name}": value for name, value in metrics.items()}, trial.number)
+            # MLflow's table shows the value of the last step: under its own name a metric is the best trial's
+            bests = dict(zip(search.sweep.metrics, best.values, strict=True))
+            self.parent.log_metrics(bests | {f"best_{name}": bests[name] for name in bests}, num_done)
 
     def _fail(self, trial: Trial, reason: str) -> None:
         """A trial that could not even begin."""

@@ -6,7 +6,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from loratrack.index.expression import Comparison, ExpressionError
 
@@ -21,10 +21,14 @@ TASK_TYPE = "task_type"
 SAME_TASK_TYPES = ("double_cls", "multi_cls")
 """A double_cls is a multi_cls with two tasks, so each name finds both."""
 NOTHING = ("null", "none")
+SECONDS_A_DAY = 86_400
 
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _LENGTH = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
-_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+_MOMENT = re.compile(
+    r"\d{4}-\d{2}-\d{2}(?P<hour>[T ]\d{2}(?P<minute>:\d{2}(?P<second>:\d{2}(?P<part>\.\d+)?)?)?"
+    r"(Z|[+-]\d{2}:\d{2})?)?"
+)
 _ORDERS: dict[str, Callable[[float, float], bool]] = {
     "=": operator.eq,
     "<": operator.lt,
@@ -109,14 +113,25 @@ def _span(comparison: Comparison, text: str, now: datetime) -> tuple[float, floa
     if length := _LENGTH.fullmatch(text_of_value):
         moment = now.timestamp() - _seconds(length)
         return moment, moment
+    form = _MOMENT.fullmatch(text_of_value)
     try:
-        begin = datetime.fromisoformat(text_of_value)
-        length_of_it = timedelta(days=1) if _DAY.fullmatch(text_of_value) else timedelta(minutes=1)
-        return begin.timestamp(), (begin + length_of_it).timestamp()
-    except (ValueError, OverflowError):
+        begin = datetime.fromisoformat(text_of_value) if form else None
+    except ValueError:
+        begin = None
+    if form is None or begin is None:
         raise _error(
-            comparison, text, "must be a date, such as 2026-11-01, or a time ago, such as 7d"
-        ) from None
+            comparison,
+            text,
+            "must be a date, such as 2026-11-01 or 2026-11-01T14:30, or a time ago, such as 7d",
+        )
+    # A moment lasts as long as it is exact: a day, an hour, a minute or a second.
+    units = {"part": "microseconds", "second": "seconds", "minute": "minutes", "hour": "hours"}
+    unit = next((unit for part, unit in units.items() if form[part]), "days")
+    try:
+        return begin.timestamp(), (begin + timedelta(**{unit: 1})).timestamp()
+    except (OverflowError, ValueError):  # at the ends of the calendar
+        utc = begin.replace(tzinfo=UTC).timestamp()
+        return utc, utc + SECONDS_A_DAY
 
 
 def _length(comparison: Comparison, text: str) -> float:

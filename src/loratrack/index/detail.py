@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-from loratrack.errors import RefusedError, UserError, did_you_mean
+from loratrack.errors import RefusedError, UserError, did_you_mean, is_text
 from loratrack.index.runs import ONLY_LATEST, RunSummary, StoredRun, in_full
 from loratrack.index.search import parents, summaries
 from loratrack.index.tables import Dataset, Tables
@@ -46,7 +46,8 @@ def find(tables: Tables, text: str) -> RunSummary:
 
     RefusedError when there is none, UserError when a prefix is that of several.
     """
-    runs = summaries(tables, "AND (r.run_uuid = :text OR r.name = :text OR x.value = :text)", text=text)
+    same = "AND (r.run_uuid = :text OR r.name = :text OR x.value = :text)"
+    runs = summaries(tables, same, text=text) if is_text(text) else []
     if runs:
         parent_ids = parents(tables) - {text}
         return next((summary for summary in runs if summary.run_id not in parent_ids), runs[0])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len
 
-from loratrack.errors import UserError
+from loratrack.errors import UserError, is_text, printable
 
 OPERATORS = ("=", "!=", "<", "<=", ">", ">=", "~", "!~")
 _JOINTS = ("and", "or", "not")
@@ -32,7 +32,7 @@ class ExpressionError(UserError):
     """What cannot be understood, with the text and a mark below the place."""
 
     def __init__(self, fault: str, text: str, start: int, end: int) -> None:
-        shown = "".join(letter if letter.isprintable() else " " for letter in text)
+        shown = printable(text)
         marks = "^" * max(1, cell_len(shown[start:end]))
         super().__init__(f"{fault}\n  {shown}\n  {' ' * cell_len(shown[:start])}{marks}")
 
@@ -72,9 +72,12 @@ class Or:
 Expression = Comparison | Not | And | Or
 
 
-def parse(text: str) -> Expression:
-    """The expression that `text` says; ExpressionError shows where it stops making sense."""
-    return _Parser(text).whole()
+def parse(text: str, typed: str | None = None) -> Expression:
+    """The expression that `text` says; ExpressionError shows where it stops making sense.
+
+    `typed`: what stands at the same places in the words of the user, where that is another text.
+    """
+    return _Parser(text, typed or text).whole()
 
 
 def comparisons(expression: Expression) -> Iterator[Comparison]:
@@ -118,8 +121,11 @@ class _Token:
 class _Parser:
     """One method for each rule: either := both (or both)*; both := single (and single)*."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    def __init__(self, text: str, typed: str) -> None:
+        self.text, self.typed = text, typed
+        if not is_text(text):
+            start = next(place for place, letter in enumerate(text) if not is_text(letter))
+            raise ExpressionError("must be text in UTF-8", typed, start, start + 1)
         self.tokens = list(self._read())
         self.depth = 0
 
@@ -133,9 +139,11 @@ class _Parser:
         for match in _TOKEN.finditer(self.text):
             token = _Token(str(match.lastgroup), match[0], match.start(), match.end())
             if token.kind == "open_quote":
-                raise ExpressionError("a quoted value must end with the same quote", self.text, *match.span())
+                raise ExpressionError(
+                    "a quoted value must end with the same quote", self.typed, *match.span()
+                )
             if token.kind == "operator" and token.text not in (*OPERATORS, "=="):
-                raise ExpressionError(f"must be one of {'  '.join(OPERATORS)}", self.text, *match.span())
+                raise ExpressionError(f"must be one of {'  '.join(OPERATORS)}", self.typed, *match.span())
             if token.kind != "space":
                 yield token
         yield _Token("end", "", len(self.text.rstrip()), len(self.text.rstrip()) + 1)
@@ -148,8 +156,11 @@ class _Parser:
         return self.tokens.pop(0)
 
     def _error(self, fault: str) -> ExpressionError:
-        got = f"got {self._next.text!r}" if self._next.text else "got nothing"
-        return ExpressionError(f"{fault}, {got}", self.text, self._next.start, self._next.end)
+        start, end = self._next.start, self._next.end
+        if self.typed[start:end] != self.text[start:end]:  # the first of the words that stand there
+            end = start + len(self.typed[start:].split(maxsplit=1)[0])
+        got = f"got {self.typed[start:end]!r}" if self._next.text else "got nothing"
+        return ExpressionError(f"{fault}, {got}", self.typed, start, end)
 
     def _either(self) -> Expression:
         parts = [self._both()]

@@ -14,6 +14,8 @@ NO_STAGE = "None"
 ATTRIBUTES = ("run_id", "exp_id", "name", "status", "experiment", *MOMENTS, *LENGTHS)
 REGISTERED = ("model", "version", "stage", "alias")
 KINDS = ("tags", "params", "metrics")
+HEADINGS = {"run": "run_id", "registered": "version"}
+"""What a table calls them; it calls a setting by the last part of its name, as long as that is clear."""
 ONLY_LATEST = ("best_", "test_")
 """Metrics with these beginnings are logged once."""
 
@@ -111,6 +113,7 @@ class StoredRun:
 
     def values(self, name: str) -> tuple[Value, ...]:
         """What the run has under `name`, as an expression knows it."""
+        name = HEADINGS.get(name, name)
         if name in ATTRIBUTES:
             return self.summary.values(name)
         if name in REGISTERED:
@@ -121,7 +124,8 @@ class StoredRun:
             value = self.best(key) if kind == "metrics" else getattr(self, kind).get(key)
             if value is not None:
                 return (value,)
-        return ()
+        full = ending_in(name, self.params)
+        return (self.params[full[0]],) if len(full) == 1 else ()
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -167,6 +171,11 @@ def versions_by_run(tables: Tables, run_ids: Sequence[str] | None = None) -> dic
         version = Version(model, int(number), shown_stage, tuple(aliases.get((model, int(number)), ())))
         found.setdefault(run_id, []).append(version)
     return {run_id: tuple(versions) for run_id, versions in found.items()}
+
+
+def ending_in(heading: str, settings: Iterable[str]) -> list[str]:
+    """The settings that a table may call so: `rank` is `model.lora.rank`."""
+    return [name for name in settings if name.endswith(f".{heading}")]
 
 
 def names_of(metric: str) -> tuple[str, ...]:

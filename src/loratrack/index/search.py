@@ -11,16 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from loratrack.errors import UserError, closest
+from loratrack.errors import UserError, closest, is_text
 from loratrack.index.comparisons import Value, meaning, number
 from loratrack.index.expression import ExpressionError, comparisons, holds, parse
 from loratrack.index.runs import (
     ATTRIBUTES,
+    HEADINGS,
     KINDS,
     ONLY_LATEST,
     REGISTERED,
     RunSummary,
     StoredRun,
+    ending_in,
     in_full,
     names_of,
     versions_by_run,
@@ -138,7 +140,11 @@ class RunTable:
         if name in self._columns:
             return self._columns[name]
         column: Column | None = {}
-        if name in ATTRIBUTES:
+        if name in HEADINGS:
+            column = self.column(HEADINGS[name])
+        elif not is_text(name):
+            column = None
+        elif name in ATTRIBUTES:
             column = {run_id: summary.values(name) for run_id, summary in self.by_id.items()}
         elif name in REGISTERED:
             column = {
@@ -152,7 +158,8 @@ class RunTable:
                 if not column:
                     column = self._best_values(key) if kind == "metrics" else self._texts(kind, key)
             if not column and self.by_id and not ALWAYS_KNOWN.fullmatch(key):
-                column = None
+                full = ending_in(name, self._settings())
+                column = self.column(full[0]) if len(full) == 1 else None
         self._columns[name] = column
         return column
 
@@ -164,12 +171,17 @@ class RunTable:
             for (key,) in self.tables.rows(f"SELECT DISTINCT t.key FROM {table} t")
             if not key.startswith("mlflow.")
         ]
-        # The last part of a dotted name leads to the whole: `rank` means `model.lora.rank`.
+        if len(full := ending_in(name, self._settings())) > 1:
+            return f"several settings are called {name!r}: {', '.join(sorted(full))}"
+        # The last part of a dotted name leads to the whole: `rnak` means `model.lora.rank`.
         full_names = {key.rsplit(".", 1)[-1]: key for key in keys} | {key: key for key in keys}
         full_names |= {key: key for key in (*ATTRIBUTES, *REGISTERED)}
         kind, _, key = name.partition(".")
         near = closest(key if kind in KINDS else name, full_names, cutoff=0.7)
         return f"no run has {name!r}" + (f"; did you mean {full_names[near]!r}?" if near else "")
+
+    def _settings(self) -> list[str]:
+        return [key for (key,) in self.tables.rows("SELECT DISTINCT t.key FROM params t")]
 
     def _texts(self, table: str, key: str) -> Column:
         rows = self.tables.rows(f"SELECT t.run_uuid, t.value FROM {table} t WHERE t.key = :key", key=key)

@@ -50,7 +50,7 @@ def build_network(base: Base, config: RunConfig, precision: str | None = None) -
     device = best_device()
     dtype = compute_dtype(precision or config.train.precision, device)  # type: ignore[arg-type]
     encoder = bases.load_encoder(base, dtype=dtype if config.model.use_lora else torch.float32)
-    encoder.name_or_path = base.name
+    encoder.name_or_path = base.loadable_name
     return Network(encoder, config.model.pooling, device, use_lora=config.model.use_lora, dtype=dtype)
 
 

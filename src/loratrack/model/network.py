@@ -36,10 +36,12 @@ from loratrack.model.heads import Heads
 from loratrack.model.routing import Router
 from loratrack.model.targets import Coverage, find_targets
 
-Pooling = Literal["cls", "mean"]
+Pooling = Literal["cls", "mean", "last"]
 
 ROWS_IN_A_PASS = 128
 """Without gradients: more is hardly faster, and the widest passes set the peak of memory."""
+CAUSAL_ROWS, CAUSAL_TOKENS = 4, 8
+"""Rows with the same first token, and nothing else in common, tell whether a network is causal."""
 POSITIONS = re.compile(r"^(?!.*rel).*(pos|wpe)")
 """The name of a table of absolute positions."""
 
@@ -77,11 +79,13 @@ class Network:
         """Of one row; None where positions are computed and not looked up in a table."""
         self.rows_in_a_pass = ROWS_IN_A_PASS
         """Without gradients; fewer after memory ran out."""
-        self.is_causal = is_causal(encoder)
-        if pooling == "cls" and self.is_causal:
+        self._attention = encoder.config._attn_implementation
+        """What transformers has chosen, for padded rows: not all architectures take `sdpa`."""
+        self._takes_cache = "use_cache" in inspect.signature(encoder.forward).parameters
+        if pooling == "cls" and is_causal(self.encoder):
             raise UserError(
                 "model.pooling: 'cls' reads the first token, which has seen nothing in a causal network;"
-                " write model.pooling: mean"
+                " write model.pooling: last or mean"
             )
         if use_lora:
             encoder.requires_grad_(False)
@@ -104,7 +108,7 @@ class Network:
             kind = self.config.model_type
             raise UserError(f"train.layout: {kind} networks can only be run {' or '.join(self.layouts)}")
         if len(self.layouts) > 1:
-            self.encoder.set_attn_implementation(attention.PACKED if layout == "packed" else "sdpa")
+            self.encoder.set_attn_implementation(attention.PACKED if layout == "packed" else self._attention)
         self._layout = layout
 
     def add(self, member: str, lora: Lora, classes: Mapping[str, int], seed: int) -> None:
@@ -272,7 +276,7 @@ class Network:
             inputs["token_type_ids"] = batch.token_types
         if batch.packing is not None:
             inputs.update(position_ids=batch.position_ids, packing=batch.packing)
-        if self.is_causal:
+        if self._takes_cache:
             inputs["use_cache"] = False
         cast = not self.use_lora and self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype, enabled=cast):
@@ -282,6 +286,8 @@ class Network:
     def _pool(self, states: Tensor, batch: Batch) -> Tensor:
         if self.pooling == "cls":
             return states.index_select(0, batch.first_tokens)
+        if self.pooling == "last":
+            return states.index_select(0, batch.first_tokens + batch.lengths - 1)
         if batch.real_tokens is not None:
             real = states.index_select(0, batch.real_tokens)
         else:
@@ -297,9 +303,17 @@ def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
 
+@torch.no_grad()
 def is_causal(encoder: PreTrainedModel) -> bool:
-    flags = {bool(module.is_causal) for module in encoder.modules() if hasattr(module, "is_causal")}
-    return flags == {True}
+    """Whether the first token sees nothing of the others: its state stays the same whatever follows."""
+    was_training = encoder.training
+    encoder.eval()
+    rows = 3 + torch.arange(CAUSAL_ROWS * CAUSAL_TOKENS, device=encoder.device).view(CAUSAL_ROWS, -1)
+    rows %= getattr(encoder.config, "vocab_size", None) or CAUSAL_TOKENS
+    rows[:, 0] = rows[0, 0]
+    states = encoder(input_ids=rows, attention_mask=torch.ones_like(rows)).last_hidden_state
+    encoder.train(was_training)
+    return bool((states[:, 0] == states[:1, 0]).all())
 
 
 def _max_tokens(encoder: PreTrainedModel) -> int | None:

@@ -10,6 +10,7 @@ safetensors only: a pickle is neither written nor read.
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,8 @@ from torch import Tensor
 
 from loratrack.bases import base as bases
 from loratrack.bases.base import quiet
-from loratrack.disk import whole_folder
+from loratrack.bases.files import ADAPTER_CONFIG
+from loratrack.disk import whole_folder, write_json
 from loratrack.errors import UserError
 from loratrack.model.network import Network
 from loratrack.places import ADAPTER, FULL, HEADS
@@ -66,6 +68,14 @@ def _save_adapter(network: Network, member: str, folder: Path) -> None:
     settings.inference_mode = True
     settings.save_pretrained(str(folder))
     settings.inference_mode = False
+    # The base is named in the file alone: of one named in memory PEFT would ask the hub. Lists of names are
+    # sets to PEFT; sorted, the same run gives the same bytes.
+    content = json.loads((folder / ADAPTER_CONFIG).read_text("utf-8"))
+    content["base_model_name_or_path"] = network.encoder.name_or_path or None
+    for name in ("target_modules", "exclude_modules", "modules_to_save"):
+        if isinstance(content.get(name), list):
+            content[name] = sorted(content[name])
+    write_json(folder / ADAPTER_CONFIG, dict(sorted(content.items())))
 
 
 def _contiguous(named: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -22,10 +22,9 @@ from loratrack.metrics import is_lower_better
 Metrics = Mapping[str, float]
 
 BESIDE_CHAMPION = re.compile(
-    r"\s+(?P<how>not\s+worse|better)\s+than\s+champion\b(\s+by\s+(?P<by>[\d.]+(e[+-]?\d+)?))?", re.IGNORECASE
+    r"\s(?P<words>\s*(?P<how>not\s+worse|better)\s+than\s+champion\b(\s+by\b\s*(?P<by>[^\s()]*))?)",
+    re.IGNORECASE,
 )
-NOT_WORSE, BETTER = "champion,not-worse-by-", "champion,better-by-"
-"""What these words become for the parser: one value each."""
 ROUNDING = 1e-12
 """0.93 - 0.005 is not 0.925 in floats."""
 ORDERS: dict[str, Callable[[float, float], bool]] = {
@@ -49,27 +48,57 @@ def judge(text: str, candidate: Metrics, champion: Metrics | None) -> Verdict:
 
     A mistake in the condition, or a metric that a run lacks, is a UserError.
     """
+    margins: dict[int, Margin] = {}
+    """By the place of the value that takes the place of the words, which the parser does not know."""
 
     def as_value(match: re.Match[str]) -> str:
-        kind = BETTER if match["how"].lower() == "better" else NOT_WORSE
-        return f" = {kind}{match['by'] or 0}"
+        is_better = match["how"].lower() == "better"
+        margins[match.start("how") + 1] = Margin(is_better, _margin(match, text), match.end())
+        before = match.start("how") - match.start()
+        return f"{' ' * before}=x".ljust(len(match[0]))
 
     plain = BESIDE_CHAMPION.sub(as_value, text)
-    expression = parse(plain)
-    results = {each: _judged(each, plain, candidate, champion) for each in comparisons(expression)}
+    expression = parse(plain, typed=text)
+    results = {
+        each: _judged(each, margins.get(each.value.start), text, candidate, champion)
+        for each in comparisons(expression)
+    }
     is_met = holds(expression, lambda each: results[each][0])
     return Verdict(is_met, tuple(f"{'holds' if met else 'fails'}: {line}" for met, line in results.values()))
 
 
+@dataclass(frozen=True)
+class Margin:
+    """How a metric must stand beside the champion's."""
+
+    is_better: bool
+    """Better than it; else not worse than it."""
+    by: float
+    end: int
+    """Where the words end in the text."""
+
+
+def _margin(match: re.Match[str], text: str) -> float:
+    """The number behind `by`, 0 without one."""
+    if match["by"] is None:
+        return 0.0
+    by = number(match["by"])
+    if by is None or by < 0:
+        start, end = match.span("by")
+        got = repr(match["by"]) if match["by"] else "nothing"
+        raise ExpressionError(
+            f"behind `by` must be a number from 0 on, such as 0.005, got {got}", text, start, end
+        )
+    return by
+
+
 def _judged(
-    comparison: Comparison, text: str, candidate: Metrics, champion: Metrics | None
+    comparison: Comparison, margin: Margin | None, text: str, candidate: Metrics, champion: Metrics | None
 ) -> tuple[bool, str]:
     """Whether the comparison holds, and the values as a line."""
     name, value = comparison.name.text, comparison.value.text
-    for kind, how in ((NOT_WORSE, "not worse"), (BETTER, "better")):
-        if comparison.operator != "=" or not value.startswith(kind):
-            continue
-        by = float(value.removeprefix(kind))
+    if margin is not None:
+        how, by = "better" if margin.is_better else "not worse", margin.by
         words = f"{name} {how} than champion" + (f" by {by:g}" if by else "")
         got = _metric(name, candidate, "the candidate")
         if champion is None:
@@ -77,7 +106,7 @@ def _judged(
         best = _metric(name, champion, "the champion")
         gain = best - got if is_lower_better(name) else got - best
         # "better" without a margin still needs a gain: an equal version replaces nobody.
-        is_met = (gain > by - ROUNDING and gain > 0) if kind == BETTER else gain >= -by - ROUNDING
+        is_met = (gain > by - ROUNDING and gain > 0) if margin.is_better else gain >= -by - ROUNDING
         return is_met, f"{words}, got {got:.6g}, the champion has {best:.6g}"
     limit = number(value)
     if limit is None or comparison.operator not in ORDERS:

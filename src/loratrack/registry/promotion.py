@@ -57,11 +57,15 @@ def aliases(model: str) -> dict[str, int]:
 
 
 def history(model: str) -> list[Event]:
-    """Every move that was made, the oldest first; one made by hand comes last, as `noticed`."""
+    """Every move that was made, the oldest first; one made by hand comes last, as `noticed`.
+
+    A move whose process was killed after the alias is one that was made.
+    """
     with _reading() as client:
         now = _aliases(client, model)
-        moves = list(events.made(client, model))[::-1]
-        return [*moves, *_unnoticed(model, [*moves, *_made_unfinished(client, model, now)], now)]
+        unfinished = _made_unfinished(client, model, now)
+        moves = sorted([*events.made(client, model), *unfinished], key=lambda event: event.at_ms)
+        return [*moves, *_unnoticed(model, moves, _after(unfinished, now))]
 
 
 def promote(
@@ -274,6 +278,12 @@ def _made_unfinished(client: Client | None, model: str, now: Aliases) -> list[Ev
     return [event for event in events.left_behind(client, model) if _is_done(client, event, now)]
 
 
+def _after(unfinished: Iterable[Event], now: Aliases) -> Aliases:
+    """The aliases once these moves are completed: a champion challenges nobody any more."""
+    champions = {event.after for event in unfinished if event.alias == CHAMPION}
+    return {alias: at for alias, at in now.items() if alias != CHALLENGER or at not in champions}
+
+
 def _half_done(client: Client | None, model: str, now: Aliases) -> Iterator[Drift]:
     for event in events.left_behind(client, model):
         outcome = "made" if _is_done(client, event, now) else "not made"
@@ -283,8 +293,9 @@ def _half_done(client: Client | None, model: str, now: Aliases) -> Iterator[Drif
 
 
 def _moved_by_hand(client: Client | None, model: str, now: Aliases) -> Iterator[Drift]:
-    moves = [*events.latest(client, model, STAGE_OF), *_made_unfinished(client, model, now)]
-    for event in _unnoticed(model, moves, now):
+    unfinished = _made_unfinished(client, model, now)
+    moves = [*events.latest(client, model, STAGE_OF), *unfinished]
+    for event in _unnoticed(model, moves, _after(unfinished, now)):
         yield Drift(model, "alias", f"{_told(event)} was done outside loratrack")
 
 

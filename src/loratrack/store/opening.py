@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from loratrack.disk import locked
+from loratrack.disk import DRAFT_SUFFIX, locked
+from loratrack.errors import StoreError
 from loratrack.store import process, relocation
 from loratrack.store.place import SQLITE, database_file
 
@@ -94,16 +95,30 @@ def initialise(uri: str) -> None:
 
 def _build(file: Path) -> None:
     from mlflow.tracking._tracking_service.utils import _get_sqlalchemy_store
+    from sqlalchemy.exc import SQLAlchemyError
 
-    draft = file.with_name(f".{file.name}.draft")
-    for remains in draft.parent.glob(f"{draft.name}*"):  # of a process that was killed
-        remains.unlink()
+    draft = file.with_name(f".{file.name}{DRAFT_SUFFIX}")
     root = os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT")
-    _get_sqlalchemy_store(f"{SQLITE}{draft}", root)._dispose_engine()
-    connection = sqlite3.connect(draft)
-    connection.execute("PRAGMA journal_mode=WAL")  # lasting: readers no longer wait for writers
-    connection.close()
-    draft.rename(file)
+    try:
+        _remove(draft)  # of a process that was killed
+        _get_sqlalchemy_store(f"{SQLITE}{draft}", root)._dispose_engine()
+        connection = sqlite3.connect(draft)
+        connection.execute("PRAGMA journal_mode=WAL")  # lasting: readers no longer wait for writers
+        connection.close()
+        draft.rename(file)
+    except (SQLAlchemyError, sqlite3.Error) as error:
+        _remove(draft)
+        fault = str(getattr(error, "orig", error))
+        raise StoreError(
+            f"{file}: the tracking store must be made here, got {fault!r}; free some space, or set"
+            " MLFLOW_TRACKING_URI to another place"
+        ) from error
+
+
+def _remove(draft: Path) -> None:
+    """With the files that SQLite makes beside it."""
+    for remains in draft.parent.glob(f"{draft.name}*"):
+        remains.unlink()
 
 
 def _is_there(file: Path) -> bool:

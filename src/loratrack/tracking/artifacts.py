@@ -6,9 +6,9 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from loratrack import manifest
+from loratrack.disk import draft_of
 from loratrack.errors import RefusedError, UserError
 from loratrack.places import BUNDLE
 from loratrack.store.client import answering, names_of_files
@@ -44,7 +44,7 @@ def restore(run: Any, out: Path) -> list[str]:
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out: must be a folder that is empty or not there yet, got {str(out)!r}")
-    draft = out.absolute().parent / f".{out.name}.{uuid4().hex[:8]}.draft"
+    draft = draft_of(out.absolute())
     draft.mkdir(parents=True)
     try:
         with answering():
@@ -54,9 +54,11 @@ def restore(run: Any, out: Path) -> list[str]:
                 artifact_uri=here(run.info.artifact_uri), dst_path=str(draft), tracking_uri=tracking_uri()
             )
         top = _top(draft)
-        if out.exists():
-            out.rmdir()
-        top.rename(out)
+        if out.exists():  # it may be the current folder, which cannot be replaced
+            for path in top.iterdir():
+                path.rename(out / path.name)
+        else:
+            top.rename(out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return changed_files(out)

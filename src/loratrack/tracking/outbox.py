@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from loratrack.disk import locked
+from loratrack.disk import DRAFT_SUFFIX, locked
 from loratrack.errors import StoreError
 from loratrack.store import leases
 
@@ -106,7 +106,7 @@ class Outbox:
     def add_artifacts(self, run_id: str, folder: Path) -> None:
         """Copy the folder's content to the spool, whole or not at all."""
         home = self._spool / f"{run_id}-{uuid.uuid4().hex}"
-        draft = home.with_name(f"{home.name}.draft")
+        draft = home.with_name(f"{home.name}{DRAFT_SUFFIX}")
         try:
             shutil.copytree(folder, draft)
         except OSError as error:
@@ -115,6 +115,15 @@ class Outbox:
                 f"{draft}: the run's files must fit here, got {error}; free some space"
             ) from None
         draft.rename(home)
+        self.add(run_id, "artifacts", home.name)
+
+    def take_artifacts(self, run_id: str, folder: Path) -> None:
+        """Move the folder into the spool, which takes no space; it must lie beside the outbox.
+
+        Once it is there it is not lost: should there be no space for the row either, `clean` adds it later.
+        """
+        home = self._spool / f"{run_id}-{uuid.uuid4().hex}"
+        folder.rename(home)
         self.add(run_id, "artifacts", home.name)
 
     def spooled(self, row: Row) -> Path:
@@ -221,15 +230,16 @@ class Outbox:
 
     def clean(self) -> None:
         """Remove what dead processes have left: spooled and working folders, and rows that nobody needs."""
-        unsent = {
-            json.loads(content)
-            for (content,) in self._all(
-                "SELECT content FROM rows WHERE kind = ? AND state != 'sent'", "artifacts"
-            )
-        }
+        rows = self._all("SELECT content, state FROM rows WHERE kind = 'artifacts'")
+        states = {json.loads(content): state for content, state in rows}
         for folder in self._spool.iterdir():
-            if folder.name not in unsent and time.time() - folder.stat().st_mtime > ORPHAN_AGE_SECONDS:
+            run_id, _, rest = folder.name.partition("-")
+            is_draft = rest.endswith(DRAFT_SUFFIX)
+            if states.get(folder.name) == "sent" or (is_draft and _age_seconds(folder) > ORPHAN_AGE_SECONDS):
                 shutil.rmtree(folder, ignore_errors=True)
+            elif folder.name not in states and not is_draft and (lease := self.lease(run_id)) is not None:
+                self.add(run_id, "artifacts", folder.name)  # its process died before it wrote the row
+                lease.close()
         for folder in work_folders(self.folder):
             if (lease := self.lease(folder.name)) is not None:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -329,6 +339,10 @@ def work_folder(folder: Path, run_id: str) -> Path:
 def work_folders(folder: Path) -> list[Path]:
     work = folder / "work"
     return list(work.iterdir()) if work.is_dir() else []
+
+
+def _age_seconds(folder: Path) -> float:
+    return time.time() - folder.stat().st_mtime
 
 
 def _same(one: float, other: float) -> bool:

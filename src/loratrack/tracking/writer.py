@@ -138,6 +138,10 @@ class RunWriter:
         """
         self._outbox.add_artifacts(self.run_id, folder)
 
+    def hand_over(self, folder: Path) -> None:
+        """The folder itself, which lies in the run's work folder, becomes artifacts: that needs no space."""
+        self._outbox.take_artifacts(self.run_id, folder)
+
     def ask_version(self, name: str, tags: Mapping[str, str], run_id: str | None = None) -> None:
         """The model of this run, or of `run_id`, becomes the next version of `name` when its files are there.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from loratrack.data import Encoded
 from loratrack.errors import UserError
+from loratrack.model.attention import UnpackableError
 from loratrack.model.batch import Layout
 from loratrack.model.network import Network
 
@@ -24,18 +25,27 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15}
 """Largest difference of a logit between the two layouts, relative to the largest logit."""
 
 
+def fault_of_packing(network: Network, split: Encoded, member: str, batch_size: int) -> str | None:
+    """Why this base cannot be run packed, as `since …`; None where it gives the logits of padded rows."""
+    rows = np.random.default_rng(0).choice(len(split), min(batch_size, len(split)), replace=False)
+    try:
+        difference = _difference(network, split, member, rows)
+    except UnpackableError as error:
+        return str(error)
+    if difference <= TOLERANCE[network.dtype]:
+        return None
+    return f"this architecture does not give the same result on packed rows ({difference:.0%} off)"
+
+
 def choose_layout(
     network: Network, split: Encoded, member: str, batch_size: int, notice: Callable[[str], None]
 ) -> Layout:
-    """The layout with the faster training step; padded where packing does not give the same logits."""
+    """The layout with the faster training step, of those that the network has."""
     if len(network.layouts) == 1:
         return network.layouts[0]
     rng = np.random.default_rng(0)
     size = min(batch_size, len(split))
     batches = [rng.choice(len(split), size, replace=False) for _ in range(ROUNDS)]
-    if _difference(network, split, member, batches[0]) > TOLERANCE[network.dtype]:
-        notice("layout: padded, since this architecture does not give the same result on packed rows")
-        return "padded"
     if network.takes_ragged:  # its passes can be recorded, and are then several times as fast as padded ones
         notice("layout: packed, with attention for sequences of any length")
         return "packed"

@@ -23,7 +23,8 @@ from loratrack.bases.files import tokenizer_choice
 from loratrack.bases.precision import precision_name
 from loratrack.bases.trust import Trust
 from loratrack.config import RunConfig
-from loratrack.data import Dataset
+from loratrack.config.schema import Train
+from loratrack.data import Dataset, Encoded
 from loratrack.disk import write_json
 from loratrack.errors import UserError
 from loratrack.model import bundle
@@ -33,7 +34,12 @@ from loratrack.model.passes import check_tokens
 from loratrack.model.probe import Probe
 from loratrack.places import METRICS
 from loratrack.training.cohort import Cohort
-from loratrack.training.layout import check_that_nothing_drops, choose_layout, step_seconds
+from loratrack.training.layout import (
+    check_that_nothing_drops,
+    choose_layout,
+    fault_of_packing,
+    step_seconds,
+)
 from loratrack.training.log import RunLog
 from loratrack.training.member import Member
 from loratrack.training.memory import TOO_LARGE
@@ -98,27 +104,8 @@ def enter(
     network, split = prepared.network, prepared.dataset.train
     prepared.cohort.objective.add_member(network, name, config)
 
-    if not prepared.entered:  # threads, layout and checkpointing are decided once for the base
-        train = config.train
-        size = min(train.batch_size, train.micro_batch_size or train.batch_size, len(split))
-        if train.gradient_checkpointing:
-            network.checkpoint_gradients()
-        if train.threads is None and network.device.type == "cpu":
-            layout = network.layout
-
-            def choose(count: int) -> None:
-                rows = np.arange(count)
-                choose_threads(lambda: step_seconds(network, split, name, layout, rows), log.notice)
-
-            _, size = halving(size, choose, TOO_LARGE)
-        if train.layout == "auto":
-            network.layout, _ = halving(
-                size, lambda count: choose_layout(network, split, name, count, log.notice), TOO_LARGE
-            )
-        else:
-            network.layout = train.layout
-        if network.use_lora:
-            check_that_nothing_drops(network, split, name)
+    if not prepared.entered:
+        _settle(network, split, name, config.train, log.notice)
     # What was measured here takes the place of `auto`: the frozen copy gives the same run again.
     choices = {"layout": network.layout, "precision": precision_name(network.dtype)}
     config = config.model_copy(update={"train": config.train.model_copy(update=choices)})
@@ -132,6 +119,38 @@ def enter(
     member = Member(name, config, network, len(split), log, folder / "best")
     prepared.cohort.join(member)
     return member
+
+
+def _settle(
+    network: Network, split: Encoded, member: str, train: Train, notice: Callable[[str], None]
+) -> None:
+    """Checkpointing, layout and threads, decided once for the base; and that it drops nothing."""
+    size = min(train.batch_size, train.micro_batch_size or train.batch_size, len(split))
+    if train.gradient_checkpointing:
+        network.checkpoint_gradients()
+    if train.layout != "padded" and "packed" in network.layouts:
+        fault, size = halving(size, lambda count: fault_of_packing(network, split, member, count))
+        if fault and train.layout == "packed":
+            raise UserError(f"train.layout: must not be packed, since {fault}; write padded or auto")
+        if fault:
+            notice(f"layout: padded, since {fault}")
+            network.layout = "padded"
+            network.layouts = ("padded",)
+    network.layout = network.layouts[0] if train.layout == "auto" else train.layout
+    if train.threads is None and network.device.type == "cpu":
+        layout = network.layout
+
+        def choose(count: int) -> None:
+            rows = np.arange(count)
+            choose_threads(lambda: step_seconds(network, split, member, layout, rows), notice)
+
+        _, size = halving(size, choose, TOO_LARGE)
+    if train.layout == "auto":
+        network.layout, _ = halving(
+            size, lambda count: choose_layout(network, split, member, count, notice), TOO_LARGE
+        )
+    if network.use_lora:
+        check_that_nothing_drops(network, split, member)
 
 
 def conclude(prepared: Prepared, member: Member) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from graphlib import CycleError
 
 from loratrack.config import RunConfig
@@ -11,6 +12,8 @@ from loratrack.errors import ConfigError, counted, problems_message
 from loratrack.tuning import objectives
 from loratrack.tuning.space import applies, in_order, needs, trial_config
 
+MAX_POINTS = 100_000
+"""Of a grid; Optuna stores each before the first trial."""
 NOT_VARIED = ("exp_id", "description", "project", "register", "base_config", "resources.")
 
 
@@ -66,6 +69,11 @@ def _setting_problems(config: SweepConfig) -> list[str]:
             "sweep.sampler: a grid needs choice, int or times for every setting,"
             f" got none for {', '.join(endless)}"
         )
+    elif sweep.sampler == "grid" and (points := math.prod(map(num_points, space.values()))) > MAX_POINTS:
+        problems.append(
+            f"sweep.space: a grid has at most {MAX_POINTS:,} points, got {points:,}; list fewer values,"
+            " or take sampler: random"
+        )
     if sweep.sampler == "cmaes" and not any(isinstance(one, Log | Uniform | Int) for one in space.values()):
         problems.append(
             "sweep.sampler: cmaes needs at least one log, uniform or int setting; take tpe or random"
@@ -81,6 +89,19 @@ def _setting_problems(config: SweepConfig) -> list[str]:
                 f" the tasks are {', '.join(config.tasks)}"
             )
     return problems
+
+
+def num_points(space: Space) -> int:
+    """How many values a grid tries of a setting."""
+    match space:
+        case Choice():
+            return len(space.choice)
+        case Int():
+            return int(space.int[1]) - int(space.int[0]) + 1
+        case Times():
+            return 1 if isinstance(space.times, float) else len(space.times)
+        case _:
+            return 1
 
 
 def _value_problems(config: SweepConfig) -> list[str]:

@@ -14,12 +14,30 @@ from loratrack.errors import ConfigError
 from loratrack.tuning import objectives
 
 BEGUN_WITH = "begun_with"
+CHOSEN_BY = "chosen_by"
 WITHOUT_EFFECT = ("exp_id", "description", "base_config", "register", "project", "resources.")
 """Settings that change no result."""
 
 
 def keep(study: optuna.Study, config: SweepConfig) -> None:
     study.set_user_attr(BEGUN_WITH, json.dumps(facts_of(config), ensure_ascii=False, sort_keys=True))
+
+
+def new_choosers(study: optuna.Study, config: SweepConfig) -> list[str]:
+    """Which of sampler, pruner and their settings are new since the last process; the study knows them now.
+
+    The trials before stay comparable, since how they were chosen changes no result.
+    """
+    sweep = config.sweep
+    now = {
+        "sampler": sweep.sampler,
+        "pruner": objectives.pruner_name(sweep),
+        "min_epochs": sweep.min_epochs,
+        "seed": sweep.seed,
+    }
+    before = study.user_attrs.get(CHOSEN_BY, now)
+    study.set_user_attr(CHOSEN_BY, now)
+    return [f"sweep.{key} was {before[key]}, is {now[key]}" for key in now if before[key] != now[key]]
 
 
 def changes(study: optuna.Study, config: SweepConfig) -> list[str]:

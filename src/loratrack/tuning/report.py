@@ -57,9 +57,17 @@ def report(study: optuna.Study) -> Report:
 
 def _importance(study: optuna.Study, objective: int) -> dict[str, float]:
     """The share of each setting in the differences of this objective."""
-    target: Callable[[FrozenTrial], float] | None = None
-    if len(study.directions) > 1:
-        target = lambda trial: float(trial.values[objective])  # noqa: E731
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Optuna calls its importances experimental
-        return dict(optuna.importance.get_param_importances(study, target=target))
+        return dict(optuna.importance.get_param_importances(study, target=target_of(study, objective)))
+
+
+def target_of(study: optuna.Study, objective: int) -> Callable[[FrozenTrial], float] | None:
+    """What importances are computed for: PED-ANOVA takes low values of a target for the good ones.
+
+    None with one objective, whose direction it looks up by itself.
+    """
+    if len(study.directions) == 1:
+        return None
+    sign = -1 if study.directions[objective].name == "MAXIMIZE" else 1
+    return lambda trial: sign * float(trial.values[objective])

@@ -79,11 +79,14 @@ class Search:
                     optuna.delete_study(study_name=self.sweep.name, storage=self._storage)
                     self.study = _study(self._storage, self.sweep)
                 fingerprint.keep(self.study, shown)
+                new_choosers = fingerprint.new_choosers(self.study, config)
             except StorageInternalError as error:
                 raise StoreError(f"sweep.storage: the database must answer, got {error}") from error
             if self.sweep.sampler == "grid":
                 for point in space.combinations(config):
                     self.study.enqueue_trial(point, skip_if_exists=True)
+        for change in new_choosers:
+            notice(f"{change} from here on; the {len(self.trials())} trials so far stay")
         self.study.pruner = samplers.pruner(config)
         hours = self.sweep.max_hours
         self._deadline = None if hours is None else time.monotonic() + 3600 * hours

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from rich.cells import cell_len, set_cell_size
 
+from loratrack.errors import printable
 from loratrack.index.comparisons import LENGTHS, MOMENTS, Value, number
-from loratrack.index.runs import StoredRun
+from loratrack.index.runs import HEADINGS, StoredRun
 from loratrack.metrics import SCORE
 
 NOT_SETTINGS = (
@@ -32,6 +35,7 @@ SECTIONS = ("model", "train", "data")
 MAX_NUMBER_CHARACTERS = 8
 SHORT_HASH = 8
 MAX_CELL_WIDTH = 28
+MAX_SCORE = 1e5
 NONE = "–"
 AVERAGES = ("avg_f1", "avg_accuracy")
 
@@ -126,7 +130,8 @@ def _column(runs: Sequence[StoredRun], name: str, names: Sequence[str], rank: in
     """The heading is the last part of the name, unless another of `names` ends alike."""
     last = name.rsplit(".", 1)[-1]
     is_clear = [other.rsplit(".", 1)[-1] for other in names].count(last) == 1
-    heading = {"run_id": "run", "version": "registered"}.get(name, last if is_clear else name)
+    headings = {full: heading for heading, full in HEADINGS.items()}
+    heading = headings.get(name, last if is_clear else name)
     cells = []
     for run in runs:
         if name == "run_id":
@@ -154,7 +159,17 @@ def text_of(name: str, value: Value) -> str:
         is_long = len(value) > MAX_NUMBER_CHARACTERS and not value.isdecimal()
         as_number = number(value) if is_long else None
         return printable(value) if as_number is None else f"{as_number:.4g}"
-    return f"{value:.4f}" if SCORE.fullmatch(name) else f"{value:.5g}"
+    return score(value) if SCORE.fullmatch(name) else number_text(value)
+
+
+def score(value: float) -> str:
+    """`0.9312`; a number that is no score, as a run logs it when it goes wrong, is no longer than that."""
+    return f"{value:.4f}" if abs(value) < MAX_SCORE else number_text(value)
+
+
+def number_text(value: float) -> str:
+    """Five digits; MLflow stores an infinite value as the largest number there is."""
+    return f"{math.copysign(math.inf, value) if abs(value) >= sys.float_info.max else value:.5g}"
 
 
 def duration(seconds: float) -> str:
@@ -164,11 +179,6 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def printable(text: str) -> str:
-    """One line, without control characters for the terminal."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def shortened(text: str, width: int = MAX_CELL_WIDTH) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -63,7 +64,7 @@ def check_registry() -> Iterator[Finding]:
     drifts = promotion.drifts()
     for model, drifts_of_model in drifts.items():
         for drift in drifts_of_model:
-            remedy = f"loratrack registry reconcile {model}"
+            remedy = f"loratrack registry reconcile {shlex.quote(model)}"
             yield Finding("registry", "fault", f"{model}: {drift.text}", remedy)
     if not drifts:
         yield Finding("registry", "ok", "stages and history are as the aliases say")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from loratrack.errors import printable
 from loratrack.index import detail as details
 from loratrack.index.detail import Detail
 from loratrack.store import links
@@ -15,7 +16,7 @@ from loratrack.views.columns import (
     SECTIONS,
     Column,
     duration,
-    printable,
+    score,
     shortened,
     text_of,
 )
@@ -68,7 +69,7 @@ def scores(detail: Detail) -> list[list[str]]:
         names = [f"{prefix}{measure}" for measure in ("accuracy", "f1")]
         values = [detail.run.best(name) for name in names]
         values += [detail.run.metrics.get(f"test_{name}") for name in names]
-        rows.append([task, *(NONE if value is None else f"{value:.4f}" for value in values)])
+        rows.append([task, *(NONE if value is None else score(value) for value in values)])
     return rows
 
 

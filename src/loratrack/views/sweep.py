@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from loratrack import disk
 from loratrack.places import PLOTS
-from loratrack.tuning.report import Report
-from loratrack.views.columns import NONE
+from loratrack.tuning.report import Report, target_of
+from loratrack.views.columns import NONE, number_text, score
 from loratrack.views.curves import DOTS_PER_INCH
 from loratrack.views.page import render
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import optuna
 
 PAGE_FILE = "sweep.html"
+MAX_COUNT = 1e13
 MAX_TRIALS = 10
 """Rows in the table of the best trials."""
 PAGE = """\
@@ -44,7 +45,7 @@ def best_trials(report: Report) -> list[list[str]]:
     """A heading, then one row for each of the best trials."""
     rows = [["trial", *report.metrics, *report.params, "run"]]
     for trial in report.best[:MAX_TRIALS]:
-        values = [f"{value:.4f}" if value < 1000 else f"{value:,.0f}" for value in trial.values]
+        values = [score(value) if abs(value) < 1000 else count(value) for value in trial.values]
         params = []
         for name in report.params:
             param = trial.params.get(name)
@@ -52,6 +53,11 @@ def best_trials(report: Report) -> list[list[str]]:
             params.append(NONE if param is None else f"{param:.4g}" if is_float else str(param))
         rows.append([str(trial.number), *values, *params, str(trial.user_attrs.get("run_id", ""))])
     return rows
+
+
+def count(value: float) -> str:
+    """`294,912`, as of parameters; a loss that went wrong may be longer than a table is wide."""
+    return f"{value:,.0f}" if abs(value) < MAX_COUNT else number_text(value)
 
 
 def importances(report: Report) -> list[list[str]]:
@@ -104,7 +110,9 @@ def draw(study: optuna.Study, report: Report, folder: Path) -> list[Path]:
     figures["parallel_coordinates"] = lambda: plots.plot_parallel_coordinate(study, **first)
     figures["slices"] = lambda: plots.plot_slice(study, **first)
     if report.importances:
-        figures["importance"] = lambda: plots.plot_param_importances(study, **first)
+        figures["importance"] = lambda: plots.plot_param_importances(
+            study, target=target_of(study, 0), target_name=report.metrics[0]
+        )
     plt.switch_backend("agg")
     files = []
     for name, plot in figures.items():

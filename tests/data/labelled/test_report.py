@@ -60,3 +60,25 @@ def test_a_guessed_encoding_is_warned_of(config: MakeConfig, tmp_path: Path) -> 
 def test_the_report_is_json(config: MakeConfig, rows: Callable[[int], str]) -> None:
     report = read(config(rows(20))).report
     assert json.loads(json.dumps(report)) == report
+
+
+def test_numbers_and_lists_are_doubted_as_labels(config: MakeConfig) -> None:
+    numbers = [f"text {number},{number % 150 / 7:.3f}" for number in range(160)]
+    warnings = read(config("\n".join(["text,label", *numbers]))).report["warnings"]
+    assert warnings[0] == (
+        "label: 150 labels for 160 rows, 140 of them with one row: a number or a free text cannot be learned"
+        " as a label; make classes of it, such as low and high"
+    )
+    lists = [f'text {number},"{("a", "b", "a, b", "b,a")[number % 4]}"' for number in range(40)]
+    warnings = read(config("\n".join(["text,label", *lists]))).report["warnings"]
+    assert warnings == [
+        "label: 2 labels join other labels, such as 'a, b': it is learned as a class of its own; for several"
+        " labels a row, make each a task with the labels yes and no"
+    ]
+
+
+def test_classes_are_not_doubted(config: MakeConfig) -> None:
+    rows = [f'text {number},"{("New York, NY", "and/or", "c", "d+")[number % 4]}"' for number in range(40)]
+    rows += [f"rare {number},rare {number}" for number in range(4)]
+    warnings = read(config("\n".join(["text,label", *rows]))).report["warnings"]
+    assert [warning for warning in warnings if "no validation row" not in warning] == []
