@@ -54,6 +54,15 @@ def test_a_file_that_somebody_put_beside_the_weights_is_refused(copy: Path) -> N
     assert "lora_adapter/adapter_model.bin: not listed in bundle.json" in refusal(copy)
 
 
+def test_settings_that_name_a_parent_elsewhere_are_refused(copy: Path) -> None:
+    outside, config = copy.parent / "outside.yaml", copy / "config_copy.yaml"
+    outside.write_text(config.read_text("utf-8"), "utf-8")
+    config.chmod(0o644)
+    config.write_text("base_config: ../outside.yaml\n")
+    change_files(copy, lambda files: files.update({config.name: sha256_of(config)}))
+    assert refusal(copy).startswith(f"{config}: must begin with '# the frozen settings")
+
+
 @pytest.mark.parametrize(
     "place", ["../outside", "{folder}/../outside", "lora_adapter/../../outside", "plots/a"]
 )

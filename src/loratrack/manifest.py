@@ -72,11 +72,12 @@ def read(folder: Path) -> Manifest:
     except ValidationError as error:
         problems = []
         for each in error.errors(include_url=False, include_context=False):
-            place, got = ".".join(map(str, each["loc"])), f", got {reprlib.repr(each['input'])}"
+            has_value = each["type"] not in ("missing", "json_invalid")
+            got = f", got {reprlib.repr(each['input'])}" if has_value else ""
+            place = ".".join(map(str, each["loc"]))
             if place == "format":  # of another format nothing else can be said
                 raise UserError(f"{file}: format must be {FORMAT}{got}; update loratrack") from None
-            has_value = each["type"] not in ("missing", "json_invalid")
-            problems.append(f"{place or BUNDLE}: {each['msg']}{got if has_value else ''}")
+            problems.append(f"{place or BUNDLE}: {each['msg']}{got}")
         message = problems_message(str(file), problems)
         raise UserError(f"{message}\n  not as loratrack wrote it; restore the run's artifacts") from None
 

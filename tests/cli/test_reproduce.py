@@ -48,6 +48,27 @@ def test_a_run_without_files_cannot_be_repeated(ask: Any) -> None:
     assert ask("reproduce", "nobody")[0] == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "code", "message"),
+    [
+        ("metrics.json", "[" * 100_000, 1, "metrics.json cannot be read: nested too deeply; so it cannot be"),
+        ("env_info.json", "[]", 1, "env_info.json cannot be read: it is no JSON mapping; so it cannot be"),
+        ("bundle.json", "{}", 2, "bundle.json: format must be 1; update loratrack"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_told(ask: Any, name: str, content: str, code: int, message: str) -> None:
+    client = connect()
+    run_id = str(client.get_model_version("tiny", "1").run_id)
+    file = Path(client.get_run(run_id).info.artifact_uri) / name
+    whole = file.read_bytes()
+    file.chmod(0o644)
+    file.write_text(content)
+    got, _, err = ask("reproduce", run_id)
+    file.write_bytes(whole)
+    assert got == code
+    assert message in err
+
+
 def test_all_files_come_back(ask: Any) -> None:
     client = connect()
     first = client.get_model_version("tiny", "1").run_id

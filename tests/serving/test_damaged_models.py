@@ -125,10 +125,9 @@ def damages(name: str) -> st.SearchStrategy[Damage]:
     kinds: list[st.SearchStrategy[Damage]] = [
         of_bytes(),
         st.floats(0, 1).map(lambda share: lambda content: content[: int(share * len(content))]),
+        st.just(lambda content: DEEP),
         st.binary(max_size=64).map(lambda other: lambda content: other),
     ]
-    if not name.endswith(".yaml"):
-        kinds.append(st.just(lambda content: DEEP))
     if name.endswith(".json"):
         kinds += [of_json()] * 6
     if name.endswith(".safetensors"):

@@ -300,6 +300,8 @@ def load_faults(folder: Path, what: str) -> Iterator[None]:
 
 
 def _remedy(error: Exception) -> str:
+    if "memory" in str(error):
+        return "free some, or name a smaller base"
     if isinstance(error, ImportError):
         return "install what it names"
     if "trust_remote_code" in str(error):

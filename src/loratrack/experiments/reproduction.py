@@ -6,7 +6,6 @@ reproduction.check.is_equal          # every metric of every epoch, to the bit w
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,9 +16,11 @@ from typing import Any
 import torch
 
 from loratrack import data
+from loratrack import manifest as manifests
 from loratrack.bases import base as bases
 from loratrack.bases.trust import Trust, said_by_loader
 from loratrack.config import RunConfig, load
+from loratrack.disk import read_json
 from loratrack.errors import RefusedError, UserError
 from loratrack.experiments import differences, recording
 from loratrack.experiments.differences import REPRODUCES, Difference, environment_differences
@@ -28,6 +29,7 @@ from loratrack.experiments.recording import WriterLog
 from loratrack.experiments.result import RunStatus, Training
 from loratrack.experiments.run import artifact_uri, train_one
 from loratrack.experiments.watcher import Nobody, Watcher
+from loratrack.manifest import Manifest
 from loratrack.places import BUNDLE, CONFIG_COPY, DATA_REPORT, ENVIRONMENT, METRICS
 from loratrack.registry import lookup
 from loratrack.store.client import PARENT_TAG
@@ -46,6 +48,8 @@ class First:
     """With what was found or measured for it in the place of `auto`."""
     contents: Mapping[str, Any]
     """Its JSON files, by name."""
+    manifest: Manifest | None
+    """None where the run kept no model."""
 
     @property
     def run_id(self) -> str:
@@ -147,17 +151,31 @@ def _first(run: Any) -> First:
                 f"run {run.info.run_id} ({run.info.status}): has not kept {', '.join(missing)},"
                 " so it cannot be repeated"
             )
-        contents = {
-            name: json.loads(file.read_text("utf-8")) for name, file in files.items() if name != CONFIG_COPY
-        }
-        config = load(files[CONFIG_COPY])
+        manifest = manifests.read(files.pop(BUNDLE).parent) if BUNDLE in files else None
+        config = load(files.pop(CONFIG_COPY))
+        contents = {name: _mapping(run, file) for name, file in files.items()}
     # nothing is measured or chosen anew, and no version is made
-    bundle, threads = contents.get(BUNDLE, {}), contents[ENVIRONMENT].get("torch", {}).get("threads")
-    settings = {name: bundle[name] for name in ("layout", "precision") if name in bundle}
+    threads = contents[ENVIRONMENT].get("torch", {}).get("threads")
+    settings: dict[str, object] = {}
+    if manifest is not None:
+        settings = {"layout": manifest.layout, "precision": manifest.precision}
     if threads is not None and threads <= (os.cpu_count() or 1):
         settings["threads"] = threads
     train = config.train.model_copy(update=settings)
-    return First(run, config.model_copy(update={"train": train, "register_as": False}), contents)
+    return First(run, config.model_copy(update={"train": train, "register_as": False}), contents, manifest)
+
+
+def _mapping(run: Any, file: Path) -> dict[str, Any]:
+    try:
+        content = read_json(file)
+        if isinstance(content, dict):
+            return content
+        fault = "it is no JSON mapping"
+    except (OSError, ValueError) as error:
+        fault = str(error)
+    raise RefusedError(
+        f"run {run.info.run_id}: {file.name} cannot be read: {fault}; so it cannot be repeated"
+    )
 
 
 def _differences(first: First, trust: Trust) -> list[Difference]:
@@ -172,9 +190,12 @@ def _differences(first: First, trust: Trust) -> list[Difference]:
     ]
     pairs.append(("data", tags.get("data_sha256", "unknown"), corpus.sha256))
     base = bases.resolve(config.model.arch, trust=trust)
-    then = first.contents.get(BUNDLE, {}).get("base", {})
-    pairs.append(("base", then.get("sha256", tags.get("base_sha256", "unknown")), base.sha256))
-    pairs.append(("tokenizer", then.get("tokenizer_sha256", base.tokenizer_sha256), base.tokenizer_sha256))
+    if first.manifest is not None:
+        then = first.manifest.base
+        pairs.append(("base", then.sha256, base.sha256))
+        pairs.append(("tokenizer", then.tokenizer_sha256, base.tokenizer_sha256))
+    else:
+        pairs.append(("base", tags.get("base_sha256", "unknown"), base.sha256))
     changes = [Difference(what, old[:12], new[:12]) for what, old, new in pairs if old != new]
     if PARENT_TAG in tags:
         # The same sums in products of another size: equal but for their last bits.

@@ -28,6 +28,7 @@ from loratrack.bases.base import Base
 from loratrack.bases.precision import best_device, compute_dtype, precision_name
 from loratrack.bases.trust import Trust, covers, refusal
 from loratrack.config import RunConfig, files
+from loratrack.config.layers import FROZEN_MARK
 from loratrack.disk import sha256_of
 from loratrack.errors import UserError
 from loratrack.manifest import Manifest, RecordedBase
@@ -98,6 +99,12 @@ def load(
     `trusted`: the bases, by sha256, whose code may run. What the bundle itself says of that does not count.
     """
     manifest = manifests.whole(folder)
+    with (folder / CONFIG_COPY).open("rb") as opened:
+        if not opened.readline().startswith(FROZEN_MARK.encode()):  # else parents anywhere would be read
+            raise UserError(
+                f"{folder / CONFIG_COPY}: must begin with {FROZEN_MARK!r}, as a run writes it;"
+                " restore the run's artifacts"
+            )
     config = files.load(folder / CONFIG_COPY)
     base = base_of(folder, manifest.base, trusted)
     if base.runs_code:
