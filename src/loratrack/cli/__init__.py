@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import signal
@@ -50,16 +51,21 @@ INTERRUPTED = 128 + signal.SIGINT
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    arguments = parser().parse_args(words)
     logging.lastResort = Complaints(logging.WARNING)
-    command: Callable[[argparse.Namespace], int] = arguments.command
     if not sys.stderr.isatty():  # MLflow's bar would write a line for each file
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
+        arguments = parser().parse_args(words)
+        command: Callable[[argparse.Namespace], int] = arguments.command
         return command(arguments)
     except UserError as error:
         complain(f"loratrack: {error}")
         return REFUSED if isinstance(error, RefusedError) else USER_ERROR
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        complain(f"loratrack: {error.filename}: names have at most 255 bytes, and a path 4,000")
+        return USER_ERROR
     except KeyboardInterrupt:
         complain("loratrack: interrupted")
         return INTERRUPTED

@@ -23,7 +23,7 @@ def register(run_id: str, name: str, artifact_path: str, tags: Mapping[str, str]
     try:
         _ensure_model(client, name)
         source = _source(client, run_id, artifact_path)
-        return _new_version(client, name, source, run_id, secrets.scrub(tags))
+        return _new_version(client, name, source, run_id, secrets.scrub_values(tags))
     except MlflowException as error:
         fault = secrets.scrub_text(str(error))
         raise StoreError(f"registered model {name!r}: the registry must take it, got: {fault}") from error
