@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 import sqlite3
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
+from loratrack import cli
 from loratrack.cli import main
 from loratrack.errors import printable, printable_lines
 
@@ -135,3 +137,30 @@ def test_json_escapes_what_a_terminal_would_obey(hostile: Any, capsys: pytest.Ca
     text = capsys.readouterr().out
     assert "\\u202eevil\\u2066" in text
     assert json.loads(text)["tags"]["device"] == HOSTILE
+
+
+def test_there_is_one_door() -> None:
+    modules = Path(cli.__file__).parent.glob("*.py")
+    doors = [
+        m.name for m in modules if re.search(r"\bConsole\(|sys\.std(out|err)\.write", m.read_text("utf-8"))
+    ]
+    assert doors == ["screen.py"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "x" * 300],
+        ["predict", "--model", "x" * 300, "--text", "a"],
+        ["predict", "--model", "model", "--file", f"{'x' * 300}.csv"],
+        ["restore", "first", "--out", "x" * 300],
+        ["compare", "--plot", f"{'x' * 300}/a.png"],
+        ["sweep", "x" * 300],
+    ],
+)
+def test_a_name_that_no_file_system_takes_is_one_message(
+    trained: Any, untrained: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(untrained, trained.folder / "model")
+    assert main(words) == 2
+    assert re.search("File name too long|names have at most 255 bytes", capsys.readouterr().err)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -37,8 +38,8 @@ def test_files_that_cannot_be_stored_hold_up_neither_metrics_nor_status(
 ) -> None:
     other = RunWriter.start(name="exp_v2", params={}, tags={})
     assert not in_bucket.finish("FINISHED", wait_seconds=0.5)
-    run = client.get_run(in_bucket.run_id)
-    assert (run.info.status, run.data.metrics["f1"]) == ("FINISHED", 0.5)
+    wait_for(lambda: client.get_run(in_bucket.run_id).info.status == "FINISHED")
+    assert client.get_run(in_bucket.run_id).data.metrics["f1"] == 0.5
     other.log_metrics({"f1": 0.6}, step=1)
     assert other.flush()
     assert other.finish("FINISHED")
@@ -54,14 +55,18 @@ def test_what_is_never_taken_is_refused_in_the_end(client: MlflowClient, in_buck
     with closing(sqlite3.connect(store_folder() / "outbox.db")) as database, database:
         database.execute("UPDATE rows SET attempts = ?, not_before_ms = 0", (MAX_ATTEMPTS - 1,))
     next_one = RunWriter.start(name="exp_v2", params={}, tags={})  # sends what others have left
-    deadline = time.monotonic() + 30
-    while not (refused := refusals()):
-        assert time.monotonic() < deadline, "still waiting for the refusal"
-        time.sleep(0.05)
-    assert [run_id for run_id, _ in refused] == [in_bucket.run_id]
+    wait_for(lambda: bool(refusals()))
+    assert [run_id for run_id, _ in refusals()] == [in_bucket.run_id]
     assert next_one.finish("FINISHED")
     assert sync(store_folder(), store_name(), client).put_off != ()  # on request it is tried once more
     assert refusals() == []
+
+
+def wait_for(what: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not what():
+        assert time.monotonic() < deadline, "the shipper has not come so far"
+        time.sleep(0.05)
 
 
 def refusals() -> list[tuple[str, str]]:

@@ -57,20 +57,21 @@ INTERRUPTED = 128 + signal.SIGINT
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    arguments = parser().parse_args(words)
     logging.lastResort = Complaints(logging.WARNING)
-    command: Callable[[argparse.Namespace], int] = arguments.command
     if not sys.stderr.isatty():  # MLflow's bar would write a line for each file
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     elif database_file(tracking_uri()) is None and command.__module__ != cache.__name__:
         # MLflow's client takes more than a second to load before it asks anything
         complain(f"asking {store_name()} …")
     try:
+        arguments = parser().parse_args(words)
+        command: Callable[[argparse.Namespace], int] = arguments.command
         return command(arguments)
     except UserError as error:
         complain(f"loratrack: {error}")
         return REFUSED if isinstance(error, RefusedError) else USER_ERROR
     except OSError as error:
+<<<<<<< HEAD
         if error.errno not in OF_THE_MACHINE:
             raise
         place = f"{error.filename}: " if error.filename else ""
@@ -79,6 +80,11 @@ def main(words: Sequence[str] | None = None) -> int:
             "free some space" if error.errno in NO_SPACE else "mend its rights, or work in another folder"
         )
         complain(f"loratrack: {place}must be readable and writable, got {reason!r}; {remedy}")
+=======
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        complain(f"loratrack: {error.filename}: names have at most 255 bytes, and a path 4,000")
+>>>>>>> w-text
         return USER_ERROR
     except KeyboardInterrupt:
         complain("loratrack: interrupted")
