@@ -73,8 +73,8 @@ def test_who_may_not_write_reads_everything_and_is_told_the_rest(read_only: Any,
     assert may_not in run
     assert may_not in register
     assert promote == (
-        f"loratrack: {read_only.database.parent}/.registry.lock: must be readable and writable,"
-        " got 'Permission denied'; mend its rights, or work in another folder\n"
+        f"loratrack: {read_only.database.parent}/.registry.lock: Permission denied;"
+        " mend its rights, or work in another folder\n"
     )
     assert "outbox.db: the outbox of metrics must be writable, got" in sync
 

@@ -50,41 +50,39 @@ COMMANDS = (
     cache,
 )
 REFUSED, USER_ERROR = 1, 2
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, *NO_SPACE)
-"""A fault of disks and rights, which no traceback explains better."""
+MEND_RIGHTS, MAKE_ROOM = "mend its rights, or work in another folder", "free some space"
+OF_THE_MACHINE = {
+    errno.EACCES: MEND_RIGHTS,
+    errno.EPERM: MEND_RIGHTS,
+    errno.EROFS: MEND_RIGHTS,
+    errno.ENOSPC: MAKE_ROOM,
+    errno.EDQUOT: MAKE_ROOM,
+    errno.EFBIG: MAKE_ROOM,
+    errno.ENAMETOOLONG: "a name has at most 255 bytes, and a path 4,000",
+}
+"""Faults of disks, rights and names, which no traceback explains better, and what to do about each."""
 INTERRUPTED = 128 + signal.SIGINT
 
 
 def main(words: Sequence[str] | None = None) -> int:
     logging.lastResort = Complaints(logging.WARNING)
-    if not sys.stderr.isatty():  # MLflow's bar would write a line for each file
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    elif database_file(tracking_uri()) is None and command.__module__ != cache.__name__:
-        # MLflow's client takes more than a second to load before it asks anything
-        complain(f"asking {store_name()} …")
     try:
         arguments = parser().parse_args(words)
         command: Callable[[argparse.Namespace], int] = arguments.command
+        if not sys.stderr.isatty():  # MLflow's bar would write a line for each file
+            os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        elif database_file(tracking_uri()) is None and command.__module__ != cache.__name__:
+            # MLflow's client takes more than a second to load before it asks anything
+            complain(f"asking {store_name()} …")
         return command(arguments)
     except UserError as error:
         complain(f"loratrack: {error}")
         return REFUSED if isinstance(error, RefusedError) else USER_ERROR
     except OSError as error:
-<<<<<<< HEAD
         if error.errno not in OF_THE_MACHINE:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        reason = os.strerror(error.errno)
-        remedy = (
-            "free some space" if error.errno in NO_SPACE else "mend its rights, or work in another folder"
-        )
-        complain(f"loratrack: {place}must be readable and writable, got {reason!r}; {remedy}")
-=======
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        complain(f"loratrack: {error.filename}: names have at most 255 bytes, and a path 4,000")
->>>>>>> w-text
+        complain(f"loratrack: {place}{os.strerror(error.errno)}; {OF_THE_MACHINE[error.errno]}")
         return USER_ERROR
     except KeyboardInterrupt:
         complain("loratrack: interrupted")
