@@ -51,7 +51,7 @@ def finish(file: Path, num_versions: int) -> None:
 def measure(num_versions: int) -> None:
     from loratrack.experiments import promotion
 
-    promotion.check_reload = lambda candidate: "not checked"
+    promotion.check_reload = lambda candidate, trusted: "not checked"
     number = itertools.count(num_versions // 4, 10)
     print(f"\n{f'SQLite, {num_versions:,} versions of one model, ms':<58}{'median':>9}{'max':>9}{'CPU':>9}")
     by_version = command(lambda: ("promote", f"clinc/{next(number)}"))

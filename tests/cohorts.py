@@ -9,7 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from transformers import (
+    BertConfig,
+    BertModel,
+    EsmConfig,
+    EsmModel,
+    OPTConfig,
+    OPTModel,
+    PreTrainedModel,
+    T5Config,
+    T5EncoderModel,
+    XLMConfig,
+    XLMModel,
+)
 
 from loratrack.config import RunConfig
 from loratrack.data import Dataset, Encoded, LabelMap, TaskLabels
@@ -24,6 +36,23 @@ TASKS = (
     TaskLabels("taken", ("yes", "no"), (3, 4)),
 )
 VOCABULARY = 60
+
+
+SIZES: dict[str, Any] = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2}
+SIZES |= {"num_attention_heads": 2, "max_position_embeddings": 64}
+T5_SIZES = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
+BASES: dict[str, Callable[[], PreTrainedModel]] = {
+    "bert": lambda: BertModel(
+        BertConfig(**SIZES, intermediate_size=24, initializer_range=0.2), add_pooling_layer=False
+    ),
+    "opt": lambda: OPTModel(OPTConfig(**SIZES, ffn_dim=24, word_embed_proj_dim=16, init_std=0.2)),
+    "t5": lambda: T5EncoderModel(T5Config(vocab_size=VOCABULARY, **T5_SIZES)),
+    "xlm": lambda: XLMModel(XLMConfig(vocab_size=VOCABULARY, emb_dim=16, n_layers=2, n_heads=2)),
+    "esm": lambda: EsmModel(
+        EsmConfig(**SIZES, intermediate_size=24, pad_token_id=1, mask_token_id=2), add_pooling_layer=False
+    ),
+}
+"""Architectures that drop in several ways: by modules, by functions, inside attention."""
 
 
 def encoded(rows: int, seed: int) -> Encoded:
@@ -68,21 +97,12 @@ def config_of() -> Callable[..., RunConfig]:
 
 
 @pytest.fixture(scope="session")
-def new_cohort() -> Callable[[list[str]], Cohort]:
+def new_cohort() -> Callable[..., Cohort]:
     """A cohort without members on a base that is always the same; its notices go to the list."""
 
-    def make(notices: list[str]) -> Cohort:
+    def make(notices: list[str], base: str = "bert") -> Cohort:
         torch.manual_seed(0)
-        base = BertConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=16,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            intermediate_size=24,
-            initializer_range=0.2,
-        )
-        encoder = BertModel(base, add_pooling_layer=False)
-        network = Network(encoder, "mean", torch.device("cpu"), use_lora=True)
+        network = Network(BASES[base](), "mean", torch.device("cpu"), use_lora=True)
         return Cohort(network, Classification(DATASET), notices.append)
 
     return make

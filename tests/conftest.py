@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests import bundles
+from tests.bundles import coded_base  # noqa: F401
 from tests.stores import (  # noqa: F401
     any_store_of_runs,
     client,
@@ -170,22 +172,9 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 @pytest.fixture(scope="session")
 def untrained(sample: Sample, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle as a run leaves it, with weights drawn at random."""
-    import torch
-
     from loratrack.config import load
-    from loratrack.model import bundle, weights
-    from loratrack.training import session
-    from loratrack.training.log import ListLog
 
-    config, folder = load(sample.config), tmp_path_factory.mktemp("untrained")
-    prepared = session.set_up(config, lambda text: None)
-    member = session.enter(prepared, config, ListLog(), folder)
-    for parameter in prepared.network.parameters(member.name):
-        torch.nn.init.normal_(parameter, std=0.3)
-    weights.save(prepared.network, member.name, member.folder)
-    labels = prepared.dataset.label_map.to_dict()
-    bundle.save(folder / "bundle", member.folder, prepared.network, prepared.base, config, labels)
-    return folder / "bundle"
+    return bundles.save_untrained(load(sample.config), tmp_path_factory.mktemp("untrained"))
 
 
 def _write_rows(file: Path, count: int, seed: int) -> None:

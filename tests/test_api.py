@@ -41,14 +41,14 @@ def test_no_room_hides_a_name_of_the_door() -> None:
 
 def test_importing_it_opens_neither_torch_nor_mlflow() -> None:
     program = "import sys, loratrack; print([m for m in ('torch', 'mlflow', 'pydantic') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"
 
 
 def test_a_question_about_runs_opens_no_torch(tiny_project: Path, trained: lt.Training) -> None:
     program = "import sys, loratrack as lt; print(len(lt.runs('exp_id=by_hand')), 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "1 False"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "1 False"
 
 
 def test_train_gives_what_mlflow_has(tiny_project: Path, trained: lt.Training) -> None:
@@ -171,7 +171,7 @@ def test_the_question_classifier(tiny_project: Path, sample: Any) -> None:
     (project / "base" / "vocab.txt").write_text("\n".join([*vocabulary[:5], *characters[:room]]), "utf-8")
     (project / "questions.yaml").write_text(
         "exp_id: question_classifier\n"
-        "data: {raw_data_path: train.csv, max_len: 32, validation_share: 0.25}\n"
+        "data: {raw_data_path: train.csv, max_len: 32, validation_share: 0.25, split_seed: 42}\n"
         "model:\n"
         "  arch: ./base\n"
         "  lora: {rank: 8, alpha: 16, dropout: 0.1, target_modules: [query, key, value, dense]}\n"

@@ -28,14 +28,15 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "serving": (4, {"config", "data", "model", "bases"}),
     "registry": (4, {"index", "store"}),
     "data": (3, {"config"}),
-    "model": (3, {"config", "bases"}),
+    "model": (3, {"config", "bases", "manifest"}),
     "tuning": (3, {"config"}),
-    "tracking": (3, {"store"}),
+    "tracking": (3, {"store", "manifest"}),
     "index": (3, {"store"}),
     "scheduling": (3, {"config"}),
     "config": (2, set()),
     "bases": (2, set()),
     "store": (2, set()),
+    "manifest": (2, set()),
     "errors": (1, set()),
     "places": (1, set()),
     "disk": (1, set()),
@@ -150,5 +151,5 @@ def test_light_rooms_open(rooms: tuple[str, ...], heavy: tuple[str, ...]) -> Non
     modules = [dotted(module) for module in MODULES if room(module) in rooms]
     assert len(modules) > 3
     program = f"import sys, {', '.join(modules)}; print([name for name in {heavy} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout.strip() == "[]"

@@ -28,7 +28,7 @@ print(json.dumps({"settings": told, "rooms": rooms, "torch": "torch" in sys.modu
 
 def told_in(folder: Path, program: str = TELL) -> dict[str, Any]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", "-c", program],
         cwd=folder,
         env=environment,
@@ -36,7 +36,7 @@ def told_in(folder: Path, program: str = TELL) -> dict[str, Any]:
         text=True,
         check=True,
     )
-    return dict(json.loads(done.stdout))
+    return dict(json.loads(process.stdout))
 
 
 def test_all_of_it_is_set_where_nothing_is() -> None:
@@ -96,12 +96,12 @@ def test_every_mlflow_process_below_the_project_sees_one_store(
     (tmp_path / "MLproject").write_text("name: loratrack\n")
     below = tmp_path / "projects" / "风险"
     below.mkdir(parents=True)
-    told = told_in(below)
+    variables = told_in(below)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     monkeypatch.chdir(below)
-    assert told["settings"]["MLFLOW_TRACKING_URI"] == tracking_uri()
-    assert told["rooms"] == ["mlflow_plugin", "places"]
-    assert not told["torch"]
+    assert variables["settings"]["MLFLOW_TRACKING_URI"] == tracking_uri()
+    assert variables["rooms"] == ["mlflow_plugin", "places"]
+    assert not variables["torch"]
 
 
 @pytest.mark.parametrize("content", ["name: somebody-elses\n", "name: loratracker\n", ""])
@@ -114,7 +114,7 @@ def test_a_current_folder_that_is_gone_does_not_break_mlflow(tmp_path: Path) -> 
     gone = tmp_path / "gone"
     gone.mkdir()
     program = "import os; os.rmdir(os.getcwd()); import loratrack.places as p; print(p.our_project() is None)"
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", program], cwd=gone, capture_output=True, text=True, check=True
     )
-    assert done.stdout == "True\n"
+    assert process.stdout == "True\n"

@@ -109,22 +109,39 @@ def promote(
     why: str = "",
     if_: str | None = None,
     expect: int | None = None,
+    trust_remote_code: str | None = None,
 ) -> Promotion:
     """Make a version champion (or challenger), once it was loaded and found to be what was trained.
 
     `if_` refuses unless it holds: `avg_f1>=0.93 and intent_f1 not worse than champion by 0.005`.
+    `trust_remote_code`: the sha256 of the base, where the model needs code that the base brings.
     """
-    return _promote(version, model=model, to=to, why=why, condition=if_, expect=expect)
+    return _promote(
+        version,
+        model=model,
+        to=to,
+        why=why,
+        condition=if_,
+        expect=expect,
+        trust_remote_code=trust_remote_code,
+    )
 
 
-def reproduce(run: str, *, check: bool = False, watcher: Watcher | None = None) -> Reproduction:
+def reproduce(
+    run: str,
+    *,
+    check: bool = False,
+    watcher: Watcher | None = None,
+    trust_remote_code: str | None = None,
+) -> Reproduction:
     """Train once more from what a run has kept; `check` compares every metric of every epoch.
 
     `run`: its id or the beginning of it, or an exp_id for its newest run.
+    `trust_remote_code`: the sha256 of the base, where the run needs code that the base brings.
     """
     from loratrack.experiments import reproduction
 
-    return reproduction.reproduce(run, check=check, watcher=watcher)
+    return reproduction.reproduce(run, check=check, watcher=watcher, trust_remote_code=trust_remote_code)
 
 
 def history(model: str) -> list[Event]:

@@ -27,6 +27,19 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
+def read_json(file: Path) -> Any:
+    """What a JSON file holds; ValueError says why it cannot be read, also for one that is nested too deeply.
+
+    What is no regular file is refused: a named pipe would hold its reader forever.
+    """
+    if not file.is_file():
+        raise ValueError("must be a regular file")
+    try:
+        return json.loads(file.read_bytes())
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 @contextmanager
 def whole_file(file: Path, *, is_durable: bool = False) -> Iterator[Path]:
     """A draft beside `file` that takes its place when the block ends, and is gone when it fails.
@@ -101,10 +114,10 @@ def locked(file: Path) -> Iterator[None]:
 def try_lock(file: Path) -> IO[bytes] | None:
     """The lock, held until it is closed or the process ends, however it ends; None: somebody has it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    held = file.open("ab")
+    lock = file.open("ab")
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        held.close()
+        lock.close()
         return None
-    return held
+    return lock

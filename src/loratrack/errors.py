@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Sequence
+
+MAX_NAME_CHARACTERS, MAX_NAMES = 120, 20
+"""What a message shows of a name and of a list of names. A quote never closed makes a name of megabytes."""
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = MAX_NAME_CHARACTERS
+_SHORT.maxlist = _SHORT.maxtuple = MAX_NAMES
+_SHORT.fillvalue = "…"
 
 
 class UserError(Exception):
@@ -35,9 +43,17 @@ def problems_message(source: str, problems: Sequence[str], noun: str = "problem"
     return "\n".join([f"{source}: {counted(len(problems), noun)}", *(f"  {problem}" for problem in problems)])
 
 
+def quoted(value: object) -> str:
+    """A name or a list of names from outside, in quotes; a long one loses its middle or its end."""
+    return _SHORT.repr(value)
+
+
 def closest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The one of `names` that was probably meant; None when all are less alike than `cutoff` (0 to 1)."""
-    matches = difflib.get_close_matches(name, list(names), n=1, cutoff=cutoff)
+    if len(name) > MAX_NAME_CHARACTERS:  # nobody has mistyped that, and comparing takes the square of it
+        return None
+    short = [other for other in names if len(other) <= MAX_NAME_CHARACTERS]
+    matches = difflib.get_close_matches(name, short, n=1, cutoff=cutoff)
     return matches[0] if matches else None
 
 

@@ -1,7 +1,8 @@
 """What MLflow imports in each of its processes: our store's place, a stand-in for conda, safe first use.
 
-Nothing that the user has set is changed, and outside our project nothing is set at all. MLflow is in
-the middle of its own import when it imports this, so nothing here may import MLflow in turn.
+Nothing that the user has set is changed. Outside our project nothing is set but the stand-in for conda, and
+that only for `mlflow run`, which may fetch our project from elsewhere. MLflow is in the middle of its own
+import when it imports this, so nothing here may import MLflow in turn.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from loratrack.places import ARTIFACTS, STORE, database_uri, our_project
+from loratrack.places import ARTIFACTS, PROJECT_FILE, STORE, database_uri, our_project
 
 CONDA_STAND_IN = Path(__file__).parent / "conda_stand_in"
 
@@ -40,6 +41,11 @@ def conda_settings(environment: Mapping[str, str]) -> dict[str, str]:
     return {"MLFLOW_CONDA_HOME": str(CONDA_STAND_IN), "LORATRACK_PYTHON": sys.executable}
 
 
+def is_mlflow_run() -> bool:
+    """Whether this process is `mlflow run`, which makes a run and starts another process that fills it."""
+    return Path(sys.argv[0]).stem in ("mlflow", "__main__") and sys.argv[1:2] == ["run"]
+
+
 def _has_conda(environment: Mapping[str, str]) -> bool:
     home = environment.get("MLFLOW_CONDA_HOME")
     if home is not None:
@@ -64,7 +70,7 @@ class ProjectExperiment:
     """
 
     def in_context(self) -> bool:
-        return our_project() is not None
+        return (_project or our_project()) is not None
 
     def get_experiment_id(self) -> str:
         from loratrack.store.client import EXPERIMENT, ensure_experiment
@@ -76,7 +82,7 @@ def tracking_store(store_uri: str, artifact_uri: str | None = None) -> Any:
     """MLflow's own SQLite store, initialised by one process at a time."""
     from loratrack.store.opening import open_tracking_store
 
-    return open_tracking_store(store_uri, artifact_uri)
+    return open_tracking_store(store_uri, artifact_uri, is_mlflow_run=is_mlflow_run())
 
 
 def registry_store(store_uri: str) -> Any:
@@ -86,6 +92,15 @@ def registry_store(store_uri: str) -> Any:
     return open_registry_store(store_uri)
 
 
-_project = our_project()
+def project_of_this_process() -> Path | None:
+    """Our project that `mlflow run FOLDER` names, else the one around the current folder."""
+    words = sys.argv[2:] if is_mlflow_run() else []
+    named = (our_project(Path(word)) for word in words if Path(word, PROJECT_FILE).is_file())
+    return next((project for project in named if project is not None), our_project())
+
+
+_project = project_of_this_process()
 if _project is not None:
-    os.environ.update(defaults(_project, os.environ) | conda_settings(os.environ))
+    os.environ.update(defaults(_project, os.environ))
+if _project is not None or is_mlflow_run():  # ours may come from a git repository
+    os.environ.update(conda_settings(os.environ))

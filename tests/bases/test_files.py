@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+import transformers
 
-from loratrack.bases.files import file_sha256, network_sha256, tokenizer_sha256
+from loratrack.bases.files import (
+    file_sha256,
+    network_sha256,
+    tokenizer_choice,
+    tokenizer_files,
+    tokenizer_sha256,
+)
 from loratrack.places import cache_folder
 
 
@@ -53,6 +62,36 @@ def test_a_changed_byte_changes_the_digest_of_its_side_alone(
         is_network,
         is_tokenizer,
     )
+
+
+def test_each_file_that_a_tokenizer_of_transformers_reads_is_one_of_its_files(tmp_path: Path) -> None:
+    sources = Path(transformers.__file__).parent.glob("models/*/tokenization*.py")
+    blocks = re.findall(r"^VOCAB_FILES_NAMES = \{(.*?)\}", "\n".join(map(read_text, sources)), re.S | re.M)
+    names = {name for block in blocks for name in re.findall(r': "([^"]+)"', block)}
+    assert len(names) > 20
+    for name in names:
+        (tmp_path / name).write_text("…")
+    assert set(tokenizer_files(tmp_path)) == names
+
+
+def test_the_code_of_a_tokenizer_is_part_of_it(tiny: Path) -> None:
+    code = tiny / "tokenization.py"
+    code.write_text("one = 1")
+    config = json.loads((tiny / "tokenizer_config.json").read_text())
+    assert "tokenization.py" not in tokenizer_files(tiny)
+    config["auto_map"] = {"AutoTokenizer": ["tokenization.Tokenizer", None]}
+    (tiny / "tokenizer_config.json").write_text(json.dumps(config))
+    before = tokenizer_sha256(tiny)
+    code.write_text("one = 2")
+    assert tokenizer_sha256(tiny) != before
+
+
+def test_the_architecture_is_a_fact_of_the_tokenizer(tiny: Path) -> None:
+    assert tokenizer_choice(tiny)["model_type"] == "bert"
+
+
+def read_text(path: Path) -> str:
+    return path.read_text("utf-8")
 
 
 def test_a_copy_elsewhere_has_the_same_digests(tiny: Path, tmp_path: Path) -> None:

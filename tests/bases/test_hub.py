@@ -35,8 +35,8 @@ def test_a_base_comes_from_the_hub_and_needs_it_no_more_afterwards(hub: Any, tin
     assert base.sha256 == resolve(str(tiny)).sha256
     assert base.tokenizer_sha256 == resolve(str(tiny)).tokenizer_sha256
     hub.requests.clear()
-    load_tokenizer(base, trust_remote_code=False)
-    load_encoder(base, dtype=torch.float32, trust_remote_code=False)
+    load_tokenizer(base)
+    load_encoder(base, dtype=torch.float32)
     assert hub.requests == []
 
 
@@ -226,7 +226,7 @@ def test_the_built_in_base_comes_from_the_hub_where_its_package_is_missing(
 ) -> None:
     """It does, and is then refused: these are not its weights."""
     hub.add(BUILT_IN_ON_HUB, tiny)
-    assert "must be the weights of sentence-transformers/all-MiniLM-L6-v2 with sha256" in refusal("minilm")
+    assert "must be the network of sentence-transformers/all-MiniLM-L6-v2 with sha256" in refusal("minilm")
 
 
 def test_without_package_and_hub_the_built_in_base_says_how_to_get_it(no_hub: str, no_package: None) -> None:
@@ -258,7 +258,7 @@ def test_the_variables_of_the_hub_are_respected(hub: Any, tiny: Path, tmp_path: 
         "TRANSFORMERS_OFFLINE": "0",
     }
     script = "from loratrack.bases.base import resolve; print(resolve('acme/tiny').folder)"
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
     )
-    assert done.stdout.startswith(f"{tmp_path / 'home'}/hub/models--acme--tiny/snapshots/")
+    assert process.stdout.startswith(f"{tmp_path / 'home'}/hub/models--acme--tiny/snapshots/")

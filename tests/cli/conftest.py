@@ -13,6 +13,8 @@ import pytest
 from tests.cohorts import config_of, dataset, new_cohort, seat  # noqa: F401
 
 from loratrack.cli import main
+from loratrack.store import relocation
+from loratrack.store.place import tracking_uri
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ def trained(trained_once: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """A copy that a test may change, and the current folder."""
     copy = Trained(Path(shutil.copytree(trained_once.folder, tmp_path / "moved here")))
     enter(copy, monkeypatch)
+    relocation.follow(tracking_uri())
     return copy
 
 
@@ -73,7 +76,7 @@ def ask(trained: Trained, capsys: pytest.CaptureFixture[str]) -> Ask:
     def words(*said: object) -> tuple[int, str, str]:
         capsys.readouterr()
         code = main([str(word) for word in said])
-        told = capsys.readouterr()
-        return code, told.out, told.err
+        output = capsys.readouterr()
+        return code, output.out, output.err
 
     return words

@@ -34,10 +34,10 @@ def test_words_that_are_no_command_end_with_2(words: list[str], capsys: pytest.C
 
 def test_a_fault_of_the_user_is_one_message_and_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "projects/nowhere.yaml"]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.startswith("loratrack: projects/nowhere.yaml: ")
-    assert "Traceback" not in told.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("loratrack: projects/nowhere.yaml: ")
+    assert "Traceback" not in output.err
 
 
 def test_the_help_needs_no_heavy_library() -> None:
@@ -45,8 +45,8 @@ def test_the_help_needs_no_heavy_library() -> None:
         "import sys; from loratrack.cli import parser; parser().format_help();"
         "print([name for name in ('torch', 'mlflow', 'transformers', 'pandas') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout == "[]\n"
 
 
 def test_the_cache_is_listed_and_cleared(
@@ -92,6 +92,24 @@ def test_ctrl_c_ends_without_a_traceback(
     gc.collect()
     assert exit_code == 130
     assert capsys.readouterr().err == "loratrack: interrupted\n"
+
+
+def test_at_a_terminal_a_server_is_named_before_it_is_asked() -> None:
+    """MLflow's client takes seconds to load; nobody should look at an empty screen meanwhile."""
+    terminal, stderr = os.openpty()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        program = "from loratrack.cli import main; raise SystemExit(main(['history', 'intents']))"
+        with subprocess.Popen(
+            [sys.executable, "-c", program], stderr=stderr, env={**os.environ, "MLFLOW_TRACKING_URI": uri}
+        ) as process:
+            os.close(stderr)
+            first_line = b""
+            while not first_line.endswith(b"\n"):
+                first_line += os.read(terminal, 1000)
+            process.kill()
+    os.close(terminal)
+    assert first_line.decode() == f"asking {uri} …\r\n"
 
 
 def test_sync_says_what_it_sent(

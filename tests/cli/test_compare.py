@@ -35,12 +35,12 @@ def test_the_best_come_first_with_what_tells_them_apart(
 ) -> None:
     assert main(["compare", "--filter", "task_type=multi_cls", "--sort-by", "avg_f1"]) == 0
     output = capsys.readouterr().out
-    heading, *found = rows(output)
+    heading, *lines = rows(output)
     assert heading == [
         *("exp_id", "run", "task_type", "started", "device", "status", "rank", "lr"),
         *("avg_f1", "registered"),
     ]
-    shown = [(row[0], row[2], *row[5:]) for row in found]
+    shown = [(row[0], row[2], *row[5:]) for row in lines]
     assert shown == [
         ("exp_v4", "double_cls", "FINISHED", "16", "0.0002", "0.9300", "risk v2 @champion"),
         ("exp_中文", "multi_cls", "FINISHED", "8", "2e-05", "0.9100", "–"),
@@ -104,10 +104,10 @@ def test_a_narrow_terminal_leaves_columns_out_and_says_which(
     be_a_terminal(width, monkeypatch)
     assert main(["compare", "--sort-by", "avg_f1"]) == 0
     output = capsys.readouterr().out
-    heading, *found = rows(output)
+    heading, *lines = rows(output)
     assert all(cell_len(line) <= width for line in output.splitlines() if line[:1] in LETTERS)
     assert "…" not in output
-    assert len(found) == 6
+    assert len(lines) == 6
     assert heading[:2] == ["exp_id", "run"]
     assert ("avg_f1" in heading) == (width > 40 or "no room" in output)
     assert ("; choose with --columns, or see all with --json" in output) == (width < 200)
@@ -271,9 +271,9 @@ def test_the_page_opens_in_a_browser(many_runs: None, tmp_path: Path) -> None:
         pytest.skip("chromium is not installed: on Debian, apt install chromium")
     assert main(["compare", "--plot", "many.html"]) == 0
     command = [chromium, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
-    done = subprocess.run(
+    process = subprocess.run(
         [*command, (tmp_path / "many.html").as_uri()], capture_output=True, text=True, check=True
     )
-    assert done.stdout.count('<g id="run-') == 20
-    assert "alert(1)" in done.stdout
-    assert "<script" not in done.stdout
+    assert process.stdout.count('<g id="run-') == 20
+    assert "alert(1)" in process.stdout
+    assert "<script" not in process.stdout

@@ -64,8 +64,8 @@ def test_the_tables_are_read_without_mlflow(promoted: None, tmp_path: Path) -> N
         "print(json.dumps([name for name in ('mlflow', 'torch') if name in sys.modules]));"
         "print(json.dumps(content))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    imported, content = map(json.loads, done.stdout.splitlines())
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    imported, content = map(json.loads, process.stdout.splitlines())
     assert imported == []
     assert [move["event"] for move in content["moves"]] == ["promote", "noticed"]
     assert content["drift"] == [

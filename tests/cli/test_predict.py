@@ -68,13 +68,31 @@ def test_json_lines_go_in_and_come_out(words: Words) -> None:
     assert [row["text"] for row in rows] == texts
 
 
-def test_no_cell_is_a_formula(words: Words) -> None:
+def test_cells_stay_as_they_are_unless_a_spreadsheet_is_to_open_them(words: Words) -> None:
     texts = ["=cmd()", "+1+cmd()", "-2", "@sum", "\tx", "plain", "a\rb"]
     Path("in.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts), "utf-8")
-    assert words("--file", "in.jsonl", "--out", "out.tsv") == 0
-    with open("out.tsv", encoding="utf-8", newline="") as opened:
-        cells = [row[0] for row in csv.reader(opened, delimiter="\t")][1:]
-    assert cells == ["'=cmd()", "'+1+cmd()", "-2", "'@sum", "'\tx", "plain", "a\rb"]
+    cells = []
+    for more in ([], ["--safe-for-excel"]):
+        assert words("--file", "in.jsonl", "--out", "out.tsv", *more) == 0
+        with open("out.tsv", encoding="utf-8", newline="") as opened:
+            cells.append([row[0] for row in csv.reader(opened, delimiter="\t")][1:])
+    assert cells == [texts, ["'=cmd()", "'+1+cmd()", "-2", "'@sum", "'\tx", "plain", "a\rb"]]
+
+
+def test_labels_that_look_like_formulas_are_labels(tmp_path: Path) -> None:
+    rows: list[files.Row] = [{"text": "-bad", "mood": "=mid", "mood_probability": 0.5}]
+    for safe, expected in ((False, ["-bad", "=mid", "0.5"]), (True, ["'-bad", "'=mid", "0.5"])):
+        files.write(rows, tmp_path / "out.csv", list(rows[0]), safe_for_excel=safe)
+        assert rows_of(str(tmp_path / "out.csv"))[1] == expected
+
+
+def test_what_is_safe_for_excel_is_a_file_that_excel_opens(
+    words: Words, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert words("--text", "calm", "--safe-for-excel") == 2
+    assert "--safe-for-excel: needs --out" in capsys.readouterr().err
+    assert words("--text", "calm", "--safe-for-excel", "--out", "out.jsonl") == 2
+    assert "--safe-for-excel: is for .csv and .tsv" in capsys.readouterr().err
 
 
 def test_ten_thousand_rows_keep_their_order(words: Words, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,8 +32,8 @@ def test_the_best_version_of_an_experiment_becomes_champion(ask: Any) -> None:
     )
     assert aliases() == {"champion": 3}
     code, out, _ = ask("promote", "tiny/1", "--json")
-    told = json.loads(out)
-    assert (code, told["from"], told["to"], told["alias"], told["why"]) == (0, 3, 1, "champion", "")
+    answer = json.loads(out)
+    assert (code, answer["from"], answer["to"], answer["alias"], answer["why"]) == (0, 3, 1, "champion", "")
     code, out, _ = ask("history", "tiny")
     assert code == 0
     assert "first try" in out
@@ -162,7 +162,7 @@ print([name for name in ("torch", "transformers") if name in sys.modules])
 def test_the_way_back_needs_no_torch(ask: Any) -> None:
     ask("promote", "tiny/1")
     ask("promote", "tiny/2")
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", WITHOUT_TORCH], capture_output=True, text=True, check=True
     )
-    assert done.stdout.endswith("[]\n")
+    assert process.stdout.endswith("[]\n")

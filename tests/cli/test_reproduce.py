@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from loratrack.store.client import connect
 
 
@@ -14,10 +16,10 @@ def test_a_run_is_repeated_to_the_bit(ask: Any, trained: Any) -> None:
     first = client.get_model_version("tiny", "1").run_id
     code, out, err = ask("reproduce", "first", "--check", "--json")
     assert code == 0, err
-    told = json.loads(out)
-    assert told["reproduces"] == first
-    assert told["check"] == {"equal": True, "exact": True, "tolerance": 0.0, "epochs": 2, "unequal": []}
-    again = client.get_run(told["run_id"])
+    answer = json.loads(out)
+    assert answer["reproduces"] == first
+    assert answer["check"] == {"equal": True, "exact": True, "tolerance": 0.0, "epochs": 2, "unequal": []}
+    again = client.get_run(answer["run_id"])
     assert again.data.tags["reproduces"] == first
     assert again.data.tags["project"] == "tiny"
     assert (again.info.status, again.info.run_name) == ("FINISHED", "first")
@@ -61,6 +63,17 @@ def test_all_files_come_back(ask: Any) -> None:
     code, _, err = ask("restore", "first", "--out", "some/files")
     assert code == 2
     assert "--out: must be a folder that is empty or not there yet, got 'some/files'" in err
+
+
+def test_the_current_folder_may_take_the_files(
+    ask: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    assert ask("restore", "first", "--out", ".")[0] == 0
+    assert (empty / "bundle.json").is_file()
+    assert not list(tmp_path.glob(".*.draft"))
 
 
 def test_files_that_changed_are_named(ask: Any) -> None:

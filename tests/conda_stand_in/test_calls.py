@@ -37,8 +37,10 @@ def conda(environment: dict[str, str], *arguments: str) -> subprocess.CompletedP
 def shell(environment: dict[str, str], command: str) -> str:
     """As MLflow does it: source the script beside the executable, activate, then the command."""
     lines = f"source {CONDA.parent}/../etc/profile.d/conda.sh && conda activate mlflow-1 1>&2 && {command}"
-    done = subprocess.run(["bash", "-c", lines], env=environment, capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+    process = subprocess.run(
+        ["bash", "-c", lines], env=environment, capture_output=True, text=True, check=True
+    )
+    return process.stdout.strip()
 
 
 def tiny_wheel(folder: Path) -> None:
@@ -69,8 +71,8 @@ def test_the_environment_we_are_in_is_used_when_it_satisfies(
 ) -> None:
     file = tmp_path / "conda.yaml"
     file.write_text("dependencies:\n  - python>=3.11\n  - pip:\n      - mlflow\n")
-    done = conda(environment, "env", "create", "-n", "mlflow-1", "--file", str(file))
-    assert done.stdout == f"loratrack: no conda here; {sys.prefix} satisfies conda.yaml and is used\n"
+    process = conda(environment, "env", "create", "-n", "mlflow-1", "--file", str(file))
+    assert process.stdout == f"loratrack: no conda here; {sys.prefix} satisfies conda.yaml and is used\n"
     assert shell(environment, "python -c 'import sys; print(sys.prefix)'") == sys.prefix
 
 
@@ -103,10 +105,10 @@ def test_an_environment_is_built_once_where_ours_does_not_satisfy(
 def test_a_failure_says_why_and_leaves_no_environment(tmp_path: Path, environment: dict[str, str]) -> None:
     file = tmp_path / "conda.yaml"
     file.write_text("dependencies:\n  - python=2.7\n")
-    done = conda(environment, "env", "create", "-n", "mlflow-1", "--file", str(file))
-    assert done.returncode == 1
-    assert "python==2.7.* is asked for, and venv can only give" in done.stderr
-    assert "install uv (pip install uv) or conda" in done.stderr
-    assert "Traceback" not in done.stderr
+    process = conda(environment, "env", "create", "-n", "mlflow-1", "--file", str(file))
+    assert process.returncode == 1
+    assert "python==2.7.* is asked for, and venv can only give" in process.stderr
+    assert "install uv (pip install uv) or conda" in process.stderr
+    assert "Traceback" not in process.stderr
     bash = ["bash", "-c", f"source {CONDA_STAND_IN}/etc/profile.d/conda.sh && conda activate mlflow-1"]
     assert subprocess.run(bash, env=environment, capture_output=True, check=False).returncode != 0

@@ -23,18 +23,18 @@ def conda_yaml(folder: Path, *pip: str, python: str = "python>=3.11") -> Path:
 
 
 def test_our_own_conda_yaml_is_satisfied_by_our_own_environment() -> None:
-    wanted = read(ROOT / "conda.yaml")
-    assert len(wanted.lines) > 100
-    assert wanted.faults() == []
+    requirements = read(ROOT / "conda.yaml")
+    assert len(requirements.lines) > 100
+    assert requirements.faults() == []
 
 
 def test_our_conda_yaml_gives_what_make_setup_gives() -> None:
-    wanted = read(ROOT / "conda.yaml")
+    requirements = read(ROOT / "conda.yaml")
     base = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("BASE := "))
-    assert wanted.pip == ("-r requirements.txt", base.removeprefix("BASE := "), "-e .")
-    assert "torch==2.13.0" in wanted.lines
-    assert "3.11" in wanted.python
-    assert "3.10" not in wanted.python
+    assert requirements.pip == ("-r requirements.txt", base.removeprefix("BASE := "), "-e .")
+    assert "torch==2.13.0" in requirements.lines
+    assert "3.11" in requirements.python
+    assert "3.10" not in requirements.python
 
 
 @pytest.mark.parametrize(

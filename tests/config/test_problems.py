@@ -40,7 +40,7 @@ def test_all_problems_are_reported_at_once() -> None:
         "  data.label_subset: listed more than once: a",
         "  data.raw_data_pth: no such setting; did you mean data.raw_data_path?",
         "  model.use_lora: input should be a valid boolean, unable to interpret input, got 'maybe'",
-        "  model.pooling: input should be 'cls' or 'mean', got 'max'",
+        "  model.pooling: input should be 'cls', 'mean' or 'last', got 'max'",
         "  train.batch_size: input should be greater than 0, got '0'",
         "  train.lr: input should be a valid number, unable to parse string as a number, got 'fast'",
         "  train.epohs: no such setting; did you mean train.epochs?",

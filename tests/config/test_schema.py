@@ -116,6 +116,11 @@ def test_exp_ids_that_no_folder_could_carry(name: str) -> None:
         ),
         (
             "data",
+            {"label_subset": {"loss": "all"}},
+            "a task's name must leave loss to the picture of the loss, got 'loss'",
+        ),
+        (
+            "data",
             {"text_column": ["a", "a"]},
             "must name one column, or several different ones, got ['a', 'a']",
         ),
@@ -251,6 +256,39 @@ def test_multi_cls_needs_a_task() -> None:
 )
 def test_settings_must_fit_together(sections: dict[str, Any], words: str) -> None:
     assert problem(two_tasks, **sections) == words
+
+
+@pytest.mark.parametrize(
+    ("tasks", "data", "words"),
+    [
+        (
+            ["x", "x_probability"],
+            {},
+            "the probability of x and the task x_probability would both be the column",
+        ),
+        (
+            ["text", "y"],
+            {"label_columns": {"text": "a"}},
+            "a text column and the task text would both be the",
+        ),
+        (
+            ["y", "z"],
+            {"text_column": ["a", "y_probability"]},
+            "a text column and the probability of y would both",
+        ),
+        (["y", "confusion_y"], {}, "the task confusion_y would share a picture with the task y"),
+    ],
+)
+def test_names_that_would_be_one_are_refused(tasks: list[str], data: dict[str, Any], words: str) -> None:
+    subset = {"label_subset": dict.fromkeys(tasks, "all")}
+    message = problem(config, task_type="double_cls", data={**subset, **data})
+    assert message.startswith(f"data.label_subset: {words}")
+    assert "\n" not in message
+
+
+def test_the_single_task_is_a_column_of_answers_too() -> None:
+    data = {"text_column": "label", "label_columns": {"label": "mood"}}
+    assert "a text column and the task label would both be the column 'label'" in problem(config, data=data)
 
 
 def test_all_that_does_not_fit_together_is_reported() -> None:

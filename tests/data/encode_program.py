@@ -42,6 +42,9 @@ class WordTokenizer:
             "token_type_ids": [[kind for _, kind in row[:end]] for row in rows],
         }
 
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
+        return 3 if pair else 2
+
     def _row(self, one: str, other: str) -> list[tuple[int, int]]:
         first = [(zlib.crc32(word.encode()) % 30_000 + 10, 0) for word in one.split()]
         second = [(zlib.crc32(word.encode()) % 30_000 + 10, 1) for word in other.split()]

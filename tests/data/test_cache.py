@@ -198,8 +198,8 @@ def test_a_cache_that_may_not_be_written_is_reported(cache_folder: Path) -> None
 
 def run(program: Path, *arguments: object) -> list[dict[str, str]]:
     command = [sys.executable, str(program), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return [json.loads(line) for line in done.stdout.splitlines()]
+    process = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in process.stdout.splitlines()]
 
 
 @pytest.fixture

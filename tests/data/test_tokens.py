@@ -6,6 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
+from tokenizers import models
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import PreTrainedTokenizerFast
 
 from loratrack.data import Tokenizer, encode_texts, prepare_texts
 from loratrack.data.tokens import BATCH_SIZE, full_lengths
@@ -21,6 +25,9 @@ class Letters:
     ) -> dict[str, Any]:
         end = max_length if truncation else None
         return {"input_ids": [[ord(letter) for letter in one][:end] for one in text]}
+
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
+        return 0
 
 
 def rows_of(tokens: Any) -> list[list[int]]:
@@ -42,6 +49,30 @@ def test_offsets_are_well_formed(texts: list[str], max_len: int) -> None:
     assert rows_of(tokens) == [[ord(letter) for letter in text][:max_len] for text in texts]
 
 
+@pytest.mark.parametrize("middle", ["", " " * 5000, "x" * 5000, "很" * 5000])
+def test_a_very_long_text_is_cut_before_all_of_it_is_tokenised(tokenizer: Tokenizer, middle: str) -> None:
+    num_characters = 0
+
+    class Counting:
+        def __call__(
+            self, text: list[str], text_pair: list[str] | None = None, *, truncation: bool, max_length: int
+        ) -> Any:
+            nonlocal num_characters
+            num_characters += sum(map(len, [*text, *(text_pair or [])]))
+            return tokenizer(text, text_pair, truncation=truncation, max_length=max_length)
+
+        def num_special_tokens_to_add(self, pair: bool = False) -> int:
+            return tokenizer.num_special_tokens_to_add(pair=pair)
+
+    text = f"a b{middle} c, d e f g h " + "a long end " * 500_000
+    start = text[:200_000]
+    for columns in ([[text]], [["a b", text], [text, "c"]]):
+        short = [[each[:200_000] for each in column] for column in columns]
+        whole = tokenizer(*short, truncation=True, max_length=16)["input_ids"]
+        assert rows_of(encode_texts(columns, Counting(), 16)) == whole
+    assert num_characters < len(start)
+
+
 def test_rows_do_not_depend_on_their_batch(tokenizer: Tokenizer) -> None:
     texts = [f"text number {number}" for number in range(BATCH_SIZE + 3)]
     together = rows_of(encode_texts([texts], tokenizer, 16))
@@ -52,6 +83,22 @@ def test_rows_do_not_depend_on_their_batch(tokenizer: Tokenizer) -> None:
 
 def test_one_column_has_no_token_types(tokenizer: Tokenizer) -> None:
     assert encode_texts([["a b"]], tokenizer, 16).token_types is None
+
+
+def test_two_columns_of_a_tokenizer_without_pairs_are_joined() -> None:
+    """As GPT-2's: it would put nothing between the two."""
+    rows = rows_of(encode_texts([["refund the money", "refund the mon"], ["now", "eynow"]], gpt2(), 99))
+    assert rows[0] != rows[1]
+    assert rows[0] == rows_of(encode_texts([["refund the money \n now"]], gpt2(), 99))[0]
+
+
+def gpt2() -> Tokenizer:
+    """Bytes, and no special token anywhere."""
+    alphabet = {letter: number for number, letter in enumerate(sorted(ByteLevel.alphabet()))}
+    bytes_only = Backend(models.BPE(vocab=alphabet, merges=[]))
+    bytes_only.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    tokenizer: Tokenizer = PreTrainedTokenizerFast(tokenizer_object=bytes_only)
+    return tokenizer
 
 
 def test_two_columns_are_a_pair(tokenizer: Tokenizer) -> None:

@@ -41,29 +41,31 @@ def facts(made: Corpus) -> dict[str, Any]:
     ],
 )
 def test_reviews_in_other_encodings(name: str, encoding: str, num_rows: int) -> None:
-    made = corpus(name, text_column="review", label_subset=["0", "1"])
-    assert (facts(made)["encoding"], facts(made)["rows"]) == (encoding, num_rows)
-    assert "很快，好吃，味道足，量大" in {text for part in made.parts.values() for text in part.columns[0]}
+    labelled = corpus(name, text_column="review", label_subset=["0", "1"])
+    assert (facts(labelled)["encoding"], facts(labelled)["rows"]) == (encoding, num_rows)
+    assert "很快，好吃，味道足，量大" in {
+        text for part in labelled.parts.values() for text in part.columns[0]
+    }
 
 
 def test_tweets_mangled_by_excel() -> None:
-    made = corpus("ugly/tweets_excel_mangled.csv", label_columns={"label": "airline_sentiment"})
-    assert made.label_map.tasks[0].labels == ("negative", "neutral", "positive")
-    assert facts(made)["rows"] == 14_640
-    assert facts(made)["repeated_rows"] == 213
-    assert facts(made)["conflicting_texts"] == 25
-    assert sum("\n" in text for part in made.parts.values() for text in part.columns[0]) == 138
+    labelled = corpus("ugly/tweets_excel_mangled.csv", label_columns={"label": "airline_sentiment"})
+    assert labelled.label_map.tasks[0].labels == ("negative", "neutral", "positive")
+    assert facts(labelled)["rows"] == 14_640
+    assert facts(labelled)["repeated_rows"] == 213
+    assert facts(labelled)["conflicting_texts"] == 25
+    assert sum("\n" in text for part in labelled.parts.values() for text in part.columns[0]) == 138
 
 
 def test_dialogues_with_commas_in_quoted_times() -> None:
-    made = corpus(
+    labelled = corpus(
         "ugly/meld_crlf.csv",
         text_column="Utterance",
         label_subset={"emotion": "all", "sentiment": "all"},
         label_columns={"emotion": "Emotion", "sentiment": "Sentiment"},
     )
-    assert [len(task.labels) for task in made.label_map.tasks] == [7, 3]
-    assert facts(made)["rows"] == 1_109
+    assert [len(task.labels) for task in labelled.label_map.tasks] == [7, 3]
+    assert facts(labelled)["rows"] == 1_109
 
 
 def test_texts_spilt_into_nameless_columns_are_reported() -> None:
@@ -90,6 +92,6 @@ def test_a_file_of_another_kind_is_reported() -> None:
     ],
 )
 def test_conflicts_of_real_data_are_counted(name: str, columns: list[str], num_conflicts: int) -> None:
-    made = corpus(f"{name}/train.csv", label_subset=dict.fromkeys(columns, "all"))
-    assert facts(made)["conflicting_texts"] == num_conflicts
-    assert any(f"{num_conflicts} texts stand with different labels" in w for w in made.report["warnings"])
+    labelled = corpus(f"{name}/train.csv", label_subset=dict.fromkeys(columns, "all"))
+    assert facts(labelled)["conflicting_texts"] == num_conflicts
+    assert any(f"{num_conflicts} texts stand with different labels" in w for w in labelled.report["warnings"])

@@ -26,16 +26,16 @@ class Done:
 
     @property
     def run_id(self) -> str:
-        found = re.search(r": run ([0-9a-f]{32})$", self.output, re.MULTILINE)
-        assert found, self.output + self.errors
-        return found[1]
+        match = re.search(r": run ([0-9a-f]{32})$", self.output, re.MULTILINE)
+        assert match, self.output + self.errors
+        return match[1]
 
     @property
     def version(self) -> int:
         """Of the registered model `tiny`."""
-        found = re.search(r"^model +models:/tiny/(\d+)$", self.output, re.MULTILINE)
-        assert found, self.output
-        return int(found[1])
+        match = re.search(r"^model +models:/tiny/(\d+)$", self.output, re.MULTILINE)
+        assert match, self.output
+        return int(match[1])
 
     @property
     def run(self) -> Any:

@@ -86,10 +86,10 @@ def test_a_fault_found_by_a_run_fails_it(
     message: str,
 ) -> None:
     before = statuses()
-    done = loratrack_run(written("bad", **content))
-    assert done.exit_code == 2
-    assert done.errors.count("loratrack: ") == 1
-    assert message in done.errors
+    process = loratrack_run(written("bad", **content))
+    assert process.exit_code == 2
+    assert process.errors.count("loratrack: ") == 1
+    assert message in process.errors
     assert statuses() == ["FAILED", *before]
     assert nothing_is_half_written(cache)
 
@@ -99,20 +99,20 @@ def test_a_fault_of_the_config_starts_no_run(
     loratrack_run: Any, written: Callable[..., Path], content: dict[str, Any], message: str
 ) -> None:
     before = statuses()
-    done = loratrack_run(written("bad", **content))
-    assert done.exit_code == 2
-    assert message in done.errors
+    process = loratrack_run(written("bad", **content))
+    assert process.exit_code == 2
+    assert message in process.errors
     assert statuses() == before
 
 
 def test_a_loss_that_is_no_number_stops_with_step_and_cause(
     loratrack_run: Any, sample: Any, cache: Path
 ) -> None:
-    done = loratrack_run(sample.config, "train.lr=1e30", "train.max_grad_norm=null", "train.log_steps=1")
-    assert done.exit_code == 2
-    assert "loratrack: dual: the loss was nan at step " in done.errors
-    assert "the likely cause is the learning rate" in done.errors
-    assert done.run.info.status == "FAILED"
+    process = loratrack_run(sample.config, "train.lr=1e30", "train.max_grad_norm=null", "train.log_steps=1")
+    assert process.exit_code == 2
+    assert "loratrack: dual: the loss was nan at step " in process.errors
+    assert "the likely cause is the learning rate" in process.errors
+    assert process.run.info.status == "FAILED"
     assert not list((store_folder() / "work").iterdir())
 
 
@@ -140,10 +140,12 @@ def test_a_store_that_does_not_answer_is_told(
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:hidden@127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    done = loratrack_run(sample.config)
-    assert done.exit_code == 2
-    assert "loratrack: http://***@127.0.0.1:9: the tracking store must answer to start a run" in done.errors
-    assert "hidden" not in done.errors
+    process = loratrack_run(sample.config)
+    assert process.exit_code == 2
+    assert (
+        "loratrack: http://***@127.0.0.1:9: the tracking store must answer to start a run" in process.errors
+    )
+    assert "hidden" not in process.errors
 
 
 FULL_DISKS = """
@@ -173,14 +175,16 @@ def can_mount() -> bool:
 @pytest.mark.skipif(not can_mount(), reason="this machine lets nobody mount a small disk")
 def test_a_full_disk_is_told_and_nothing_half_written_stays(sample: Any, tmp_path: Path) -> None:
     command = ["unshare", "-rm", sys.executable, "-c", FULL_DISKS, str(sample.config), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ.copy())
-    assert "Traceback" not in done.stderr, done.stderr
-    assert done.stdout.count("exit code 2 left []") == 2, done.stdout + done.stderr
+    process = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ.copy())
+    assert "Traceback" not in process.stderr, process.stderr
+    assert process.stdout.count("exit code 2 left []") == 2, process.stdout + process.stderr
     assert (
-        f"loratrack: {tmp_path}/cache/tokens: the token cache cannot be written: No space left" in done.stderr
+        f"loratrack: {tmp_path}/cache/tokens: the token cache cannot be written: No space left"
+        in process.stderr
     )
-    assert f"loratrack: {tmp_path}/mlruns/work/" in done.stderr
+    assert f"loratrack: {tmp_path}/mlruns/work/" in process.stderr
     assert (
-        "the disk is full (0 MiB free) while writing the weights; nothing half-written is left" in done.stderr
+        "the disk is full (0 MiB free) while writing the weights; nothing half-written is left"
+        in process.stderr
     )
-    assert done.stdout.splitlines()[-1] == "['FAILED', 'FAILED']"
+    assert process.stdout.splitlines()[-1] == "['FAILED', 'FAILED']"

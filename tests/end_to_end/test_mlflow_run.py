@@ -15,6 +15,7 @@ pytestmark = pytest.mark.slow
 FOLLOW = """
 import json, mlflow, pandas
 from loratrack.cli import main
+main(["doctor", "--fix"])
 mlflow.MlflowClient().set_registered_model_alias("tiny", "champion", "1")
 model = mlflow.pyfunc.load_model("models:/tiny@champion")
 print(json.dumps(model.predict(pandas.DataFrame({"text": ["calm take"]})).to_dict("records")))
@@ -71,7 +72,7 @@ def test_a_fault_of_the_data_is_told_once_without_a_traceback_of_ours(two: Two) 
 def test_a_moved_project_serves_its_models(two: Two) -> None:
     """Both ways to the model, in a folder below: MLflow's own, and our command."""
     shown = two.project.call("python", "-c", FOLLOW, below="projects")
-    assert f"{two.project.store} was in " in shown
+    assert f"and lead to {two.project.store} now" in shown
     *_, answers, text, told = shown.splitlines()
     (answer,) = json.loads(answers)
     assert text == "calm take"

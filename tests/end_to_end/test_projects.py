@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -117,6 +118,36 @@ def test_mlflow_ui_finds_the_store_from_any_folder_below(two: Two) -> None:
     assert sorted((identity,) for identity in shown) == rows(
         two.project, "select run_uuid from runs order by 1"
     )
+
+
+def test_another_folder_names_the_project_by_its_path(new_project: Callable[[], Any], tmp_path: Path) -> None:
+    """The project's own store has the run, and nothing is left in the folder where the command was typed."""
+    project = with_a_quick_entry_point(new_project())
+    config = project.folder / "projects/clinc/dual.yaml"
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    command = ("mlflow", "run", str(project.folder), "-P", f"config={config}")
+    output = subprocess.run(
+        command, cwd=elsewhere, env=project.environment, capture_output=True, text=True, check=True
+    )
+    assert "no conda here" in output.stdout + output.stderr
+    assert rows(project, "select status, experiment_id from runs") == [("FINISHED", 1)]
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_a_git_repository_is_run_from_any_folder(new_project: Callable[[], Any], tmp_path: Path) -> None:
+    """MLflow clones it; the run lies where MLflow puts it, in the current folder."""
+    project = with_a_quick_entry_point(new_project())
+    identity = ("-c", "user.name=anna", "-c", "user.email=anna@example.org")
+    for words in (("init", "-q"), ("add", "."), (*identity, "commit", "-qm", "all")):
+        subprocess.run(["git", *words], cwd=project.folder, env=project.environment, check=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    config = project.folder / "projects/clinc/dual.yaml"
+    command = ("mlflow", "run", f"{project.folder.as_uri()}#", "-P", f"config={config}")
+    subprocess.run(command, cwd=elsewhere, env=project.environment, capture_output=True, check=True)
+    with sqlite3.connect(elsewhere / "mlflow.db") as database:
+        assert database.execute("select status from runs").fetchall() == [("FINISHED",)]
 
 
 def test_a_real_conda_is_used(new_project: Callable[[], Any], tmp_path: Path) -> None:

@@ -28,10 +28,11 @@ import json, sys
 from pathlib import Path
 import mlflow, pandas, torch
 from loratrack.model import probe
+from loratrack.places import PROBE
 from loratrack.serving.classifier import Classifier
 told = {}
 for folder in sys.argv[2:]:
-    kept = probe.load(Path(folder) / probe.PROBE)
+    kept = probe.load(Path(folder) / PROBE)
     logits = Classifier(Path(folder)).logits(kept)
     told[folder] = [len(kept.offsets) - 1, logits.shape[1], torch.equal(logits, kept.logits)]
 served = mlflow.pyfunc.load_model(sys.argv[1])
@@ -77,9 +78,9 @@ def full(loratrack_run: Any, written: Any) -> Any:
 def reloaded(dual: Any, single: Any, three: Any, full: Any, sample: Any, tmp_path_factory: Any) -> Any:
     """What a fresh process far away makes of the saved models, and of the champion for the test rows."""
     MlflowClient().set_registered_model_alias("tiny", "champion", str(dual.version))
-    folders = [str(done.artifacts) for done in (dual, single, three, full)]
+    folders = [str(process.artifacts) for process in (dual, single, three, full)]
     lines = "".join(json.dumps(row) + "\n" for row in rows_to_test(sample))
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", RELOAD, "models:/tiny@champion", *folders],
         cwd=tmp_path_factory.mktemp("far"),
         input=lines,
@@ -87,8 +88,8 @@ def reloaded(dual: Any, single: Any, three: Any, full: Any, sample: Any, tmp_pat
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    told, answers = json.loads(done.stdout)
+    assert process.returncode == 0, process.stderr
+    told, answers = json.loads(process.stdout)
     return list(told.values()), answers
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from mlflow import MlflowClient
+from tests.bundles import CodedBase
 
 import loratrack as lt
 from loratrack.bases import base as bases
@@ -101,23 +102,36 @@ def test_a_changed_adapter_is_refused(first: lt.Training) -> None:
 
 
 @pytest.mark.parametrize("use_lora", [True, False])
-def test_a_base_that_brings_code_keeps_it(
-    first: lt.Training, sample: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, use_lora: bool
-) -> None:
-    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    base = Path(shutil.copytree(sample.base, tmp_path / "base"))
-    (base / "acme.py").write_text(
-        "from transformers import BertConfig, BertModel\n"
-        "class AcmeConfig(BertConfig):\n    model_type = 'acme'\n"
-        "class AcmeModel(BertModel):\n    config_class = AcmeConfig\n"
-    )
-    config = json.loads((base / "config.json").read_text("utf-8"))
-    code = {"AutoConfig": "acme.AcmeConfig", "AutoModel": "acme.AcmeModel"}
-    (base / "config.json").write_text(json.dumps(config | {"model_type": "acme", "auto_map": code}))
+def test_a_base_that_brings_code_keeps_it(first: lt.Training, coded_base: CodedBase, use_lora: bool) -> None:
     settings = ("model.trust_remote_code=true", f"model.use_lora={str(use_lora).lower()}", "register=false")
-    trained = train("exp_id=coded", f"model.arch={base}", *settings)
+    trained = train("exp_id=coded", f"model.arch={coded_base.folder}", *settings)
     again = train("exp_id=coded_again", f"model.arch={trained.model}", *settings)
     assert again.status == "FINISHED"
-    assert (bases.resolve(trained.model, trust_remote_code=True).folder / "acme.py").is_file()
-    with pytest.raises(lt.UserError, match="brings its own code for 'acme'"):
+    base = bases.resolve(trained.model, trust=True)
+    assert {path.name for path in base.folder.glob("*.py")} == {"acme.py", "words.py"}
+    coded_base.has_run()
+    with pytest.raises(lt.UserError, match=r"was trained with code of its base; read the code of .*/coded"):
         train("exp_id=untrusted", f"model.arch={trained.model}", "register=false")
+    with pytest.raises(lt.UserError, match=f"give --trust-remote-code {base.sha256} "):
+        lt.Classifier(again)
+    assert not coded_base.has_run()
+    assert lt.Classifier(again, trust_remote_code=base.sha256).classify("calm take")
+
+
+def test_an_untrusted_trained_base_runs_no_code_while_it_is_merged(
+    first: lt.Training, coded_base: CodedBase, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A model that claims the trusted sha256 for its base, which is a trained one with code."""
+    settings = ("model.trust_remote_code=true", "register=false")
+    trained = train("exp_id=below", f"model.arch={coded_base.folder}", *settings)
+    above = train("exp_id=above", f"model.arch={trained.model}", *settings)
+    assert above.folder is not None
+    evil = Path(shutil.copytree(above.folder, tmp_path / "evil"))
+    content = json.loads((evil / "bundle.json").read_text("utf-8"))
+    content["base"]["sha256"] = "a" * 64
+    (evil / "bundle.json").write_text(json.dumps(content), "utf-8")
+    monkeypatch.setenv("LORATRACK_CACHE", str(tmp_path / "empty"))
+    coded_base.has_run()
+    with pytest.raises(lt.UserError, match="was trained with code of its base"):
+        lt.Classifier(evil, trust_remote_code="a" * 64)
+    assert not coded_base.has_run()

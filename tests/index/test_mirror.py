@@ -130,8 +130,8 @@ def test_a_reading_that_was_broken_off_leaves_no_file(filler: Filler) -> None:
         " mirror.Mirror.save_all = lambda self, runs: os.kill(os.getpid(), 9);"
         " opened.open_tables().__enter__()"
     )
-    done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
-    assert done.returncode == -9, done.stderr
+    process = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True)
+    assert process.returncode == -9, process.stderr
     assert list(folder.glob("*.db")) == []
     assert found() == {"mirror_half": "FINISHED"}
 

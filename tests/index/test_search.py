@@ -96,24 +96,24 @@ def test_a_loss_is_best_when_it_is_low(store_of_runs: str) -> None:
 def test_a_run_is_told_in_full(any_store_of_runs: str) -> None:
     with open_tables() as tables:
         answer = search.search(tables, filter_text="alias=champion", limit=1)
-        told = detail.detail(tables, answer.runs[0].summary.run_id)
-    assert told.run == answer.runs[0]
-    run = told.run
+        details = detail.detail(tables, answer.runs[0].summary.run_id)
+    assert details.run == answer.runs[0]
+    run = details.run
     assert run.params["model.lora.rank"] == "16"
     assert run.tags["project"] == "risk"
     assert run.scores == ("avg_f1",)
     assert (run.best("avg_f1"), run.metrics["avg_f1"], run.best("test_avg_f1")) == (0.93, 0.93, 0.5)
     assert [str(version) for version in run.versions] == ["risk v2 @champion"]
-    assert told.best_epoch == 2
-    assert told.epochs == {1: {"avg_f1": 0.4, "train/loss": 1.0}, 2: {"avg_f1": 0.93, "train/loss": 0.5}}
+    assert details.best_epoch == 2
+    assert details.epochs == {1: {"avg_f1": 0.4, "train/loss": 1.0}, 2: {"avg_f1": 0.93, "train/loss": 0.5}}
 
 
 def test_a_run_without_a_best_epoch_shows_its_best_so_far(any_store_of_runs: str) -> None:
     with open_tables() as tables:
-        told = detail.detail(tables, "exp_v2").run
-    assert told.scores == ("avg_f1",)
-    assert told.best("avg_f1") == 0.7
-    assert told.best("best_avg_f1") is None
+        details = detail.detail(tables, "exp_v2").run
+    assert details.scores == ("avg_f1",)
+    assert details.best("avg_f1") == 0.7
+    assert details.best("best_avg_f1") is None
 
 
 def test_an_exp_id_means_its_newest_run_and_never_its_sweep(any_store_of_runs: str) -> None:
@@ -242,5 +242,5 @@ def test_asking_a_database_imports_neither_mlflow_nor_torch(store_of_runs: str) 
         " code += main(['show', 'exp_v1']);"
         " print(code, [m for m in ('mlflow', 'torch', 'pandas', 'sqlalchemy') if m in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert process.stdout.splitlines()[-1] == "0 []", process.stderr

@@ -14,6 +14,8 @@ from torch import Tensor
 from transformers import (
     AutoModel,
     BertConfig,
+    BloomConfig,
+    DebertaConfig,
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
@@ -21,9 +23,17 @@ from transformers import (
     GPT2Config,
     LlamaConfig,
     ModernBertConfig,
+    MptConfig,
+    NystromformerConfig,
+    OpenAIGPTConfig,
+    OPTConfig,
+    PretrainedConfig,
     PreTrainedModel,
     Qwen2Config,
     RobertaConfig,
+    XGLMConfig,
+    XLMConfig,
+    XLMModel,
 )
 
 from loratrack.config.schema import Lora
@@ -234,14 +244,67 @@ def test_only_adapters_and_heads_are_trained() -> None:
     assert total - trainable == sum(value.numel() for value in tiny("bert").parameters())
 
 
-def test_gradient_checkpointing_changes_no_gradient() -> None:
-    plain = network_of("bert", ann=Lora(rank=4, dropout=0.3))
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_gradient_checkpointing_changes_no_gradient(kind: str) -> None:
+    plain = network_of(kind, ann=Lora(rank=4, dropout=0.3))
     logits(plain, {"ann": np.arange(9)}, training=True)
-    saving = network_of("bert", ann=Lora(rank=4, dropout=0.3))
+    saving = network_of(kind, ann=Lora(rank=4, dropout=0.3))
     saving.checkpoint_gradients()
     logits(saving, {"ann": np.arange(9)}, training=True)
     for mine, other in zip(gradients(plain, "ann"), gradients(saving, "ann"), strict=True):
         assert torch.allclose(mine, other, atol=1e-6)
+
+
+def test_checkpointing_computes_the_layers_of_a_frozen_base_again() -> None:
+    network = network_of("bert", ann=Lora(rank=4))
+    network.checkpoint_gradients()
+    calls: list[int] = []
+    intermediate = network.encoder.encoder.layer[0].intermediate
+    intermediate.register_forward_hook(lambda *_: calls.append(1))
+    logits(network, {"ann": np.arange(9)}, training=True)
+    assert len(calls) == 2
+    logits(network, {"ann": np.arange(9)})
+    assert len(calls) == 3  # nothing is computed twice where nobody asks for gradients
+
+
+def test_a_base_that_cannot_checkpoint_is_refused() -> None:
+    network = Network(
+        XLMModel(XLMConfig(n_words=VOCABULARY, emb_dim=32, n_layers=2, n_heads=4)), "mean", CPU, use_lora=True
+    )
+    with pytest.raises(UserError, match=r"^train\.gradient_checkpointing: xlm networks cannot do it"):
+        network.checkpoint_gradients()
+
+
+POSITIONS = SIZES | {"max_position_embeddings": 40}
+TABLES: list[tuple[PretrainedConfig, int]] = [
+    (BertConfig(**POSITIONS), 40),
+    (RobertaConfig(**POSITIONS, pad_token_id=1), 38),
+    (GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=40), 40),
+    (OPTConfig(**POSITIONS, ffn_dim=48, word_embed_proj_dim=32), 40),
+    (NystromformerConfig(**POSITIONS), 40),
+    (XLMConfig(n_words=VOCABULARY, emb_dim=32, n_layers=2, n_heads=4, max_position_embeddings=40), 40),
+]
+
+
+@pytest.mark.parametrize(("config", "most"), TABLES, ids=[config.model_type for config, _ in TABLES])
+def test_a_row_has_no_more_tokens_than_the_base_has_positions(config: PretrainedConfig, most: int) -> None:
+    encoder = AutoModel.from_config(config)
+    encoder(input_ids=torch.full((1, most), 9))
+    with pytest.raises((IndexError, RuntimeError)):
+        encoder(input_ids=torch.full((1, most + 1), 9))
+    assert Network(encoder, "mean", CPU, use_lora=True).max_tokens == most
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LlamaConfig(**DECODER, max_position_embeddings=40),
+        DebertaV2Config(**POSITIONS, relative_attention=True, position_biased_input=False),
+    ],
+    ids=["llama", "deberta-v2"],
+)
+def test_positions_that_are_computed_set_no_limit(config: PretrainedConfig) -> None:
+    assert Network(AutoModel.from_config(config), "mean", CPU, use_lora=True).max_tokens is None
 
 
 def test_full_fine_tuning_trains_everything() -> None:
@@ -253,9 +316,54 @@ def test_full_fine_tuning_trains_everything() -> None:
     assert all(p.grad is not None for n, p in network.encoder.named_parameters() if "pooler" not in n)
 
 
-def test_a_causal_network_is_not_read_at_its_first_token() -> None:
-    with pytest.raises(UserError, match="has seen nothing in a causal network"):
-        Network(tiny("llama"), "cls", CPU, use_lora=True)
+CAUSAL: dict[str, PretrainedConfig] = {
+    "llama": CONFIGS["llama"],
+    "bloom": BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4),
+    "openai-gpt": OpenAIGPTConfig(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4),
+    "xglm": XGLMConfig(vocab_size=VOCABULARY, d_model=32, num_layers=2, attention_heads=4, ffn_dim=48),
+    "mpt": MptConfig(vocab_size=VOCABULARY, d_model=32, n_layers=2, n_heads=4, max_seq_len=64),
+}
+
+
+@pytest.mark.parametrize("kind", CAUSAL)
+def test_a_causal_network_is_not_read_at_its_first_token(kind: str) -> None:
+    """Whether its modules say that they are causal or not."""
+    encoder = AutoModel.from_config(copy.deepcopy(CAUSAL[kind]))
+    with pytest.raises(UserError, match=r"has seen nothing in a causal network; write .*: last or mean$"):
+        Network(encoder, "cls", CPU, use_lora=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", sorted(CONFIGS.keys() - {"llama", "qwen2", "gpt2"}))
+def test_other_networks_are_read_at_their_first_token(kind: str, dtype: torch.dtype) -> None:
+    assert Network(tiny(kind), "cls", CPU, use_lora=True, dtype=dtype).pooling == "cls"
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "bert"])
+def test_last_pooling_reads_the_last_token_of_each_row(kind: str, layout: Layout) -> None:
+    network = Network(tiny(kind), "last", CPU, use_lora=True)
+    network.add("ann", Lora(), CLASSES, seed=0)  # its lora_B is zero, so that the base alone speaks
+    found = logits(network, {"ann": np.arange(9)}, layout)
+    plain, heads = tiny(kind), network.heads["ann"]
+    for row in range(9):
+        tokens = ROWS.tokens[ROWS.offsets[row] : ROWS.offsets[row + 1]]
+        state = plain(input_ids=torch.tensor(tokens[None], dtype=torch.int64)).last_hidden_state[0, -1]
+        assert torch.allclose(found[row], state @ heads.weight.T + heads.bias, atol=1e-5)
+
+
+def test_what_a_layer_gives_may_be_written_into() -> None:
+    """As DeBERTa's first version does with its projected positions."""
+    config = DebertaConfig(**SIZES, relative_attention=True, pos_att_type=["p2c", "c2p"])
+    network = Network(AutoModel.from_config(config).eval(), "mean", CPU, use_lora=True)
+    network.add("ann", Lora(rank=4, target_modules="all-linear"), CLASSES, seed=0)
+    for value in network.adapter_parameters("ann").values():
+        torch.nn.init.normal_(value, std=0.2, generator=torch.Generator().manual_seed(1))
+    together = logits(network, {"ann": np.array([3, 9, 20])}, "padded")
+    alone = torch.cat([logits(network, {"ann": np.array([row])}, "padded") for row in (3, 9, 20)])
+    assert torch.allclose(together, alone, atol=1e-5)
+    logits(network, {"ann": np.arange(4)}, "padded", training=True)
+    assert len(gradients(network, "ann")) == len(network.parameters("ann"))
 
 
 def test_an_architecture_with_its_own_attention_is_padded() -> None:

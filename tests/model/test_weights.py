@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import copy
+import json
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from peft import PeftModel
+from numpy.typing import NDArray
+from peft import AutoPeftModelForFeatureExtraction, PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
@@ -19,9 +24,16 @@ SMALL = BertConfig(
 )
 
 
+@dataclass(frozen=True)
+class Rows:
+    tokens: NDArray[np.int32]
+    offsets: NDArray[np.int64]
+    token_types: NDArray[np.uint8] | None = None
+
+
 def network_of(use_lora: bool = True, seed: int = 0) -> Network:
     torch.manual_seed(1)
-    encoder = BertModel(SMALL, add_pooling_layer=False)
+    encoder = BertModel(copy.deepcopy(SMALL), add_pooling_layer=False)
     network = Network(encoder, "mean", torch.device("cpu"), use_lora=use_lora)
     network.add("member", Lora(rank=4), CLASSES, seed)
     for value in network.parameters("member"):
@@ -48,13 +60,45 @@ def test_an_adapter_is_two_files_that_plain_peft_loads(tmp_path: Path) -> None:
         "adapter_model.safetensors",
     ]
     torch.manual_seed(1)
-    loaded = PeftModel.from_pretrained(BertModel(SMALL, add_pooling_layer=False), str(folder))
+    loaded = PeftModel.from_pretrained(BertModel(copy.deepcopy(SMALL), add_pooling_layer=False), str(folder))
     theirs = {name: value for name, value in loaded.named_parameters() if "lora_" in name}
     mine = network.adapter_parameters("member")
     assert len(theirs) == len(mine) == 8
     for name, value in mine.items():
         key = "base_model.model." + name.replace(".member.", ".default.")
         assert torch.equal(theirs[key], value)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # PEFT's own call
+def test_the_adapter_says_which_base_it_is_for(tmp_path: Path) -> None:
+    network = network_of(seed=1)
+    torch.manual_seed(1)
+    BertModel(copy.deepcopy(SMALL), add_pooling_layer=False).save_pretrained(tmp_path / "base")
+    network.encoder.name_or_path = str(tmp_path / "base")
+    weights.save(network, "member", tmp_path / "kept")
+    loaded = AutoPeftModelForFeatureExtraction.from_pretrained(str(tmp_path / "kept" / "lora_adapter"))
+    tokens = torch.arange(3, 20)[None]
+    network.layout = "padded"
+    rows = Rows(tokens[0].numpy().astype(np.int32), np.array([0, 17]))
+    batch = network.arrange(rows, [np.array([0])], ["member"]).on(network.device)
+    with torch.no_grad(), network.routed(batch, ["member"]):
+        mine = network.logits(batch, ["member"])
+        state = loaded(input_ids=tokens, attention_mask=torch.ones_like(tokens)).last_hidden_state
+    head = network.heads["member"]
+    assert torch.allclose(mine, state.mean(dim=1) @ head.weight.T + head.bias, atol=1e-5)
+
+
+def test_the_names_in_an_adapter_stand_in_one_order(tmp_path: Path) -> None:
+    network = Network(
+        BertModel(copy.deepcopy(SMALL), add_pooling_layer=False), "mean", torch.device("cpu"), use_lora=True
+    )
+    network.add("member", Lora(rank=4, target_modules="all-linear"), CLASSES, 0)
+    weights.save(network, "member", tmp_path / "kept")
+    file = tmp_path / "kept" / "lora_adapter" / "adapter_config.json"
+    content = json.loads(file.read_text())
+    assert len(content["target_modules"]) == 12
+    assert content["target_modules"] == sorted(content["target_modules"])
+    assert list(content) == sorted(content)
 
 
 def test_saving_again_replaces_the_whole(tmp_path: Path) -> None:

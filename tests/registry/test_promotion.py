@@ -188,8 +188,8 @@ def test_moves_by_hand_are_noticed_and_mended(registry: MlflowClient) -> None:
     }
     registry.set_registered_model_alias(MODEL, CHAMPION, "2")
     assert moves()[-1] == ("noticed", 1, 2)
-    done = promotion.reconcile(MODEL)
-    assert done[0] == (
+    repairs = promotion.reconcile(MODEL)
+    assert repairs[0] == (
         "the move of champion from version 1 to version 2 was done outside loratrack; the history has it now"
     )
     assert stages(registry) == {1: "Archived", 2: "Production", 3: "Archived", 4: "None"}
@@ -210,8 +210,8 @@ promotion.promote("clinc", 2, expected=1, gate=lambda: None)
 
 
 def promote_and_be_killed_before(step: str) -> None:
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", KILLED_BEFORE, step])
-    assert done.returncode == -signal.SIGKILL
+    process = subprocess.run([sys.executable, "-W", "ignore", "-c", KILLED_BEFORE, step])
+    assert process.returncode == -signal.SIGKILL
 
 
 def test_killed_between_stage_and_alias_nothing_has_moved(registry: MlflowClient) -> None:
@@ -220,8 +220,8 @@ def test_killed_between_stage_and_alias_nothing_has_moved(registry: MlflowClient
     assert stages(registry)[2] == "Production"
     assert promotion.aliases(MODEL)[CHAMPION] == 1
     assert {drift.kind for drift in promotion.drift(MODEL)} == {"unfinished", "stage"}
-    done = promotion.reconcile(MODEL)
-    assert done[0].endswith("was never made; its record says so")
+    repairs = promotion.reconcile(MODEL)
+    assert repairs[0].endswith("was never made; its record says so")
     assert stages(registry) == {1: "Production", 2: "Archived", 3: "None", 4: "None"}
     assert moves()[:1] == [("promote", None, 1)]
     assert promotion.replay(promotion.history(MODEL)) == {CHAMPION: 1}

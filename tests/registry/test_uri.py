@@ -10,9 +10,10 @@ import yaml
 from mlflow import MlflowClient
 
 from loratrack.errors import StoreError, UserError
-from loratrack.registry import register, uri
+from loratrack.registry import uri
 from loratrack.store.client import ensure_experiment
 from loratrack.store.place import tracking_uri
+from loratrack.tracking.registration import register
 
 MODEL = {"flavors": {"python_function": {"loader_module": "loratrack.serving.pyfunc", "data": "data/bundle"}}}
 
@@ -36,8 +37,10 @@ def new_run(client: MlflowClient) -> str:
 @pytest.fixture
 def bundle(client: MlflowClient, run_id: str) -> Path:
     """Where the bundle lies of versions 1 and 2 of the model `intents`."""
+    source = f"{client.get_run(run_id).info.artifact_uri}/pyfunc"
+    client.create_registered_model("intents")
     for _ in range(2):
-        register.register(run_id, "intents", "pyfunc", {})
+        client.create_model_version("intents", source, run_id)
     client.set_registered_model_alias("intents", "champion", "2")
     return Path(client.get_run(run_id).info.artifact_uri) / "pyfunc" / "data" / "bundle"
 
@@ -84,7 +87,7 @@ def test_a_pinned_run_loses_its_path_and_a_folder_stays() -> None:
 def test_the_number_behind_the_name_is_the_one_that_is_read(client: MlflowClient, bundle: Path) -> None:
     other = new_run(client)
     client.log_artifacts(other, str(bundle.parents[1]), "pyfunc")
-    register.register(other, "intents", "pyfunc", {})
+    register(client, other, "intents", {})
     found = uri.fetch("models:/intents/3")
     assert other in found.parts
     assert uri.fetch("models:/intents@champion") == bundle

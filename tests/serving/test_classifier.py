@@ -13,10 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from loratrack.config import load
 from loratrack.data import encode_texts
 from loratrack.errors import DataError, UserError
 from loratrack.model.bundle import MEMBER
 from loratrack.serving.classifier import Classifier, Prediction, Predictions, check_reload
+from loratrack.training import session
+from loratrack.training.log import ListLog
 
 TEXTS = ["calm take note", "loud leave", "mild the the the the take day", "客 户", "calm"]
 
@@ -49,6 +52,27 @@ def test_the_order_of_the_rows_is_the_order_of_the_answers(classifier: Classifie
 
 def test_no_rows_have_no_answers(classifier: Classifier) -> None:
     assert classifier.answer({"text": []}) == []
+
+
+def test_a_text_longer_than_the_base_has_positions_is_cut(untrained: Path) -> None:
+    classifier = Classifier(untrained)
+    classifier.network.max_tokens = 6  # as of a model that was trained before this was looked at
+    texts = ["calm take note the of day", "calm take note the loud leave loud"]
+    first, second = classifier(texts)
+    assert first == second
+
+
+def test_a_model_that_reads_the_last_token_comes_back(sample: Any, tmp_path: Path) -> None:
+    config = load(sample.config, ["model.pooling=last"])
+    prepared = session.set_up(config, lambda text: None)
+    member = session.enter(prepared, config, ListLog(), tmp_path)
+    member.end_epoch({"avg_f1": 0.5, "validation/loss": 1.0, **dict.fromkeys(config.metric_names, 0.5)}, 1)
+    outcome = session.conclude(prepared, member)
+    session.write(prepared, member, outcome, tmp_path / "bundle")
+    check_reload(tmp_path / "bundle", prepared.base.sha256, outcome.probe, outcome.probe.logits)
+    classifier = Classifier(tmp_path / "bundle")
+    one, other = classifier(["calm take note", "loud take note"])
+    assert one["risk"].probability != other["risk"].probability
 
 
 def test_threads_do_not_disturb_each_other(classifier: Classifier) -> None:
@@ -109,11 +133,11 @@ def test_a_table_of_what_was_trained(classifier: Classifier, untrained: Path) ->
 def test_a_load_that_gives_other_logits_is_refused(classifier: Classifier, untrained: Path) -> None:
     rows = encode_texts([TEXTS], classifier._tokenizer, 32)
     logits = classifier.logits(rows)
-    check_reload(untrained, rows, logits)
+    check_reload(untrained, "", rows, logits)
     with pytest.raises(UserError, match="does not give the logits of the trained one"):
-        check_reload(untrained, rows, logits + 1e-6)
+        check_reload(untrained, "", rows, logits + 1e-6)
     with pytest.raises(UserError, match="does not give the logits of the trained one"):
-        check_reload(untrained, rows, torch.full_like(logits, float("nan")))
+        check_reload(untrained, "", rows, torch.full_like(logits, float("nan")))
 
 
 @pytest.mark.parametrize(
@@ -128,19 +152,20 @@ def test_a_changed_byte_is_refused(copy: Path, name: str) -> None:
     file.write_bytes(content)
     with pytest.raises(UserError) as caught:
         Classifier(copy)
-    assert str(caught.value) == f"{file}: changed since the model was saved; restore the run's artifacts"
+    assert str(caught.value) == (
+        f"{copy}: 1 problem\n  {name}: changed since the model was saved\n"
+        "  not the model that was saved; restore the run's artifacts"
+    )
 
 
 def test_a_lost_file_is_refused(copy: Path) -> None:
     (copy / "heads.safetensors").unlink()
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match=r"  heads\.safetensors: missing from the model\n"):
         Classifier(copy)
-    expected = f"{copy / 'heads.safetensors'}: missing from the model; restore the run's artifacts"
-    assert str(caught.value) == expected
 
 
 def test_a_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"not a model of ours, since bundle\.json cannot be read"):
+    with pytest.raises(UserError, match=r"not a model of ours, since it has no file bundle\.json"):
         Classifier(tmp_path)
 
 

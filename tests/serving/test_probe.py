@@ -15,7 +15,8 @@ import torch
 from loratrack.data import encode_texts
 from loratrack.errors import UserError
 from loratrack.model import probe as probes
-from loratrack.model.probe import PROBE, Probe
+from loratrack.model.probe import Probe
+from loratrack.places import PROBE
 from loratrack.serving.classifier import Classifier, check_probe
 
 CHECK = "import sys; from pathlib import Path; from loratrack.serving.classifier import check_probe; \
@@ -35,7 +36,7 @@ def copy(untrained: Path, tmp_path: Path) -> Path:
 
 
 def keep(probe: Probe, folder: Path) -> None:
-    """As if the bundle had been saved with the probe."""
+    """As if the bundle had been saved with this probe."""
     probes.save(probe, folder / PROBE)
     content = json.loads((folder / "bundle.json").read_text("utf-8"))
     content["files"][PROBE] = hashlib.sha256((folder / PROBE).read_bytes()).hexdigest()
@@ -81,6 +82,10 @@ def test_a_changed_probe_is_refused(copy: Path, probe: Probe) -> None:
 
 
 def test_a_bundle_without_a_probe_cannot_be_checked(copy: Path) -> None:
+    (copy / PROBE).unlink()
+    content = json.loads((copy / "bundle.json").read_text("utf-8"))
+    del content["files"][PROBE]
+    (copy / "bundle.json").write_text(json.dumps(content), "utf-8")
     with pytest.raises(UserError, match=rf"has no {PROBE}"):
         check_probe(copy)
 

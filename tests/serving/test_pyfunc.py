@@ -17,7 +17,9 @@ from urllib.request import Request, urlopen
 import mlflow
 import pandas as pd
 import pytest
+from mlflow.environment_variables import _MLFLOW_IS_IN_SERVING_ENVIRONMENT
 from mlflow.exceptions import MlflowException
+from mlflow.pyfunc import scoring_server
 
 from loratrack.config import load
 from loratrack.errors import DataError
@@ -101,6 +103,47 @@ def test_what_is_no_text_at_all_is_refused(model: Any) -> None:
         model.predict(pd.DataFrame({"text": pd.Series([["calm"]], dtype=object)}))
 
 
+def answered(model: Any, rows: object) -> dict[str, str]:
+    """What MLflow's server sends back for a request that it refuses; its own code, without its socket."""
+    body = json.dumps({"dataframe_records": rows})
+    with pytest.raises(MlflowException) as caught:
+        scoring_server.invocations(body, "application/json", model, model.metadata.get_input_schema())
+    assert caught.value.get_http_status_code() == 400
+    return dict(json.loads(caught.value.serialize_as_json()))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            [{"text": "calm"}, {"text": None}],
+            "a text is needed in each row, got none in 1 (counted from 0: 1)",
+        ),
+        ([{"text": ["calm"]}], "text: must be text, got list ['calm']; pass a DataFrame"),
+        (
+            [{"text": "calm"}] * (pyfunc.MAX_ROWS + 1),
+            "must have at most 10,000 rows in one request, got 10,001; send several",
+        ),
+        (
+            [{"text": "calm"}, {"text": "x" * (pyfunc.MAX_CHARACTERS + 1)}],
+            "text: must have at most 1,000,000 characters, got 1,000,001 in row 1 (counted from 0); the model"
+            " reads the beginning alone, so send that",
+        ),
+    ],
+)
+def test_a_refused_request_has_our_words_alone(
+    model: Any, monkeypatch: pytest.MonkeyPatch, rows: object, message: str
+) -> None:
+    monkeypatch.setenv(_MLFLOW_IS_IN_SERVING_ENVIRONMENT.name, "true")  # as MLflow's server sets it
+    answer = answered(model, rows)
+    assert (answer["error_code"], answer["message"]) == ("INVALID_PARAMETER_VALUE", message)
+    assert "stack_trace" not in answer
+
+
+def test_a_program_that_loads_the_model_may_pass_more(model: Any) -> None:
+    assert len(model.predict(pd.DataFrame({"text": ["calm"] * (pyfunc.MAX_ROWS + 1)}))) == 10_001
+
+
 def test_a_missing_column_is_named(model: Any) -> None:
     with pytest.raises(MlflowException, match=r"Model is missing inputs \['text'\]"):
         model.predict(pd.DataFrame({"Text": TEXTS}))
@@ -157,7 +200,12 @@ def test_a_server_tells_what_is_wrong_and_goes_on(server: str) -> None:
         ask(server, {"dataframe_records": [{"text": "calm"}, {"text": None}]})
     with caught.value as answer:
         assert answer.code == 400
-        assert "a text is needed in each row, got none in 1 (counted from 0: 1)" in answer.read().decode()
+        message = "a text is needed in each row, got none in 1 (counted from 0: 1)"
+        assert json.load(answer)["message"] == message
+    with pytest.raises(HTTPError) as caught:
+        ask(server, {"dataframe_records": [{"text": "calm"}] * (pyfunc.MAX_ROWS + 1)})
+    with caught.value as answer:
+        assert "must have at most 10,000 rows" in json.load(answer)["message"]
     assert len(ask(server, {"dataframe_records": [{"text": "calm"}]})["predictions"]) == 1
 
 

@@ -192,3 +192,21 @@ def test_beside_a_server_the_project_keeps_the_other_files(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example.org")
     monkeypatch.chdir(project_below(tmp_path))
     assert store_folder() == tmp_path / "mlruns"
+
+
+def test_a_disk_without_room_for_the_database_is_told(tmp_path: Path) -> None:
+    program = (
+        "import resource, signal, sys; from loratrack.store.opening import initialise;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000));"
+        "from loratrack.errors import StoreError\n"
+        "try: initialise(sys.argv[1])\n"
+        "except StoreError as error: print(error)"
+    )
+    file = tmp_path / "mlruns" / "mlflow.db"
+    process = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, f"sqlite:///{file}"], capture_output=True, text=True
+    )
+    assert process.stdout.startswith(f"{file}: the tracking store must be made here, got 'di"), process.stderr
+    assert process.stdout.endswith("free some space, or set MLFLOW_TRACKING_URI to another place\n")
+    assert [path.name for path in file.parent.iterdir()] == [".mlflow.db.lock"]

@@ -1,14 +1,17 @@
 import math
 import multiprocessing
+import os
 import resource
 import signal
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from loratrack.errors import StoreError
-from loratrack.tracking.outbox import Outbox
+from loratrack.tracking.outbox import Outbox, work_folder, work_folders
 
 STORE = "http://127.0.0.1:5000"
 
@@ -74,7 +77,7 @@ def test_refused_rows_wait_for_an_explicit_retry(outbox: Outbox) -> None:
     rows = outbox.next_rows("r", limit=10)
     outbox.settle(rows, refused={rows[0].id: "no such run"})
     assert (outbox.runs(), outbox.count("refused", "r")) == ([], 1)
-    assert outbox.refusals() == [("r", "no such run")]
+    assert outbox.reasons("refused") == [("r", "no such run")]
     outbox.retry_refused()
     assert outbox.runs() == ["r"]
 
@@ -142,14 +145,76 @@ def test_eight_processes_may_open_a_new_outbox_at_once(tmp_path: Path) -> None:
     outbox.close()
 
 
-def test_a_full_disk_is_told_in_one_line(outbox: Outbox) -> None:
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """No file may grow beyond this many bytes."""
     old_limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     old_handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    size = sum(file.stat().st_size for file in outbox.folder.glob("outbox.db*"))
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, old_limit[1]))
     try:
-        with pytest.raises(StoreError, match=r"outbox\.db: the outbox of metrics must be writable, got"):
-            outbox.add("r", "tags", {"x": "y" * 10 * size})
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old_limit)
         signal.signal(signal.SIGXFSZ, old_handler)
+
+
+def size_of(outbox: Outbox) -> int:
+    return sum(file.stat().st_size for file in outbox.folder.glob("outbox.db*"))
+
+
+def test_a_full_disk_is_told_in_one_line(outbox: Outbox) -> None:
+    size = size_of(outbox)
+    with (
+        full_disk(size),
+        pytest.raises(StoreError, match=r"outbox\.db: the outbox of metrics must be writable, got"),
+    ):
+        outbox.add("r", "tags", {"x": "y" * 10 * size})
+
+
+def test_files_that_were_handed_over_on_a_full_disk_are_sent_when_there_is_space(
+    outbox: Outbox, tmp_path: Path
+) -> None:
+    """There is no space for the row of the journal; the files have moved, and the next process finds them."""
+    work = work_folder(tmp_path, "r") / "artifacts"
+    work.mkdir(parents=True)
+    (work / "adapter.bin").write_bytes(b"weights")
+    with full_disk(0), pytest.raises(StoreError):
+        outbox.take_artifacts("r", work)
+    assert outbox.runs() == []
+    outbox.clean()
+    [row] = outbox.next_rows("r", 10)
+    assert (outbox.spooled(row) / "adapter.bin").read_bytes() == b"weights"
+    outbox.clean()
+    assert outbox.count("waiting", "r") == 1
+
+
+def test_what_dead_processes_have_left_goes(outbox: Outbox, tmp_path: Path) -> None:
+    for run_id in ("living", "dead"):
+        (work_folder(tmp_path, run_id) / "artifacts").mkdir(parents=True)
+    (tmp_path / "files").mkdir()
+    outbox.add_artifacts("sent", tmp_path / "files")
+    [row] = outbox.next_rows("sent", 10)
+    outbox.settle([row], refused={})
+    outbox.spooled(row).mkdir()  # a process that was killed before it deleted the folder
+    draft = outbox.spooled(row).with_name("killed-1.draft")
+    draft.mkdir()
+    os.utime(draft, (0, 0))
+    lease = outbox.lease("living")
+    assert lease is not None
+    outbox.clean()
+    assert [folder.name for folder in work_folders(tmp_path)] == ["living"]
+    assert list(draft.parent.iterdir()) == []
+    lease.close()
+
+
+def test_rows_of_old_runs_go_when_all_is_sent(outbox: Outbox) -> None:
+    for run_id in ("old", "unsent", "new"):
+        outbox.add(run_id, "status", "KILLED")
+    for run_id in ("old", "new"):
+        outbox.settle(outbox.next_rows(run_id, 10), refused={})
+    with closing(sqlite3.connect(outbox.file)) as database, database:
+        database.execute("UPDATE rows SET timestamp_ms = 1 WHERE run_id != 'new'")
+    outbox.clean()
+    with closing(sqlite3.connect(outbox.file)) as database:
+        runs = database.execute("SELECT run_id FROM rows ORDER BY id").fetchall()
+    assert runs == [("unsent",), ("new",)]

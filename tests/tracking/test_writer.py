@@ -36,19 +36,19 @@ def test_a_run_holds_what_it_was_told(client: MlflowClient, tmp_path: Path) -> N
     run.log_artifacts(files)
     assert run.finish("FINISHED")
 
-    found = client.get_run(run.run_id)
-    assert (found.info.run_name, found.info.status) == ("exp_v1", "FINISHED")
-    assert found.data.params == {"train.lr": "2e-05", "data.text_column": '["a", "文"]'}
-    assert found.data.tags["exp_id"] == "exp_v1"
+    run_there = client.get_run(run.run_id)
+    assert (run_there.info.run_name, run_there.info.status) == ("exp_v1", "FINISHED")
+    assert run_there.data.params == {"train.lr": "2e-05", "data.text_column": '["a", "文"]'}
+    assert run_there.data.tags["exp_id"] == "exp_v1"
     assert [m.value for m in client.get_metric_history(run.run_id, "f1")] == [0, 0.5, 1]
-    [dataset] = found.inputs.dataset_inputs
+    [dataset] = run_there.inputs.dataset_inputs
     assert (dataset.dataset.name, dataset.dataset.digest) == ("train.csv", SHA256[:32])
     assert {tag.key: tag.value for tag in dataset.tags} == {
         "mlflow.data.context": "training",
         "sha256": SHA256,
     }
     assert [file.path for file in client.list_artifacts(run.run_id)] == ["config_copy.yaml", "plots"]
-    assert any(name.startswith("system/cpu") for name in found.data.metrics)
+    assert any(name.startswith("system/cpu") for name in run_there.data.metrics)
 
 
 def test_finished_runs_leave_nothing_in_the_outbox(client: MlflowClient) -> None:
@@ -74,9 +74,9 @@ def test_a_run_joins_the_one_that_mlflow_made_once(
     assert "MLFLOW_RUN_ID" not in os.environ
     assert joined.finish("FINISHED")
     assert second.finish("FINISHED")
-    found = client.get_run(made.run_id)
-    assert found.info.run_name == "exp_v2"
-    assert found.data.params == {"config": "a.yaml", "set": "''", "train.epochs": "2"}
+    run_there = client.get_run(made.run_id)
+    assert run_there.info.run_name == "exp_v2"
+    assert run_there.data.params == {"config": "a.yaml", "set": "''", "train.epochs": "2"}
 
 
 def test_a_run_that_resumes_tells_no_step_twice(

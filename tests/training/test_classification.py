@@ -22,23 +22,31 @@ def one_task(truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: in
 def test_each_task_and_the_averages_are_scored() -> None:
     values = Predictions(CLASSES, TRUTH, PREDICTED, loss=0).scores()
     assert values["risk_accuracy"] == 0.75
-    assert values["risk_f1"] == pytest.approx((0.8 + 2 / 3 + 0) / 3)
+    assert values["risk_f1"] == pytest.approx((0.8 + 2 / 3) / 2)
     assert values["taken_accuracy"] == values["taken_f1"] == 1
     assert values["avg_accuracy"] == pytest.approx(0.875)
     assert values["avg_f1"] == pytest.approx((values["risk_f1"] + 1) / 2)
-    assert len(values) == 6
+    # Validation has no row of the third risk.
+    assert values["risk_f1_all_labels"] == pytest.approx((0.8 + 2 / 3 + 0) / 3)
+    assert values["taken_f1_all_labels"] == 1
+    assert values["avg_f1_all_labels"] == pytest.approx((values["risk_f1_all_labels"] + 1) / 2)
+    assert len(values) == 9
 
 
 def test_one_task_has_plain_names() -> None:
     assert one_task(TRUTH["taken"], PREDICTED["taken"], 2) == {"accuracy": 1.0, "f1": 1.0}
 
 
-def test_a_label_that_never_occurs_counts_in_macro_f1() -> None:
-    with_all = one_task(TRUTH["risk"], PREDICTED["risk"], 3)
-    without = one_task(TRUTH["risk"], PREDICTED["risk"], 2)
-    assert with_all["f1"] == pytest.approx(without["f1"] * 2 / 3)
+def test_a_perfect_model_has_an_f1_of_1_where_a_label_has_no_row() -> None:
+    values = one_task(TRUTH["risk"], TRUTH["risk"], 3)
+    assert values == {"accuracy": 1.0, "f1": 1.0, "f1_all_labels": pytest.approx(2 / 3)}
 
 
-def test_confusion_rows_are_the_truth() -> None:
-    matrix = Predictions(CLASSES, TRUTH, PREDICTED, loss=0).confusions()["risk"]
-    assert matrix.tolist() == [[2, 0, 0], [1, 1, 0], [0, 0, 0]]
+def test_a_label_that_is_predicted_and_never_true_counts_in_macro_f1() -> None:
+    values = one_task(TRUTH["risk"], np.array([0, 1, 2, 0]), 3)
+    assert values["f1"] == pytest.approx((1 + 2 / 3 + 0) / 3)
+
+
+def test_the_answers_are_the_true_and_the_predicted_labels() -> None:
+    truth, predicted = Predictions(CLASSES, TRUTH, PREDICTED, loss=0).answers()["risk"]
+    assert (truth.tolist(), predicted.tolist()) == ([0, 1, 1, 0], [0, 1, 0, 0])

@@ -13,15 +13,17 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from tests.cohorts import BASES, CLASSES, DATASET
 from torch import Tensor
 
 from loratrack.config import RunConfig
 from loratrack.errors import UserError
 from loratrack.training.cohort import Cohort, train
+from loratrack.training.layout import check_that_nothing_drops
 from loratrack.training.log import ListLog
 from loratrack.training.member import Member
 
-NewCohort = Callable[[list[str]], Cohort]
+NewCohort = Callable[..., Cohort]
 ConfigOf = Callable[..., RunConfig]
 Seat = Callable[[Cohort, RunConfig, Path], Member]
 
@@ -134,6 +136,44 @@ def test_the_weights_after_20_steps_do_not_depend_on_the_neighbours(
                 assert torch.allclose(mine, other, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("base", BASES)
+def test_a_member_learns_the_same_alone_and_among_others_on_each_architecture(
+    new_cohort: NewCohort, config_of: ConfigOf, seat: Seat, tmp_path: Path, base: str
+) -> None:
+    """On the architecture's own defaults, which drop in ways of their own."""
+    configs = [
+        config_of("ann", {"batch_size": 8, "seed": 1}, lora={"rank": 4, "dropout": 0.3}),
+        config_of("bob", {"batch_size": 5, "seed": 2}, lora={"rank": 2, "target_modules": "all-linear"}),
+    ]
+    for layout in new_cohort([], base).network.layouts:
+        together = new_cohort([], base)
+        together.network.layout = layout
+        members = [seat(together, config, tmp_path / layout) for config in configs]
+        steps(together, 5)
+        for member, config in zip(members, configs, strict=True):
+            alone = new_cohort([], base)
+            alone.network.layout = layout
+            single = seat(alone, config, tmp_path / f"{layout}-alone")
+            check_that_nothing_drops(alone.network, DATASET.train, single.name)
+            steps(alone, member.step)
+            for mine, other in zip(weights_of(member), weights_of(single), strict=True):
+                assert torch.allclose(mine, other, atol=TOLERANCE)
+
+
+def test_a_base_that_draws_in_each_pass_is_refused(
+    new_cohort: NewCohort, config_of: ConfigOf, seat: Seat, tmp_path: Path
+) -> None:
+    network = new_cohort([]).network
+
+    def drop(module: torch.nn.Module, inputs: Any, output: Tensor) -> Tensor:
+        return torch.nn.functional.dropout(output, 0.1)  # in eval mode too, as code of a hub may do it
+
+    network.encoder.embeddings.register_forward_hook(drop)
+    network.add("ann", config_of().model.lora, CLASSES, seed=0)
+    with pytest.raises(UserError, match=r"^model\.arch: 'bert' draws random numbers of its own in each pass"):
+        check_that_nothing_drops(network, DATASET.train, "ann")
+
+
 def test_micro_batches_add_up_to_the_batch(
     new_cohort: NewCohort, config_of: ConfigOf, seat: Seat, tmp_path: Path
 ) -> None:
@@ -171,6 +211,33 @@ def test_early_stopping_keeps_the_best_epoch(
     assert member.best is not None
     assert member.best.epoch == 1
     assert log_of(member).notices == ["tiny: finished in epoch 3: no better avg_f1 for 2 epochs"]
+
+
+@pytest.mark.parametrize(
+    ("f1_and_loss", "best", "epochs"),
+    [
+        ([(0.5, 0.9), (0.5, 0.8), (0.5, 0.7), (0.9, 0.6)], 3, 3),
+        ([(0.5, 0.9), (0.5, 0.8), (0.6, 0.9), (0.6, 0.9), (0.5, 0.1)], 3, 5),
+        ([(0.5, 0.9), (0.5, float("nan"))], 1, 2),
+    ],
+    ids=["a lower loss wins a tie, and puts no stop off", "the metric goes first", "no number never wins"],
+)
+def test_of_equal_epochs_the_one_with_the_lowest_loss_is_kept(
+    new_cohort: NewCohort,
+    config_of: ConfigOf,
+    seat: Seat,
+    tmp_path: Path,
+    f1_and_loss: list[tuple[float, float]],
+    best: int,
+    epochs: int,
+) -> None:
+    rates = {"epochs": 9, "early_stopping_epochs": 2}
+    member = seat(new_cohort([]), config_of(train=rates), tmp_path)
+    for f1, loss in f1_and_loss:
+        if member.is_training:
+            member.end_epoch({"avg_f1": f1, "validation/loss": loss}, seconds=1)
+    assert member.best is not None
+    assert (member.best.epoch, len(member.history)) == (best, epochs)
 
 
 def test_save_strategy_last_keeps_the_last(
@@ -217,7 +284,7 @@ def little_memory(cohort: Cohort, most_tokens: int) -> Iterator[None]:
     """The first layer refuses passes of more tokens, the way a full device does."""
 
     def refuse(module: torch.nn.Module, inputs: Any) -> None:
-        if inputs[0].numel() > most_tokens * 16 and module.training:
+        if inputs[0].numel() > most_tokens * 16 and torch.is_grad_enabled():
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
     layer = cohort.network.encoder.encoder.layer[0]

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from loratrack.model.batch import BatchLayout
+from loratrack.model.out_of_memory import is_out_of_memory
 from loratrack.training import cuda_graphs
-from loratrack.training.cuda_graphs import CapturedPass, GraphCache, Pass, is_out_of_memory
+from loratrack.training.cuda_graphs import CapturedPass, GraphCache, Pass
 
 
 class Pretended(GraphCache):

@@ -229,22 +229,12 @@ def test_an_unknown_sweep_is_refused_with_the_names_there_are(
     assert str(caught.value) == "sweep show: no sweep named 'tiny'; there are tiny-sweep"
 
 
-@pytest.mark.parametrize(("validation_path", "mixes"), [("dev.csv", True), (None, False)])
-def test_a_seed_that_draws_the_validation_rows_is_not_a_members_own(
-    sweep_config: Configs, validation_path: str | None, mixes: bool
-) -> None:
-    config = space.trial_config(sweep_config(), 0, {})
-    data = config.data.model_copy(update={"validation_path": validation_path})
-    one = config.model_copy(update={"data": data})
-    other = one.model_copy(update={"train": one.train.model_copy(update={"seed": 3})})
-    assert (cohorts.group(one) == cohorts.group(other)) is mixes
-
-
 @pytest.mark.parametrize(
     ("changed", "mixes"),
     [
         ({"model.lora.rank": 4, "model.lora.target_modules": ["query"]}, True),
-        ({"train.lr": 1, "train.epochs": 9, "train.batch_size": 4}, True),
+        ({"train.lr": 1, "train.epochs": 9, "train.batch_size": 4, "train.seed": 3}, True),
+        ({"data.split_seed": 3}, False),
         ({"train.loss_weight": [1, 0], "train.schedule": "cosine"}, True),
         ({"model.arch": "bert-base-chinese"}, False),
         ({"model.pooling": "mean"}, False),

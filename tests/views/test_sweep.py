@@ -28,16 +28,16 @@ def study(num_trials: int) -> optuna.Study:
 
 
 def test_the_best_trials_come_first_and_each_setting_has_its_share() -> None:
-    found = report(study(12))
-    heading, *rows = sweep.best_trials(found)
+    summary = report(study(12))
+    heading, *rows = sweep.best_trials(summary)
     assert heading == ["trial", "value", "train.lr", "rank", "run"]
     assert len(rows) == sweep.MAX_TRIALS
     values = [float(row[1]) for row in rows]
     assert values == sorted(values, reverse=True)
-    shares = sweep.importances(found)
+    shares = sweep.importances(summary)
     assert shares[0] == ["setting", "value"]
     assert {name for name, _ in shares[1:]} == {"train.lr", "rank"}
-    assert found.evidence == "PED-ANOVA over 12 finished trials; weak evidence, since it is fewer than 50"
+    assert summary.evidence == "PED-ANOVA over 12 finished trials; weak evidence, since it is fewer than 50"
 
 
 @pytest.mark.parametrize(("num_trials", "pictures"), [(0, 0), (2, 3), (5, 4)])
@@ -54,7 +54,7 @@ def test_the_page_holds_its_pictures_and_escapes_names(
 
 
 def test_a_sweep_without_trials_has_headings_alone() -> None:
-    found = report(study(0))
-    assert sweep.best_trials(found) == [["trial", "value", "run"]]
-    assert sweep.importances(found) == [["setting"]]
-    assert found.evidence == "0 finished trials are too few to say what matters"
+    summary = report(study(0))
+    assert sweep.best_trials(summary) == [["trial", "value", "run"]]
+    assert sweep.importances(summary) == [["setting"]]
+    assert summary.evidence == "0 finished trials are too few to say what matters"

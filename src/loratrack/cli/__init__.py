@@ -18,6 +18,7 @@ from loratrack.cli import (
     history,
     predict,
     promote,
+    register,
     registry,
     reproduce,
     restore,
@@ -29,6 +30,7 @@ from loratrack.cli import (
 )
 from loratrack.cli.screen import Complaints, Parser, complain
 from loratrack.errors import RefusedError, UserError
+from loratrack.store.place import database_file, store_name, tracking_uri
 
 COMMANDS = (
     run,
@@ -39,6 +41,7 @@ COMMANDS = (
     promote,
     rollback,
     history,
+    register,
     registry,
     reproduce,
     restore,
@@ -47,24 +50,38 @@ COMMANDS = (
     cache,
 )
 REFUSED, USER_ERROR = 1, 2
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+OF_THE_MACHINE = (errno.EACCES, errno.EPERM, errno.EROFS, *NO_SPACE)
+"""A fault of disks and rights, which no traceback explains better."""
 INTERRUPTED = 128 + signal.SIGINT
 
 
 def main(words: Sequence[str] | None = None) -> int:
     logging.lastResort = Complaints(logging.WARNING)
-    if not sys.stderr.isatty():  # MLflow's bar would write a line for each file
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         arguments = parser().parse_args(words)
         command: Callable[[argparse.Namespace], int] = arguments.command
+        if not sys.stderr.isatty():  # MLflow's bar would write a line for each file
+            os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        elif database_file(tracking_uri()) is None and command.__module__ != cache.__name__:
+            # MLflow's client takes more than a second to load before it asks anything
+            complain(f"asking {store_name()} …")
         return command(arguments)
     except UserError as error:
         complain(f"loratrack: {error}")
         return REFUSED if isinstance(error, RefusedError) else USER_ERROR
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
+        if error.errno == errno.ENAMETOOLONG:
+            complain(f"loratrack: {error.filename}: names have at most 255 bytes, and a path 4,000")
+            return USER_ERROR
+        if error.errno not in OF_THE_MACHINE:
             raise
-        complain(f"loratrack: {error.filename}: names have at most 255 bytes, and a path 4,000")
+        place = f"{error.filename}: " if error.filename else ""
+        reason = os.strerror(error.errno)
+        remedy = (
+            "free some space" if error.errno in NO_SPACE else "mend its rights, or work in another folder"
+        )
+        complain(f"loratrack: {place}must be readable and writable, got {reason!r}; {remedy}")
         return USER_ERROR
     except KeyboardInterrupt:
         complain("loratrack: interrupted")

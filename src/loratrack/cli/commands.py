@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Protocol
 
+from loratrack.bases import trust
+
 EXIT_CODES = "exit codes: 0 done, 1 nothing found or refused, 2 wrong use"
 
 
@@ -21,3 +23,13 @@ class Commands(Protocol):
         usage: str = ...,
         formatter_class: type[argparse.HelpFormatter] = ...,
     ) -> argparse.ArgumentParser: ...
+
+
+def add_trust_to(parser: argparse.ArgumentParser) -> None:
+    """The option of each command that loads a model."""
+    parser.add_argument(
+        trust.OPTION,
+        metavar="SHA256",
+        help="run the code that this base brings; the refusal of a model that needs it prints the sha256"
+        f" (or set {trust.VARIABLE})",
+    )

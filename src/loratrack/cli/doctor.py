@@ -6,6 +6,7 @@ import argparse
 
 from loratrack.cli.commands import Commands
 from loratrack.cli.screen import console, print_json
+from loratrack.errors import UserError
 
 FAULT = 1
 MARKS = {"ok": "ok   ", "note": "note ", "fault": "FAULT"}
@@ -18,7 +19,12 @@ def add_to(commands: Commands) -> None:
         epilog="exit codes: 0 nothing to do, 1 there is a fault, 2 wrong use",
     )
     parser.add_argument(
-        "--fix", action="store_true", help="mark runs FAILED whose process on this machine is gone"
+        "--fix", action="store_true", help="end runs whose process is gone, and correct artifact paths"
+    )
+    parser.add_argument(
+        "--run",
+        metavar="ID",
+        help="with --fix: end this run too, which runs elsewhere and is known to be dead",
     )
     parser.add_argument("--json", action="store_true", help="all findings as JSON")
     parser.set_defaults(command=command)
@@ -29,7 +35,9 @@ def command(arguments: argparse.Namespace) -> int:
 
     from loratrack.views import machine
 
-    findings = list(machine.check(is_fix=arguments.fix))
+    if arguments.run is not None and not arguments.fix:
+        raise UserError("--run: means nothing without --fix")
+    findings = list(machine.check(is_fix=arguments.fix, dead_run=arguments.run))
     if arguments.json:
         print_json([asdict(finding) for finding in findings])
     else:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from loratrack.cli.commands import Commands
+from loratrack.bases.trust import said_by_loader
+from loratrack.cli.commands import Commands, add_trust_to
 from loratrack.cli.screen import console
-from loratrack.errors import DataError, is_text
+from loratrack.errors import DataError, UserError, is_text
 
 
 def add_to(commands: Commands) -> None:
@@ -25,21 +26,30 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--out", type=Path, metavar="OUT", help="the CSV, TSV or JSONL file to write; default: print"
     )
+    parser.add_argument(
+        "--safe-for-excel",
+        action="store_true",
+        help="put an apostrophe before texts and labels that a spreadsheet would run as formulas",
+    )
+    add_trust_to(parser)
     parser.set_defaults(command=command)
 
 
 def command(arguments: argparse.Namespace) -> int:
+    from loratrack.config.schema import probability_column
     from loratrack.registry import uri
     from loratrack.serving import files
 
-    notices = console(beside_the_answers=True)
+    notices, trusted = console(beside_the_answers=True), said_by_loader(arguments.trust_remote_code)
     if arguments.out is not None:
-        files.check_target(arguments.out, arguments.file)
+        files.check_target(arguments.out, arguments.file, safe_for_excel=arguments.safe_for_excel)
+    elif arguments.safe_for_excel:
+        raise UserError("--safe-for-excel: needs --out, the file that a spreadsheet opens")
     folder = uri.fetch(arguments.model)
     from loratrack.data import read_texts  # only now: these open torch, and a name may be mistyped
     from loratrack.serving.classifier import Classifier
 
-    classifier = Classifier(folder, notices.print)
+    classifier = Classifier(folder, notices.print, trusted)
     config = classifier.config
     if arguments.file is not None:
         columns = read_texts(arguments.file, config.text_columns, notices.print)
@@ -55,12 +65,14 @@ def command(arguments: argparse.Namespace) -> int:
         columns = {names[0]: arguments.text}
     rows = files.labelled(classifier, columns)
     if arguments.out is not None:
-        num_rows = files.write(rows, arguments.out, files.column_names(config))
+        num_rows = files.write(
+            rows, arguments.out, files.column_names(config), safe_for_excel=arguments.safe_for_excel
+        )
         notices.print(f"{arguments.out}: {num_rows:,} rows")
         return 0
     screen = console()
     for row in rows:
         screen.print(" | ".join(str(row[name]) for name in config.text_columns))
-        labels = [f"{task}: {row[task]} ({row[files.probability_column(task)]:.3f})" for task in config.tasks]
+        labels = [f"{task}: {row[task]} ({row[probability_column(task)]:.3f})" for task in config.tasks]
         screen.print(f"  {'  '.join(labels)}")
     return 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from loratrack.cli.commands import EXIT_CODES, Commands
+from loratrack.cli.commands import EXIT_CODES, Commands, add_trust_to
 from loratrack.cli.screen import console, print_json
 from loratrack.errors import UserError
 
@@ -40,6 +40,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--expect", metavar="VERSION|none", help="refuse unless this is where the alias is now"
     )
+    add_trust_to(parser)
     parser.add_argument("--json", action="store_true", help="what was done as JSON")
     parser.set_defaults(command=command)
 
@@ -55,6 +56,7 @@ def command(arguments: argparse.Namespace) -> int:
         why=arguments.why,
         condition=arguments.condition,
         expect=expect,
+        trust_remote_code=arguments.trust_remote_code,
     )
     print_promotion(promotion, is_json=arguments.json)
     return 0

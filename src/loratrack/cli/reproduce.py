@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from loratrack.cli.commands import EXIT_CODES, Commands
+from loratrack.cli.commands import EXIT_CODES, Commands, add_trust_to
 from loratrack.cli.screen import console, print_json
 
 UNEQUAL = 1
@@ -23,6 +23,7 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--check", action="store_true", help="say whether every epoch's metrics are equal; 1 when not"
     )
+    add_trust_to(parser)
     parser.add_argument("--json", action="store_true", help="what came of it as JSON")
     parser.set_defaults(command=command)
 
@@ -32,7 +33,12 @@ def command(arguments: argparse.Namespace) -> int:
     from loratrack.experiments.reproduction import reproduce
 
     with ProgressBar(console(beside_the_answers=arguments.json)) as bar:
-        result = reproduce(arguments.run, check=arguments.check, watcher=bar)
+        result = reproduce(
+            arguments.run,
+            check=arguments.check,
+            watcher=bar,
+            trust_remote_code=arguments.trust_remote_code,
+        )
     if arguments.json:
         content: dict[str, Any] = {
             "reproduces": result.reproduces,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from loratrack.cli.commands import EXIT_CODES, Commands
+from loratrack.cli.commands import EXIT_CODES, Commands, add_trust_to
 from loratrack.cli.promote import print_promotion
 
 
@@ -21,6 +21,7 @@ def add_to(commands: Commands) -> None:
     goal.add_argument("--exp-id", metavar="EXP", help="to the best version of this experiment")
     goal.add_argument("--to", metavar="VERSION", help="to this version")
     parser.add_argument("--why", default="", metavar="TEXT", help="kept in the history")
+    add_trust_to(parser)
     parser.add_argument("--json", action="store_true", help="what was done as JSON")
     parser.set_defaults(command=command)
 
@@ -28,6 +29,12 @@ def add_to(commands: Commands) -> None:
 def command(arguments: argparse.Namespace) -> int:
     from loratrack.experiments.promotion import rollback
 
-    promotion = rollback(arguments.model, exp_id=arguments.exp_id, to=arguments.to, why=arguments.why)
+    promotion = rollback(
+        arguments.model,
+        exp_id=arguments.exp_id,
+        to=arguments.to,
+        why=arguments.why,
+        trust_remote_code=arguments.trust_remote_code,
+    )
     print_promotion(promotion, is_json=arguments.json)
     return 0

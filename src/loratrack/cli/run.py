@@ -39,8 +39,8 @@ def command(arguments: argparse.Namespace) -> int:
     with ProgressBar(screen) as bar:
         result = run(config, bar)
     if result.ended_by is not None:
-        kept = f"epoch {result.best_epoch} is kept" if result.best_epoch else "nothing was learned yet"
-        screen.print(f"ended by {result.ended_by.name}; {kept}")
+        epoch = f"epoch {result.best_epoch} is kept" if result.best_epoch else "nothing was learned yet"
+        screen.print(f"ended by {result.ended_by.name}; {epoch}")
         return 128 + result.ended_by
     screen.print(scores(config, result))
     for line in summary(config, result):

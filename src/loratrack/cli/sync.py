@@ -33,6 +33,8 @@ def command(_: argparse.Namespace) -> int:
         screen.print(f"run {run_id}: its own process is sending")
     for run_id, reason in report.refused:
         screen.print(f"run {run_id}: the store refuses a part: {reason}")
+    for run_id, reason in report.put_off:
+        screen.print(f"run {run_id}: the store cannot take a part now, it is tried again: {reason}")
     for store, count in report.elsewhere.items():
         screen.print(f"{count} more wait for {store}")
     return UNSENT if report.waiting or report.refused else 0

@@ -46,18 +46,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _create(name: str, file: Path) -> str:
     """Make `activate name` lead to an environment that satisfies `file`; says in a line which."""
-    wanted = read(file)
-    faults = wanted.faults()
+    requirements = read(file)
+    faults = requirements.faults()
     if not faults:
         _point(_link(name), Path(sys.prefix))
         return f"loratrack: no conda here; {sys.prefix} satisfies {file.name} and is used"
-    home = _environments() / f"built-{wanted.digest()}"
+    home = _environments() / f"built-{requirements.digest()}"
     tool = "uv" if shutil.which("uv") else "venv and pip"
     how = f"using {home}" if is_whole(home) else f"building {home} with {tool}, which takes minutes"
     more = f" and {len(faults) - 1} more" if len(faults) > 1 else ""
-    told = f"loratrack: no conda here; {sys.prefix} does not satisfy {file.name} ({faults[0]}{more})"
-    print(f"{told}: run make setup to mend that; until then {how}", flush=True)  # noqa: T201
-    build(home, wanted)
+    reason = f"loratrack: no conda here; {sys.prefix} does not satisfy {file.name} ({faults[0]}{more})"
+    print(f"{reason}: run make setup to mend that; until then {how}", flush=True)  # noqa: T201
+    build(home, requirements)
     _point(_link(name), home)
     return f"loratrack: {home} is ready"
 

@@ -58,6 +58,6 @@ def _check_python(wanted: Wanted) -> None:
 
 
 def _call(command: list[str], folder: Path) -> None:
-    done = subprocess.run(command, cwd=folder, check=False)
-    if done.returncode != 0:
-        raise UserError(f"the command failed with exit code {done.returncode}: {' '.join(command)}")
+    process = subprocess.run(command, cwd=folder, check=False)
+    if process.returncode != 0:
+        raise UserError(f"the command failed with exit code {process.returncode}: {' '.join(command)}")

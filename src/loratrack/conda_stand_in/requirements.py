@@ -41,8 +41,8 @@ class Wanted:
     def digest(self) -> str:
         """Different for another folder only where a line names a path in it."""
         local = str(self.folder) if any(_is_local(line) for line in self.lines) else ""
-        said = "\n".join([platform.python_version(), str(self.python), local, *self.lines])
-        return hashlib.sha256(said.encode()).hexdigest()[:16]
+        text = "\n".join([platform.python_version(), str(self.python), local, *self.lines])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def read(file: Path) -> Wanted:

@@ -76,7 +76,12 @@ def _task_name(name: str) -> str:
         raise ValueError(f"a task's name must have at most {MAX_TASK_CHARACTERS} characters, got {len(name)}")
     if name == "avg" or name.startswith(("best_", "test_")):
         raise ValueError(f"a task's name must leave avg, best_… and test_… to the metrics, got {name!r}")
+    if name == "loss":
+        raise ValueError("a task's name must leave loss to the picture of the loss, got 'loss'")
     return name
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 
 def path_problem(path: str) -> str | None:
@@ -148,6 +153,8 @@ class Data(Section):
     validation_path: FilePath | None = None
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the raw data that is split off when `validation_path` names no file."""
+    split_seed: Seed = 0
+    """Which rows are split off; `train.seed` does not move them."""
     test_path: FilePath | None = None
     global_label_map: FilePath | None = None
     label_columns: dict[str, NotEmpty] = {}
@@ -189,7 +196,7 @@ class Model(Section):
     models:/NAME/N or runs:/ID."""
     use_lora: bool = True
     trust_remote_code: bool = False
-    pooling: Literal["cls", "mean"] = "cls"
+    pooling: Literal["cls", "mean", "last"] = "cls"
     lora: Lora = Lora()
 
 
@@ -216,7 +223,7 @@ class Train(Section):
     """Read the loss back, check it and show it every so many steps."""
     threads: Annotated[int, Field(gt=0, le=1024)] | None = None
     """CPU threads of torch; null: torch's own number, or 1 where that is clearly faster."""
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    seed: Seed = 42
 
 
 class Resources(Section):
@@ -349,6 +356,7 @@ class RunConfig(Section):
                 problems.append(f"data.label_columns: {' and '.join(readers)} read one column: {column}")
             if column in self.text_columns:
                 problems.append(f"data.text_column: {column} is also the label column of {readers[0]}")
+        problems += self._name_collisions()
 
         weights = self.train.loss_weight
         if isinstance(weights, tuple) and len(weights) != len(tasks):
@@ -383,6 +391,33 @@ class RunConfig(Section):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _name_collisions(self) -> list[str]:
+        """Answers have a column for each text, label and probability, a run two pictures for each task."""
+        owners: dict[str, list[str]] = {}
+        for text in self.text_columns:
+            owners.setdefault(text, []).append("a text column")
+        for task in self.tasks:
+            owners.setdefault(task, []).append(f"the task {task}")
+            owners.setdefault(probability_column(task), []).append(f"the probability of {task}")
+        told = {*self.text_columns} & {*self.label_columns.values()}
+        problems = [
+            f"data.label_subset: {' and '.join(those)} would both be the column {name!r} of predict's"
+            " answers; rename one of them (data.label_columns says which column a task reads)"
+            for name, those in owners.items()
+            if len(those) > 1 and name not in told
+        ]
+        return problems + [
+            f"data.label_subset: the task confusion_{task} would share a picture with the task {task};"
+            " rename one of them (data.label_columns says which column a task reads)"
+            for task in self.tasks
+            if f"confusion_{task}" in self.tasks
+        ]
+
+
+def probability_column(task: str) -> str:
+    """Where an answer says how probable the label of a task is."""
+    return f"{task}_probability"
 
 
 READ_TOGETHER = (

@@ -26,7 +26,8 @@ from loratrack.disk import sha256_of
 from loratrack.errors import UserError
 from loratrack.places import cache_folder
 
-FORMAT = 1
+FORMAT = 2
+"""Another number where texts become other tokens than before."""
 ENTRY = "entry.json"
 DRAFT, TRASH = ".draft-", ".trash-"
 SECONDS_A_DAY = 86_400

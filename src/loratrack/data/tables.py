@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from loratrack.data.encoding import GUESSED, UndecodableError, decode
-from loratrack.errors import did_you_mean
+from loratrack.errors import did_you_mean, quoted
 
 MAX_LISTED_LINES = 10
 
@@ -86,12 +86,13 @@ def read_table(file: Path, columns: Sequence[str], problems: list[str]) -> Table
         for column in columns:
             if column not in parsed.names:
                 refuse(
-                    f"has no column {column!r}{did_you_mean(column, parsed.names)}; it has {parsed.names!r}"
+                    f"has no column {quoted(column)}{did_you_mean(column, parsed.names)}; it has"
+                    f" {quoted(parsed.names)}"
                     " (settings data.text_column, data.label_subset, data.label_columns)"
                 )
         for column in columns:
             if parsed.names.count(column) > 1:
-                refuse(f"has the column {column!r} more than once; rename one")
+                refuse(f"has the column {quoted(column)} more than once; rename one")
     if len(problems) > num_before:
         return None
     if not parsed.rows:
@@ -205,12 +206,16 @@ def _json_text(column: str, value: object) -> str | None:
     if isinstance(value, bool):
         return "true" if value else "false"
     if not isinstance(value, str):
-        raise ValueError(f"{column!r} must be text, a number or true/false, got a {type(value).__name__}")
+        raise ValueError(
+            f"{quoted(column)} must be text, a number or true/false, got a {type(value).__name__}"
+        )
     if not value.isascii():
         try:
             value.encode("utf-8")
         except UnicodeEncodeError:
-            raise ValueError(f"{column!r} holds half of a character (a lone surrogate escape)") from None
+            raise ValueError(
+                f"{quoted(column)} holds half of a character (a lone surrogate escape)"
+            ) from None
     return value
 
 

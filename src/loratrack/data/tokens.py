@@ -11,6 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 BATCH_SIZE = 1000
+CHARACTERS_A_TOKEN = 64
+"""A text longer than this for each token that is kept may be cut before it is tokenised."""
+SPARE_TOKENS = 8
+"""A beginning must have so many more than are kept: its last word, cut short, is not among them."""
 
 Array = NDArray[Any]
 
@@ -21,6 +25,8 @@ class Tokenizer(Protocol):
     def __call__(
         self, text: list[str], text_pair: list[str] | None = None, *, truncation: bool, max_length: int
     ) -> Mapping[str, Any]: ...
+
+    def num_special_tokens_to_add(self, pair: bool = False) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,13 @@ class Tokens:
         return np.diff(self.offsets)
 
 
-def prepare_texts(columns: Sequence[Sequence[str]], separator: str) -> tuple[list[str], list[str] | None]:
-    """The texts and their pairs: one column alone, two as a pair, more joined by `separator`."""
+def prepare_texts(
+    columns: Sequence[Sequence[str]], separator: str, *, takes_pairs: bool = True
+) -> tuple[list[str], list[str] | None]:
+    """The texts and their pairs: one column alone, two as a pair, all others joined by `separator`."""
     if len(columns) == 1:
         return list(columns[0]), None
-    if len(columns) == 2:
+    if len(columns) == 2 and takes_pairs:
         return list(columns[0]), list(columns[1])
     return [f" {separator} ".join(texts) for texts in zip(*columns, strict=True)], None
 
@@ -91,5 +99,21 @@ def _tokenize(
     columns: Sequence[Sequence[str]], tokenizer: Tokenizer, max_len: int, cut: bool
 ) -> Mapping[str, Any]:
     separator = getattr(tokenizer, "sep_token", None) or "\n"
-    texts, pairs = prepare_texts(columns, separator)
+    # Without a token between the two, as with GPT-2's tokenizer, "mon" + "ey" would be one word.
+    alone, paired = (tokenizer.num_special_tokens_to_add(pair=pair) for pair in (False, True))
+    texts, pairs = prepare_texts(columns, separator, takes_pairs=paired > alone)
+    if cut and getattr(tokenizer, "truncation_side", "right") == "right":
+        texts = [_beginning(text, tokenizer, max_len) for text in texts]
+        pairs = None if pairs is None else [_beginning(text, tokenizer, max_len) for text in pairs]
     return tokenizer(texts, pairs, truncation=cut, max_length=max_len)
+
+
+def _beginning(text: str, tokenizer: Tokenizer, max_len: int) -> str:
+    """As much of a very long text as has all the tokens that are kept: 10 MB are not tokenised for 16."""
+    size, wanted = CHARACTERS_A_TOKEN * max_len, max_len + SPARE_TOKENS
+    while size < len(text):
+        tokens = tokenizer([text[:size]], None, truncation=True, max_length=wanted)["input_ids"][0]
+        if len(tokens) == wanted:
+            return text[:size]
+        size *= 8
+    return text

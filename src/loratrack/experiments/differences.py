@@ -64,16 +64,16 @@ def metric_differences(then: Epochs, now: Epochs, *, exact: bool, is_whole: bool
 
     `is_whole`: the first run came to its end, so the second must not have more epochs.
     """
-    found = []
+    differences = []
     for epoch, values in sorted(then.items()):
         for name, old in values.items():
             new = now.get(epoch, {}).get(name)
             if not name.startswith(MEASURED) and not _is_same(old, new, exact):
-                told = "none" if new is None else repr(new)
-                found.append(Difference(f"epoch {epoch} {name}", repr(old), told))
+                shown = "none" if new is None else repr(new)
+                differences.append(Difference(f"epoch {epoch} {name}", repr(old), shown))
     if is_whole and len(then) != len(now):
-        found.append(Difference("epochs", str(len(then)), str(len(now))))
-    return found
+        differences.append(Difference("epochs", str(len(then)), str(len(now))))
+    return differences
 
 
 def _is_same(old: float, new: float | None, exact: bool) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from loratrack.bases.trust import said_by_loader
 from loratrack.errors import RefusedError, StoreError, UserError
 from loratrack.registry import conditions, lookup, promotion, uri
 from loratrack.registry.lookup import Candidate
@@ -49,14 +50,16 @@ def promote(
     why: str = "",
     condition: str | None = None,
     expect: int | None = None,
+    trust_remote_code: str | None = None,
 ) -> Promotion:
     """Make `version` champion (stage Production) or challenger (Staging).
 
     `version`: NAME/3, NAME@alias, a run's id or its beginning, or an exp_id for its best version.
     `condition`: refuse unless it holds: `avg_f1>=0.93 and intent_f1 not worse than champion by 0.005`.
     `expect`: refuse unless this version has the alias now; 0 for none. RefusedError says what failed.
+    `trust_remote_code`: the sha256 of the base whose code the gate may run; see bases/trust.py.
     """
-    alias = promotion.alias_of(to)
+    alias, trusted = promotion.alias_of(to), said_by_loader(trust_remote_code)
     candidate = lookup.version_of(version, model)
     aliases = promotion.aliases(candidate.model)
     before = aliases.get(alias)
@@ -71,19 +74,25 @@ def promote(
 
     def gate() -> None:
         findings.extend(judge(condition, candidate, aliases.get(promotion.CHAMPION)))
-        findings.append(check_reload(candidate))
+        findings.append(check_reload(candidate, trusted))
 
     move = promotion.promote(candidate.model, candidate.version, alias, expected=before, gate=gate, why=why)
     return _promotion(move, findings)
 
 
 def rollback(
-    model: str | None = None, *, exp_id: str | None = None, to: str | int | None = None, why: str = ""
+    model: str | None = None,
+    *,
+    exp_id: str | None = None,
+    to: str | int | None = None,
+    why: str = "",
+    trust_remote_code: str | None = None,
 ) -> Promotion:
     """Back to the champion before, to the best version of an experiment, or to a version.
 
     A version that was never champion goes through the same gate as in `promote`.
     """
+    trusted = said_by_loader(trust_remote_code)
     if exp_id is not None:
         candidate = lookup.version_of(exp_id, model)
     else:
@@ -99,18 +108,18 @@ def rollback(
         candidate.model,
         candidate.version,
         expected=expected,
-        gate=lambda: findings.append(check_reload(candidate)),
+        gate=lambda: findings.append(check_reload(candidate, trusted)),
         why=why,
     )
     return _promotion(move, findings)
 
 
-def check_reload(candidate: Candidate) -> str:
+def check_reload(candidate: Candidate, trusted: frozenset[str]) -> str:
     """Load the version from where the registry keeps it; RefusedError unless it still is what was trained."""
     from loratrack.serving.classifier import check_probe
 
     try:
-        check_probe(uri.fetch(f"models:/{candidate}"))
+        check_probe(uri.fetch(f"models:/{candidate}"), trusted)
     except StoreError:
         raise
     except UserError as error:

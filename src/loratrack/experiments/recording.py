@@ -10,20 +10,21 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from loratrack import __version__, disk
 from loratrack.config import RunConfig, files, flat, plain
 from loratrack.config.schema import data_paths
+from loratrack.errors import StoreError
 from loratrack.experiments.hiding import storable
 from loratrack.model.bundle import MEMBER
 from loratrack.places import ARTIFACTS, BUNDLE, CONFIG_COPY, DATA_REPORT, ENVIRONMENT, NOTICES, PLOTS, PYFUNC
-from loratrack.registry import register as registration
 from loratrack.serving import pyfunc
 from loratrack.serving.classifier import check_reload
 from loratrack.store.place import store_folder
 from loratrack.store.secrets import scrub_name, scrub_text, scrub_values
+from loratrack.tracking import outbox
 from loratrack.tracking.environment import device_name, environment, git
 from loratrack.tracking.writer import RunWriter
 from loratrack.training import session
@@ -112,33 +113,49 @@ def keep(
         pyfunc.save(folder, draft, member.config)
         draft.rename(folder / PYFUNC)
     disk.write_json(folder / ENVIRONMENT, environment())
-    disk.write_text(folder / NOTICES, "".join(f"{scrub_text(line)}\n" for line in log.notices))
-    if member.history:
-        labels = {task.name: task.labels for task in prepared.dataset.label_map.tasks}
-        matrices = {} if outcome is None else outcome.confusions
-        curves.draw(
-            folder / PLOTS,
-            dict(enumerate(member.history, start=1)),
-            {task: (labels[task], matrix) for task, matrix in matrices.items()},
-            best_epoch=member.best.epoch if member.best else None,
-        )
+    disk.write_text(folder / NOTICES, notices(log))
     # the gate of every run: what was saved is what was trained
     if files.sha256(files.load(folder / CONFIG_COPY)) != files.sha256(member.config):
         raise AssertionError(f"{folder / CONFIG_COPY}: must load to the settings it was written from")
     if outcome is not None and with_weights:
-        check_reload(folder, outcome.probe, outcome.probe.logits)
+        check_reload(folder, prepared.base.sha256, outcome.probe, outcome.probe.logits)
     metrics = session.summary(member, outcome)
+    log.writer.hand_over(folder)
     log.writer.log_metrics(metrics, step=len(member.history))
-    log.writer.log_artifacts(folder)
+    if member.history:
+        _draw(prepared, member, outcome, log, work / "pictures")
     return metrics
 
 
-def register(config: RunConfig, writer: RunWriter, name: str, metrics: Mapping[str, float]) -> int | None:
-    """The run's model as the next version of `name`; None while the tracking store does not answer."""
-    if not writer.flush():
-        return None
-    version_tags = {"exp_id": config.exp_id, **{key: f"{value:.6g}" for key, value in metrics.items()}}
-    return registration.register(writer.run_id, name, PYFUNC, version_tags)
+def _draw(prepared: Prepared, member: Member, outcome: Outcome | None, log: WriterLog, folder: Path) -> None:
+    """The run's pictures. What the run is worth was handed over already, and no picture may fail it."""
+    labels = {task.name: task.labels for task in prepared.dataset.label_map.tasks}
+    answers = {} if outcome is None else outcome.answers
+    try:
+        folder.mkdir()
+        curves.draw(
+            folder / PLOTS,
+            dict(enumerate(member.history, start=1)),
+            {task: (labels[task], *pair) for task, pair in answers.items()},
+            best_epoch=member.best.epoch if member.best else None,
+        )
+        log.writer.hand_over(folder)
+    except Exception as error:  # noqa: BLE001  whatever is wrong with a picture, the run stands
+        log.notice(
+            f"{PLOTS}: not drawn ({type(error).__name__}: {error}); nothing else of the run is missing"
+        )
+        with suppress(OSError, StoreError):  # on a full disk it stands on the screen alone
+            disk.write_text(folder / NOTICES, notices(log))
+            log.writer.hand_over(folder)
+
+
+def notices(log: WriterLog) -> str:
+    return "".join(f"{scrub_text(line)}\n" for line in log.notices)
+
+
+def version_tags(exp_id: str, metrics: Mapping[str, float]) -> dict[str, str]:
+    """What a registered version says of itself."""
+    return {"exp_id": exp_id, **{name: f"{value:.6g}" for name, value in metrics.items()}}
 
 
 @contextmanager
@@ -162,6 +179,6 @@ def work_folder(run_id: str) -> Iterator[Path]:
 
 
 def new_work_folder(run_id: str) -> Path:
-    folder = store_folder() / "work" / run_id
+    folder = outbox.work_folder(store_folder(), run_id)
     (folder / ARTIFACTS).mkdir(parents=True, exist_ok=True)
     return folder

@@ -18,6 +18,7 @@ import torch
 
 from loratrack import data
 from loratrack.bases import base as bases
+from loratrack.bases.trust import Trust, said_by_loader
 from loratrack.config import RunConfig, load
 from loratrack.errors import RefusedError, UserError
 from loratrack.experiments import differences, recording
@@ -73,16 +74,25 @@ class Reproduction(Training):
     check: Check | None = None
 
 
-def reproduce(run: str, *, check: bool = False, watcher: Watcher | None = None) -> Reproduction:
+def reproduce(
+    run: str,
+    *,
+    check: bool = False,
+    watcher: Watcher | None = None,
+    trust_remote_code: str | None = None,
+) -> Reproduction:
     """Train from the settings that a run has kept, as a new run with the tag `reproduces`.
 
     `run`: its id or the beginning of it, or an exp_id for its newest run.
+    `trust_remote_code`: the sha256 of the base whose code may run; that the run's settings trust it does not
+    count, since whoever can write into the store can write them.
     """
     watcher = watcher or Nobody()
     first = _first(lookup.run_of(run))
+    trust = said_by_loader(trust_remote_code) if first.config.model.trust_remote_code else False
     if first.config.train.threads is not None:
         torch.set_num_threads(first.config.train.threads)  # before the environment is looked at
-    around = _differences(first)
+    around = _differences(first, trust)
     _list(watcher, f"around run {first.run_id}", around, "nothing is different")
     with interruptible() as interruption:
         writer = recording.start(first.config)
@@ -93,7 +103,7 @@ def reproduce(run: str, *, check: bool = False, watcher: Watcher | None = None) 
         for difference in around:
             log.notices.append(f"different from run {first.run_id}: {difference}")
         with recording.failing(writer), recording.work_folder(writer.run_id) as work:
-            prepared, member, outcome = train_one(first.config, log, work, watcher, interruption)
+            prepared, member, outcome = train_one(first.config, log, work, watcher, interruption, trust)
             metrics = recording.keep(prepared, member, outcome, log, work)
             if member.status == "failed":
                 raise UserError(f"{first.config.exp_id}: {member.reason}")
@@ -150,7 +160,7 @@ def _first(run: Any) -> First:
     return First(run, config.model_copy(update={"train": train, "register_as": False}), contents)
 
 
-def _differences(first: First) -> list[Difference]:
+def _differences(first: First, trust: Trust) -> list[Difference]:
     """Data, base, tokenizer, neighbours and environment: what was then and is not now."""
     config, tags = first.config, first.run.data.tags
     corpus = data.read(config)
@@ -161,7 +171,7 @@ def _differences(first: First) -> list[Difference]:
         if setting in report
     ]
     pairs.append(("data", tags.get("data_sha256", "unknown"), corpus.sha256))
-    base = bases.resolve(config.model.arch, trust_remote_code=config.model.trust_remote_code)
+    base = bases.resolve(config.model.arch, trust=trust)
     then = first.contents.get(BUNDLE, {}).get("base", {})
     pairs.append(("base", then.get("sha256", tags.get("base_sha256", "unknown")), base.sha256))
     pairs.append(("tokenizer", then.get("tokenizer_sha256", base.tokenizer_sha256), base.tokenizer_sha256))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from loratrack.bases.trust import Trust
 from loratrack.config import RunConfig
 from loratrack.errors import StoreError, UserError
 from loratrack.experiments import recording
@@ -19,6 +20,7 @@ from loratrack.experiments.recording import WriterLog
 from loratrack.experiments.result import RunStatus, Training
 from loratrack.experiments.trained_bases import pinned
 from loratrack.experiments.watcher import Nobody, Watcher
+from loratrack.tracking.registration import registered
 from loratrack.training import session
 from loratrack.training.cohort import train
 from loratrack.training.member import Member
@@ -41,21 +43,18 @@ def run(config: RunConfig, watcher: Watcher | None = None) -> Training:
             metrics = recording.keep(prepared, member, outcome, log, work)
             if member.status == "failed":
                 raise UserError(f"{config.exp_id}: {member.reason}")
-            version = None
-            if interruption.signal is None and config.register_as is not False:
-                name = str(config.register_as)
-                number = recording.register(config, writer, name, metrics)
-                version = None if number is None else f"{name}/{number}"
-                if version is None:
-                    watcher.notice("not registered: the tracking store does not answer")
+            is_registered = interruption.signal is None and config.register_as is not False
+            if is_registered:
+                writer.ask_version(str(config.register_as), recording.version_tags(config.exp_id, metrics))
             status: RunStatus = "FINISHED" if interruption.signal is None else "KILLED"
             is_sent = writer.finish(status)
+    version = registered(writer.run_id, str(config.register_as)) if is_registered and is_sent else None
     return Training(
         exp_id=config.exp_id,
         run_id=writer.run_id,
         status=status,
         metrics=metrics,
-        version=version,
+        version=None if version is None else f"{config.register_as}/{version}",
         notices=tuple(log.notices),
         artifact_uri=artifact_uri(writer.run_id),
         ended_by=interruption.signal,
@@ -66,12 +65,17 @@ def run(config: RunConfig, watcher: Watcher | None = None) -> Training:
 
 
 def train_one(
-    config: RunConfig, log: WriterLog, work: Path, watcher: Watcher, interruption: Interruption
+    config: RunConfig,
+    log: WriterLog,
+    work: Path,
+    watcher: Watcher,
+    interruption: Interruption,
+    trust: Trust | None = None,
 ) -> tuple[Prepared, Member, Outcome | None]:
     """A cohort of one, trained until its end or a signal; no outcome when a signal came first."""
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
-    prepared = session.set_up(config, log.notice)
+    prepared = session.set_up(config, log.notice, trust)
     member = recording.enter(prepared, config, log, work)
     train(prepared.cohort, watcher, stop=lambda: bool(interruption))
     outcome = session.conclude(prepared, member) if member.best and not interruption else None

@@ -24,11 +24,11 @@ from loratrack.experiments.run import artifact_uri
 from loratrack.experiments.trained_bases import pinned
 from loratrack.experiments.trials import TrialRunner
 from loratrack.experiments.watcher import Nobody, Watcher
-from loratrack.places import PYFUNC
-from loratrack.registry import register as registration
 from loratrack.store.place import store_folder
 from loratrack.store.secrets import scrub_name
 from loratrack.tracking import child_runs
+from loratrack.tracking.outbox import work_folder
+from loratrack.tracking.registration import registered
 from loratrack.tracking.writer import RunWriter
 from loratrack.tuning import report as reports
 from loratrack.tuning import space, study
@@ -142,7 +142,7 @@ def _conclude(work: Work) -> dict[str, str]:
     search, config, parent, watcher = work.search, work.config, work.parent, work.watcher
     best = search.best()
     tags: dict[str, str] = {}
-    folder = store_folder() / "work" / parent.run_id
+    folder = work_folder(store_folder(), parent.run_id)
     shutil.rmtree(folder, ignore_errors=True)
     try:
         views.write(search.study, reports.report(search.study), folder)
@@ -156,12 +156,14 @@ def _conclude(work: Work) -> dict[str, str]:
             metrics = dict(zip(search.sweep.metrics, best.values, strict=True))
             if search.sweep.register_best and search.attr("registered") != best.number:
                 name = str(config.project if config.register_as is False else config.register_as)
-                version_tags = {"exp_id": best_config.exp_id}
-                version_tags |= {f"best_{metric}": f"{value:.6g}" for metric, value in metrics.items()}
-                number = registration.register(run_id, name, PYFUNC, version_tags)
+                bests = {f"best_{metric}": value for metric, value in metrics.items()}
+                parent.ask_version(name, recording.version_tags(best_config.exp_id, bests), run_id)
                 search.set_attr("registered", best.number)
-                tags[VERSION] = f"models:/{name}/{number}"
-                watcher.notice(f"model        models:/{name}/{number}")
+                if parent.flush(run_id=run_id):
+                    tags[VERSION] = f"models:/{name}/{registered(run_id, name)}"
+                    watcher.notice(f"model        {tags[VERSION]}")
+                else:
+                    watcher.notice("not registered yet: the tracking store does not answer; loratrack sync")
             parent.set_tags(tags)
             if search.sweep.retrain_best:
                 _retrain(work, best_config)

@@ -7,16 +7,17 @@ reach it through `bases.resolve`, without importing this room.
 from __future__ import annotations
 
 from loratrack.bases.base import RUN_SCHEMES, Base
+from loratrack.bases.trust import Trust
 from loratrack.experiments.loading import AnyConfig
 from loratrack.registry import uri
 
 
-def find(arch: str, trust_remote_code: bool) -> Base:
+def find(arch: str, trust: Trust) -> Base:
     """The base that `models:/NAME/3`, `models:/NAME@alias` or `runs:/ID` names, made once and cached."""
     from loratrack.model.merge import merged_base
 
     name = uri.pinned(arch)
-    return merged_base(uri.fetch(name), name, trust_remote_code=trust_remote_code)
+    return merged_base(uri.fetch(name), name, trust)
 
 
 def pinned(config: AnyConfig) -> AnyConfig:

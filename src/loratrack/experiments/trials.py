@@ -21,10 +21,10 @@ from loratrack.experiments import recording
 from loratrack.experiments.recording import WriterLog
 from loratrack.experiments.result import RunStatus
 from loratrack.experiments.watcher import TrialEnd, TrialState, Watcher
+from loratrack.model.out_of_memory import is_out_of_memory
 from loratrack.tracking.writer import RunWriter
 from loratrack.training import session
 from loratrack.training.cohort import train
-from loratrack.training.cuda_graphs import is_out_of_memory
 from loratrack.training.member import Member, Status
 from loratrack.training.session import Prepared
 from loratrack.tuning.cohorts import group, is_own

@@ -51,10 +51,10 @@ def meaning(comparison: Comparison, text: str, now: datetime) -> Test:
 def number(text: str) -> float | None:
     """The number that `text` is; None when it is none."""
     try:
-        found = float(text)
+        value = float(text)
     except ValueError:
         return None
-    return found if math.isfinite(found) else None
+    return value if math.isfinite(value) else None
 
 
 def _positive_meaning(comparison: Comparison, sign: str, text: str, now: datetime) -> Test:
@@ -76,22 +76,20 @@ def _positive_meaning(comparison: Comparison, sign: str, text: str, now: datetim
 def _equal(comparison: Comparison) -> Test:
     """Numbers are equal however they are written, texts whatever their case."""
     value = comparison.value
-    wanted = None if value.is_quoted else number(value.text)
+    sought = None if value.is_quoted else number(value.text)
     texts = {value.text.casefold()}
     if comparison.name.text == TASK_TYPE and texts & set(SAME_TASK_TYPES):
         texts = set(SAME_TASK_TYPES)
 
     def is_equal(each: Value) -> bool:
-        return _shown(each).casefold() in texts or (wanted is not None and _as_number(each) == wanted)
+        return _shown(each).casefold() in texts or (sought is not None and _as_number(each) == sought)
 
     return lambda values: any(map(is_equal, values))
 
 
-def _compared(sign: str, wanted: float) -> Test:
+def _compared(sign: str, limit: float) -> Test:
     compare = _ORDERS[sign]
-    return lambda values: any(
-        compare(found, wanted) for found in map(_as_number, values) if found is not None
-    )
+    return lambda values: any(compare(found, limit) for found in map(_as_number, values) if found is not None)
 
 
 def _in_time(sign: str, comparison: Comparison, text: str, now: datetime) -> Test:
@@ -111,13 +109,13 @@ def _in_time(sign: str, comparison: Comparison, text: str, now: datetime) -> Tes
 
 
 def _span(comparison: Comparison, text: str, now: datetime) -> tuple[float, float]:
-    wanted = comparison.value.text
-    if length := _LENGTH.fullmatch(wanted):
+    text_of_value = comparison.value.text
+    if length := _LENGTH.fullmatch(text_of_value):
         moment = now.timestamp() - _seconds(length)
         return moment, moment
-    form = _MOMENT.fullmatch(wanted)
+    form = _MOMENT.fullmatch(text_of_value)
     try:
-        begin = datetime.fromisoformat(wanted) if form else None
+        begin = datetime.fromisoformat(text_of_value) if form else None
     except ValueError:
         begin = None
     if form is None or begin is None:

@@ -16,6 +16,7 @@ from loratrack.metrics import SCORE
 from loratrack.places import ENVIRONMENT, NOTICES
 from loratrack.store.client import RUN_ID_PREFIX, answering, connect
 from loratrack.store.place import store_name
+from loratrack.store.relocation import here
 
 EPOCH_AREAS = ("train/", "validation/", "time/epoch_seconds")
 """What the table of epochs holds besides the scores."""
@@ -88,6 +89,7 @@ def detail(tables: Tables, text: str) -> Detail:
         epochs.setdefault(int(step), {})[key] = value
 
     [(uri,)] = tables.rows("SELECT r.artifact_uri FROM runs r WHERE r.run_uuid = :run", run=summary.run_id)
+    uri = here(uri)
     files: _LocalFiles | _StoredFiles = _StoredFiles(summary.run_id, uri)
     scheme = urlparse(uri).scheme
     if scheme in ("", "file"):

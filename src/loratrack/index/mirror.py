@@ -202,7 +202,7 @@ class _Server:
         }
 
     def versions(self, since_ms: int) -> list[Row]:
-        found = []
+        rows = []
         for each in _pages(
             lambda token: self.client.search_model_versions(
                 max_results=PAGE, order_by=["last_updated_timestamp DESC"], page_token=token
@@ -210,8 +210,8 @@ class _Server:
         ):
             if each.last_updated_timestamp < since_ms:
                 break
-            found.append(_version_row(each))
-        return found
+            rows.append(_version_row(each))
+        return rows
 
     def versions_of(self, run_ids: Sequence[str]) -> list[Row]:
         return [
@@ -233,8 +233,8 @@ class _Server:
     def datasets(self, run_id: str) -> list[Dataset]:
         with answering():
             inputs = self.client.get_run(run_id).inputs.dataset_inputs
-        told = [(each.dataset, {tag.key: tag.value for tag in each.tags}) for each in inputs]
-        found = [dataset(each.name, each.digest, each.profile, tags) for each, tags in told]
+        pairs = [(each.dataset, {tag.key: tag.value for tag in each.tags}) for each in inputs]
+        found = [dataset(each.name, each.digest, each.profile, tags) for each, tags in pairs]
         return sorted(found, key=lambda each: each.name)
 
     def history(self, pairs: Sequence[Row]) -> list[Row]:
@@ -253,11 +253,11 @@ def _needs_whole_reading(file: Path) -> bool:
         return True
     try:
         with closing(sqlite3.connect(file)) as database:
-            [(found,)] = database.execute("PRAGMA user_version").fetchall()
+            [(format_,)] = database.execute("PRAGMA user_version").fetchall()
             [(whole,)] = database.execute("SELECT whole FROM looks").fetchall()
     except (sqlite3.Error, ValueError):
         return True
-    return bool(found != FORMAT or not 0 <= time.time() - whole < WHOLE_READING_SECONDS)
+    return bool(format_ != FORMAT or not 0 <= time.time() - whole < WHOLE_READING_SECONDS)
 
 
 def _build(file: Path, server: _Server, is_rebuild: bool) -> None:
@@ -319,8 +319,8 @@ def _number(value: float) -> tuple[float, bool]:
 
 
 def _digest(run: Run) -> str:
-    told = json.dumps([dict(run.info), run.data.to_dictionary()], sort_keys=True, default=str)
-    return hashlib.sha256(told.encode()).hexdigest()
+    text = json.dumps([dict(run.info), run.data.to_dictionary()], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _version_row(version: ModelVersion) -> Row:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 from loratrack.index.tables import DATABASES, DatabaseTables, SqliteTables, Tables
-from loratrack.store.opening import initialise
 from loratrack.store.place import database_file, tracking_uri
 
 
@@ -26,7 +25,6 @@ def _of(uri: str, is_rebuild: bool) -> Tables:
     if file is not None:
         if not file.exists() or file.stat().st_size == 0:
             return Tables()
-        initialise(uri)  # tells the paths of a project that was moved where it is now
         return SqliteTables(file)
     if uri.startswith(DATABASES):
         return DatabaseTables(uri)

@@ -200,24 +200,26 @@ def _latest_metrics(tables: Tables, run_ids: Sequence[str]) -> dict[str, dict[st
 
 
 def _by_run(run_ids: Iterable[str], rows: Iterable[tuple[str, str, T]]) -> dict[str, dict[str, T]]:
-    found: dict[str, dict[str, T]] = {run_id: {} for run_id in run_ids}
+    texts: dict[str, dict[str, T]] = {run_id: {} for run_id in run_ids}
     for run_id, key, value in rows:
-        found[run_id][key] = value
-    return found
+        texts[run_id][key] = value
+    return texts
 
 
 def _extremes(
     tables: Tables, metrics: Mapping[str, Mapping[str, float]], wanted: set[str]
 ) -> dict[str, dict[str, tuple[float, float]]]:
-    found: dict[str, dict[str, tuple[float, float]]] = {}
+    extremes: dict[str, dict[str, tuple[float, float]]] = {}
     alike: dict[tuple[str, ...], list[str]] = {}
     for run_id, logged in metrics.items():
-        asked = [name for name in logged if name in wanted or SCORE.fullmatch(name)]
-        open_ = [name for name in asked if not name.startswith(ONLY_LATEST) and f"best_{name}" not in logged]
+        names_here = [name for name in logged if name in wanted or SCORE.fullmatch(name)]
+        open_ = [
+            name for name in names_here if not name.startswith(ONLY_LATEST) and f"best_{name}" not in logged
+        ]
         alike.setdefault(tuple(sorted(open_)), []).append(run_id)
     for names, run_ids in alike.items():
-        found |= _extremes_alike(tables, names, run_ids) if names else {}
-    return found
+        extremes |= _extremes_alike(tables, names, run_ids) if names else {}
+    return extremes
 
 
 def _extremes_alike(

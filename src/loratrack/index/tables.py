@@ -7,6 +7,7 @@ tables (`mirror`). Nothing here imports MLflow, which alone takes longer than mo
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 from loratrack.errors import StoreError
 from loratrack.store import secrets
+from loratrack.store.client import remedy_for
 from loratrack.store.place import store_name
 
 Row = tuple[Any, ...]
@@ -76,12 +78,12 @@ class Tables:
 
     def of_runs(self, query: str, run_ids: Sequence[str], **values: object) -> list[Row]:
         """The rows for these runs; `query` says `IN (:runs)`."""
-        found: list[Row] = []
+        rows_of_runs: list[Row] = []
         for start in range(0, len(run_ids), AT_ONCE):
             part = {f"run{n}": run_id for n, run_id in enumerate(run_ids[start : start + AT_ONCE])}
             names = ", ".join(f":{name}" for name in part)
-            found += self.rows(query.replace(":runs", names), **part, **values)
-        return found
+            rows_of_runs += self.rows(query.replace(":runs", names), **part, **values)
+        return rows_of_runs
 
 
 class SqliteTables(Tables):
@@ -90,8 +92,11 @@ class SqliteTables(Tables):
     def __init__(self, file: Path, mode: str = "ro") -> None:
         self.file = file
         try:
+            options = (
+                "immutable=1" if mode == "ro" and not os.access(file.parent, os.W_OK) else f"mode={mode}"
+            )
             self.database = sqlite3.connect(
-                f"{file.as_uri()}?mode={mode}", uri=True, timeout=BUSY_TIMEOUT_SECONDS
+                f"{file.as_uri()}?{options}", uri=True, timeout=BUSY_TIMEOUT_SECONDS
             )
         except sqlite3.Error as error:
             raise unreadable(str(file), error) from error
@@ -145,5 +150,5 @@ def unreadable(place: str, error: Exception) -> StoreError:
     if "no such" in fault or "does not exist" in fault:
         remedy = "bring it to the installed version with mlflow db upgrade"
     else:
-        remedy = "see that it is up and MLFLOW_TRACKING_URI names it"
+        remedy = remedy_for(fault)
     return StoreError(f"{place}: the tracking store must answer, got: {fault}; {remedy}")

@@ -14,10 +14,18 @@ from torch import Tensor, nn
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from loratrack.errors import UserError
 from loratrack.model.packing import Packing, Ragged
 
 PACKED = "loratrack_packed"
 """The name under which transformers finds this attention."""
+WITHOUT_EFFECT = {"position_ids", "cache_position", "use_cache", "output_attentions", "output_hidden_states"}
+WITHOUT_EFFECT |= {"return_dict", "deterministic"}
+"""Arguments that some bases hand on to their attention, and that change nothing in it."""
+
+
+class UnpackableError(UserError):
+    """The base's attention is another than packed rows are given; the message says why, as `since …`."""
 
 
 def packed_attention(
@@ -27,14 +35,22 @@ def packed_attention(
     value: Tensor,
     attention_mask: Tensor | None,
     *,
-    packing: Packing | Ragged,
+    packing: Packing | Ragged | None = None,
     dropout: float = 0.0,
     scaling: float | None = None,
     is_causal: bool | None = None,
     sliding_window: int | None = None,
-    **_: Any,
+    **more: Any,
 ) -> tuple[Tensor, None]:
-    """What transformers calls for each layer, on one packed row [1, heads, tokens, size]."""
+    """What transformers calls for each layer, on one packed row [1, heads, tokens, size].
+
+    UnpackableError where the base asks for more than this does: to leave out a cap or a bias would be wrong.
+    """
+    unknown = sorted(name for name in more.keys() - WITHOUT_EFFECT if more[name] is not None)
+    if unknown:
+        raise UnpackableError(f"its attention takes {', '.join(unknown)}, which packed rows do not have")
+    if packing is None:
+        raise UnpackableError("its layers do not tell their attention how rows are packed")
     causal = bool(getattr(module, "is_causal", False)) if is_causal is None else is_causal
     if isinstance(packing, Ragged):
         assert dropout == 0, "a base that drops is not run ragged"

@@ -7,9 +7,11 @@ logits = network(batch, ["member-0"])        # [rows, classes of all tasks]
 
 from __future__ import annotations
 
+import functools
 import inspect
+import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
@@ -19,7 +21,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from peft import LoraConfig, PeftModel, TaskType
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from loratrack.config.schema import Lora
@@ -32,7 +36,14 @@ from loratrack.model.heads import Heads
 from loratrack.model.routing import Router
 from loratrack.model.targets import Coverage, find_targets
 
-Pooling = Literal["cls", "mean"]
+Pooling = Literal["cls", "mean", "last"]
+
+ROWS_IN_A_PASS = 128
+"""Without gradients: more is hardly faster, and the widest passes set the peak of memory."""
+CAUSAL_ROWS, CAUSAL_TOKENS = 4, 8
+"""Rows with the same first token, and nothing else in common, tell whether a network is causal."""
+POSITIONS = re.compile(r"^(?!.*rel).*(pos|wpe)")
+"""The name of a table of absolute positions."""
 
 
 class Network:
@@ -64,21 +75,28 @@ class Network:
         self.layouts: tuple[Layout, ...] = (
             ("packed", "padded") if has_open_attention and takes_positions else ("padded",)
         )
-        self.is_causal = is_causal(encoder)
-        if pooling == "cls" and self.is_causal:
+        self.max_tokens = _max_tokens(encoder)
+        """Of one row; None where positions are computed and not looked up in a table."""
+        self.rows_in_a_pass = ROWS_IN_A_PASS
+        """Without gradients; fewer after memory ran out."""
+        self._attention = encoder.config._attn_implementation
+        """What transformers has chosen, for padded rows: not all architectures take `sdpa`."""
+        self._takes_cache = "use_cache" in inspect.signature(encoder.forward).parameters
+        if pooling == "cls" and is_causal(self.encoder):
             raise UserError(
                 "model.pooling: 'cls' reads the first token, which has seen nothing in a causal network;"
-                " write model.pooling: mean"
+                " write model.pooling: last or mean"
             )
         if use_lora:
             encoder.requires_grad_(False)
-            for module in encoder.modules():  # a frozen base drops nothing: members have their own dropout
-                if isinstance(module, nn.Dropout):
-                    module.p = 0.0
-                if isinstance(getattr(module, "attention_dropout", None), float):
-                    module.attention_dropout = 0.0
+            encoder.eval()  # and so it stays: see `train`
         self.layout = self.layouts[0]
         self._checkpoints = False
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that the base has a vector for."""
+        return len(self.encoder.get_input_embeddings().weight)
 
     @property
     def layout(self) -> Layout:
@@ -90,7 +108,7 @@ class Network:
             kind = self.config.model_type
             raise UserError(f"train.layout: {kind} networks can only be run {' or '.join(self.layouts)}")
         if len(self.layouts) > 1:
-            self.encoder.set_attn_implementation(attention.PACKED if layout == "packed" else "sdpa")
+            self.encoder.set_attn_implementation(attention.PACKED if layout == "packed" else self._attention)
         self._layout = layout
 
     def add(self, member: str, lora: Lora, classes: Mapping[str, int], seed: int) -> None:
@@ -145,14 +163,25 @@ class Network:
         return trainable, trainable + frozen
 
     def train(self) -> None:
-        self.encoder.train()
+        """A frozen base stays in eval mode, so that it drops nothing: members have their own dropout."""
+        self.encoder.train(not self.use_lora)
 
     def eval(self) -> None:
         self.encoder.eval()
 
     def checkpoint_gradients(self) -> None:
+        """Keep no activations inside the layers; the backward pass computes them again."""
+        if not self.encoder.supports_gradient_checkpointing:
+            kind = self.config.model_type
+            raise UserError(f"train.gradient_checkpointing: {kind} networks cannot do it; set it to false")
         self._checkpoints = True
-        self.encoder.activation_checkpointing_enable({"use_reentrant": False})
+        if not self.use_lora:
+            self.encoder.activation_checkpointing_enable({"use_reentrant": False})
+            return
+        # transformers would do it in train mode only, in which a frozen base is never.
+        for module in self.encoder.modules():
+            if isinstance(module, GradientCheckpointingLayer):
+                module.forward = functools.partial(_recomputed, module.forward)
 
     def arrange(
         self,
@@ -247,7 +276,7 @@ class Network:
             inputs["token_type_ids"] = batch.token_types
         if batch.packing is not None:
             inputs.update(position_ids=batch.position_ids, packing=batch.packing)
-        if self.is_causal:
+        if self._takes_cache:
             inputs["use_cache"] = False
         cast = not self.use_lora and self.dtype != torch.float32
         with torch.autocast(self.device.type, self.dtype, enabled=cast):
@@ -257,6 +286,8 @@ class Network:
     def _pool(self, states: Tensor, batch: Batch) -> Tensor:
         if self.pooling == "cls":
             return states.index_select(0, batch.first_tokens)
+        if self.pooling == "last":
+            return states.index_select(0, batch.first_tokens + batch.lengths - 1)
         if batch.real_tokens is not None:
             real = states.index_select(0, batch.real_tokens)
         else:
@@ -266,9 +297,39 @@ class Network:
         return sums.index_add(0, batch.row_of_token, real.float())[:rows] / batch.lengths[:, None]
 
 
+def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    if not torch.is_grad_enabled():
+        return forward(*args, **kwargs)
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+
+@torch.no_grad()
 def is_causal(encoder: PreTrainedModel) -> bool:
-    flags = {bool(module.is_causal) for module in encoder.modules() if hasattr(module, "is_causal")}
-    return flags == {True}
+    """Whether the first token sees nothing of the others: its state stays the same whatever follows."""
+    was_training = encoder.training
+    encoder.eval()
+    rows = 3 + torch.arange(CAUSAL_ROWS * CAUSAL_TOKENS, device=encoder.device).view(CAUSAL_ROWS, -1)
+    rows %= getattr(encoder.config, "vocab_size", None) or CAUSAL_TOKENS
+    rows[:, 0] = rows[0, 0]
+    states = encoder(input_ids=rows, attention_mask=torch.ones_like(rows)).last_hidden_state
+    encoder.train(was_training)
+    return bool((states[:, 0] == states[:1, 0]).all())
+
+
+def _max_tokens(encoder: PreTrainedModel) -> int | None:
+    """The fewest rows that a table of positions has for tokens: some keep rows for padding."""
+    rooms: list[int] = []
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.Embedding) and POSITIONS.search(name):
+            padding = module.padding_idx
+            skipped = getattr(module, "offset", 0) if padding is None else padding + 1
+            rooms.append(module.num_embeddings - skipped)
+    for name, buffer in encoder.named_buffers():
+        if buffer.ndim > 1 and buffer.is_floating_point() and POSITIONS.search(name):
+            rooms.append(len(buffer))
+    if not rooms:
+        return None
+    return min(*rooms, getattr(encoder.config, "max_position_embeddings", None) or rooms[0])
 
 
 def _first_position(encoder: PreTrainedModel) -> int:

@@ -8,13 +8,12 @@ from typing import Any
 
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from loratrack.errors import UserError
 from loratrack.model.batch import Sequences
-
-PROBE = "probe.safetensors"
 
 
 @dataclass(frozen=True)
@@ -52,14 +51,32 @@ def save(probe: Probe, file: Path) -> None:
 
 
 def load(file: Path) -> Probe:
-    with safe_open(file, framework="pt") as content:
-        tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118  no mapping
-        place = content.metadata()["computed_on"]
+    """What `save` wrote; UserError for anything else."""
+    try:
+        with safe_open(file, framework="pt") as content:
+            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118  no mapping
+            place = content.metadata()["computed_on"]
+        tokens, offsets, logits = tensors["tokens"], tensors["offsets"], tensors["logits"]
+    except (OSError, KeyError, TypeError, SafetensorError) as error:
+        raise _unfit(file, str(error)) from None
     types = tensors.get("token_types")
+    if (tokens.dtype, offsets.dtype, logits.dtype) != (torch.int32, torch.int64, torch.float32):
+        raise _unfit(file, "tensors of other types")
+    if types is not None and (types.dtype, types.shape) != (torch.uint8, tokens.shape):
+        raise _unfit(file, "token types that do not belong to its tokens")
+    is_rows = (
+        offsets.dim() == 1 and len(offsets) > 1 and int(offsets[0]) == 0 and bool((offsets.diff() > 0).all())
+    )
+    if not is_rows or tokens.shape != (int(offsets[-1]),) or logits.shape[:1] != (len(offsets) - 1,):
+        raise _unfit(file, "offsets that are not those of its rows")
     return Probe(
-        tokens=tensors["tokens"].numpy(),
-        offsets=tensors["offsets"].numpy(),
+        tokens=tokens.numpy(),
+        offsets=offsets.numpy(),
         token_types=None if types is None else types.numpy(),
-        logits=tensors["logits"],
+        logits=logits,
         computed_on=place,
     )
+
+
+def _unfit(file: Path, fault: str) -> UserError:
+    return UserError(f"{file}: must hold rows and their logits, got {fault}; restore the run's artifacts")

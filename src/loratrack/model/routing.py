@@ -181,8 +181,11 @@ class _RoutedLayer:
                     " trained together; set sweep.parallel=1"
                 )
             route = replace(route, slots=(rows,), dropout=None, draws=None)
-        adapted: Tensor = _Adapted.apply(x, self.router.anchor, self, route)  # type: ignore[no-untyped-call]
-        return adapted
+        # Flat before and after: some bases write into what a layer gives, which autograd allows in a view of
+        # an output, and forbids where the output is a view itself.
+        flat = x.reshape(-1, x.shape[-1])
+        adapted: Tensor = _Adapted.apply(flat, self.router.anchor, self, route)  # type: ignore[no-untyped-call]
+        return adapted.view(*x.shape[:-1], -1)
 
     def dropped(self, route: Route, features: int) -> Tensor | None:
         """What is dropped of the flattened tokens: on a CPU the indices, on a GPU a factor for each number.
@@ -238,18 +241,17 @@ class _Adapted(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, anchor: Tensor, layer: _RoutedLayer, route: Route) -> Tensor:
         result: Tensor = layer.base(x)
-        flat = x.reshape(-1, x.shape[-1])
-        dropped = layer.dropped(route, flat.shape[-1])
-        seen = flat if dropped is None else drop(flat, dropped)
-        ctx.layer, ctx.products = layer, layer.products(route, flat)
-        inner = ctx.products.add(result.view(-1, result.shape[-1]), seen)
+        dropped = layer.dropped(route, x.shape[-1])
+        seen = x if dropped is None else drop(x, dropped)
+        ctx.layer, ctx.products = layer, layer.products(route, x)
+        inner = ctx.products.add(result, seen)
         ctx.save_for_backward(seen, dropped, *inner)
         return result
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, None, None, None]:
         seen, dropped, *inner = ctx.saved_tensors
-        grad = grads[0].reshape(-1, grads[0].shape[-1])
+        grad = grads[0].contiguous()
         x_grad = torch.empty_like(seen) if ctx.needs_input_grad[0] else None
         ctx.products.backward(grad, seen, inner, x_grad)
         if x_grad is None:
@@ -258,7 +260,7 @@ class _Adapted(torch.autograd.Function):
             drop_(x_grad, dropped)
         base = ctx.layer.base
         x_grad.addmm_(grad, base.weight.T if isinstance(base, Conv1D) else base.weight)
-        return x_grad.view(*grads[0].shape[:-1], -1), None, None, None
+        return x_grad, None, None, None
 
 
 class _OneByOne:

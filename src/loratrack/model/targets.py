@@ -116,7 +116,7 @@ def _layers(network: nn.Module) -> Layers:
         stacks.setdefault((name.rpartition(".")[0], len(stack)), []).append((name, stack))
     layers: Layers = {}
     for (_, length), parts in stacks.items():
-        found = {
+        layers_here = {
             f"{parts[0][0]}.{index}": [
                 name
                 for part, stack in parts
@@ -124,8 +124,8 @@ def _layers(network: nn.Module) -> Layers:
             ]
             for index in range(length)
         }
-        if any(found.values()):  # lists of norms or of embeddings are no layers
-            layers |= found
+        if any(layers_here.values()):  # lists of norms or of embeddings are no layers
+            layers |= layers_here
     return layers
 
 

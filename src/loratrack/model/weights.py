@@ -10,6 +10,7 @@ safetensors only: a pickle is neither written nor read.
 from __future__ import annotations
 
 import errno
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,15 +22,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from loratrack.bases.base import quiet, without_pooler
-from loratrack.disk import whole_folder
+from loratrack.bases import base as bases
+from loratrack.bases.base import quiet
+from loratrack.bases.files import ADAPTER_CONFIG
+from loratrack.disk import whole_folder, write_json
 from loratrack.errors import UserError
 from loratrack.model.network import Network
+from loratrack.places import ADAPTER, FULL, HEADS
 
-ADAPTER = "lora_adapter"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-FULL = "model"
-HEADS = "heads.safetensors"
 
 
 def save(network: Network, member: str, folder: Path) -> None:
@@ -49,14 +50,8 @@ def load(network: Network, member: str, folder: Path) -> None:
         path = folder / ADAPTER / ADAPTER_WEIGHTS
         _copy(_read(path, network.device), get_peft_model_state_dict(network.peft, adapter_name=member), path)
     else:
-        with quiet():
-            saved = type(network.encoder).from_pretrained(
-                folder / FULL,
-                local_files_only=True,
-                use_safetensors=True,
-                dtype=torch.float32,
-                **without_pooler(network.config),
-            )
+        saved = bases.load_weights(folder / FULL, type(network.encoder), network.config, torch.float32)
+        _check_numbers(saved.state_dict(), folder / FULL)
         network.encoder.load_state_dict(saved.state_dict())
     heads = network.heads[member]
     saved_heads = _read(folder / HEADS, network.device)
@@ -73,6 +68,14 @@ def _save_adapter(network: Network, member: str, folder: Path) -> None:
     settings.inference_mode = True
     settings.save_pretrained(str(folder))
     settings.inference_mode = False
+    # The base is named in the file alone: of one named in memory PEFT would ask the hub. Lists of names are
+    # sets to PEFT; sorted, the same run gives the same bytes.
+    content = json.loads((folder / ADAPTER_CONFIG).read_text("utf-8"))
+    content["base_model_name_or_path"] = network.encoder.name_or_path or None
+    for name in ("target_modules", "exclude_modules", "modules_to_save"):
+        if isinstance(content.get(name), list):
+            content[name] = sorted(content[name])
+    write_json(folder / ADAPTER_CONFIG, dict(sorted(content.items())))
 
 
 def _contiguous(named: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -103,10 +106,18 @@ def _check(saved: dict[str, Tensor], own: dict[str, Tensor], path: Path) -> None
             f"{path}: not the weights of this network: missing {missing[:3]}, unexpected {extra[:3]}"
         )
     for name, value in own.items():
-        if saved[name].shape != value.shape:
+        if saved[name].shape != value.shape or saved[name].dtype != value.dtype:
             raise UserError(
-                f"{path}: {name} has shape {tuple(saved[name].shape)}, the network {tuple(value.shape)}"
+                f"{path}: {name} has shape {tuple(saved[name].shape)} in {saved[name].dtype}, the network"
+                f" {tuple(value.shape)} in {value.dtype}; restore the run's artifacts"
             )
+    _check_numbers(saved, path)
+
+
+def _check_numbers(saved: dict[str, Tensor], path: Path) -> None:
+    for name, value in saved.items():
+        if not value.isfinite().all():
+            raise UserError(f"{path}: {name} holds values that are no numbers; restore the run's artifacts")
 
 
 @contextmanager

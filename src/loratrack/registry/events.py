@@ -75,8 +75,8 @@ class Claim:
     @property
     def whole_history(self) -> list[Event] | None:
         """The moves that were made, the oldest first; None when there are more."""
-        made = [event for event in reversed(self.before) if event.status == "FINISHED"]
-        return made if len(self.before) < RECENT else None
+        moves = [event for event in reversed(self.before) if event.status == "FINISHED"]
+        return moves if len(self.before) < RECENT else None
 
 
 def made(client: Client | None, model: str) -> Iterator[Event]:
@@ -132,7 +132,7 @@ def close(
 
 
 @contextmanager
-def exclusive(client: Client, wanted: Event, *, break_others: bool = False) -> Iterator[Claim]:
+def exclusive(client: Client, move: Event, *, break_others: bool = False) -> Iterator[Claim]:
     """The event, begun, while nobody else moves the model.
 
     Leaving it makes the event FINISHED, or FAILED with a RefusedError that is raised inside; after any other
@@ -140,7 +140,7 @@ def exclusive(client: Client, wanted: Event, *, break_others: bool = False) -> I
     way counts as left behind too.
     """
     with locked(store_folder() / LOCK_FILE):
-        claim = _claim(client, wanted, break_others)
+        claim = _claim(client, move, break_others)
         try:
             yield claim
         except RefusedError as error:

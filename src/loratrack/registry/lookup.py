@@ -59,14 +59,15 @@ def version_of(text: str, model: str | None = None) -> Candidate:
             return _numbered(client, name, _at_alias(client, name, number))
         if number.isdecimal() and (mark or len(number) < 32):
             return _numbered(client, name or _only_model(client, model, text), int(number))
-        found = list(_versions(client, _filter(model, f"tags.exp_id = {quoted(text)}")))
-        if found:
-            return _only(text, [max(of_one, key=_score) for of_one in _by_model(found)])
+        matches = list(_versions(client, _filter(model, f"tags.exp_id = {quoted(text)}")))
+        if matches:
+            return _only(text, [max(of_one, key=_score) for of_one in _by_model(matches)])
         run_id = _run_id(client, text)
-        found = list(_versions(client, _filter(model, f"run_id = '{run_id}'"))) if run_id else []
-        if found:
-            return _only(text, [max(of_one, key=lambda each: each.version) for of_one in _by_model(found)])
-        raise _unknown(client, text, run_id)
+        matches = list(_versions(client, _filter(model, f"run_id = '{run_id}'"))) if run_id else []
+        if matches:
+            return _only(text, [max(of_one, key=lambda each: each.version) for of_one in _by_model(matches)])
+        newest = search_runs(client, f"tags.exp_id = {quoted(text)}", 1)
+        raise _unknown(client, text, run_id or (newest[0].info.run_id if newest else None))
 
 
 def run_of(text: str) -> Run:
@@ -144,11 +145,11 @@ def _run_id(client: Client, text: str) -> str | None:
         return text if search_runs(client, f"attributes.run_id = '{text}'", 1) else None
     if not RUN_ID_PREFIX.fullmatch(text):
         return None
-    found = search_runs(client, f"attributes.run_id LIKE '{text}%'", MAX_SHOWN)
-    if len(found) > 1:
-        listed = ", ".join(f"{run.info.run_id} ({run.info.run_name})" for run in found)
+    runs = search_runs(client, f"attributes.run_id LIKE '{text}%'", MAX_SHOWN)
+    if len(runs) > 1:
+        listed = ", ".join(f"{run.info.run_id} ({run.info.run_name})" for run in runs)
         raise UserError(f"{text}: must be the beginning of one run id, got several: {listed}")
-    return str(found[0].info.run_id) if found else None
+    return str(runs[0].info.run_id) if runs else None
 
 
 def search_runs(client: Client, condition: str, limit: int) -> list[Run]:
@@ -165,8 +166,8 @@ def search_runs(client: Client, condition: str, limit: int) -> list[Run]:
 def _unknown(client: Client, text: str, run_id: str | None) -> RefusedError:
     if run_id is not None:
         return RefusedError(
-            f"{text}: run {run_id} has no registered version; it was trained with register: false,"
-            " or did not come to its end"
+            f"{text}: run {run_id} has no registered version: it was trained with register: false, or did not"
+            f" come to its end; if it has kept a model, loratrack register {run_id} makes one"
         )
     versions = _versions(client, "")
     exp_ids = {each.exp_id for each in versions}

@@ -64,19 +64,19 @@ def history(model: str) -> list[Event]:
     with _reading() as client:
         now = _aliases(client, model)
         unfinished = _made_unfinished(client, model, now)
-        made = sorted([*events.made(client, model), *unfinished], key=lambda event: event.at_ms)
-        return [*made, *_unnoticed(model, made, _after(unfinished, now))]
+        moves = sorted([*events.made(client, model), *unfinished], key=lambda event: event.at_ms)
+        return [*moves, *_unnoticed(model, moves, _after(unfinished, now))]
 
 
 def promote(
     model: str, version: int, alias: str = CHAMPION, *, expected: int | None, gate: Gate, why: str = ""
 ) -> Move:
     """Make the version champion or challenger, if the alias is still at `expected` and the gate lets it."""
-    wanted = Event(model, alias, "promote", before=expected, after=version, why=why)
+    move = Event(model, alias, "promote", before=expected, after=version, why=why)
     with _registry() as client:
-        _refuse_unfit(client, wanted, _aliases(client, model))
+        _refuse_unfit(client, move, _aliases(client, model))
         gate()
-        return _move(client, wanted)
+        return _move(client, move)
 
 
 def rollback(model: str, version: int, *, expected: int | None, gate: Gate, why: str = "") -> Move:
@@ -84,12 +84,12 @@ def rollback(model: str, version: int, *, expected: int | None, gate: Gate, why:
 
     One that was never champion must pass the gate, like any other that is promoted.
     """
-    wanted = Event(model, CHAMPION, "rollback", before=expected, after=version, why=why)
+    move = Event(model, CHAMPION, "rollback", before=expected, after=version, why=why)
     with _registry() as client:
-        _refuse_unfit(client, wanted, _aliases(client, model))
+        _refuse_unfit(client, move, _aliases(client, model))
         if not was_champion(model, version):
             gate()
-        return _move(client, wanted)
+        return _move(client, move)
 
 
 def previous_champion(model: str) -> int:
@@ -112,12 +112,12 @@ def was_champion(model: str, version: int) -> bool:
 
 def delete(model: str, version: int, *, why: str = "") -> Move:
     """Delete a version for good; the champion is refused."""
-    wanted = Event(model, None, "delete", before=version, after=None, why=why)
+    move = Event(model, None, "delete", before=version, after=None, why=why)
     with _registry() as client:
-        _refuse_unfit(client, wanted, _aliases(client, model))
-        with events.exclusive(client, wanted) as claim:
+        _refuse_unfit(client, move, _aliases(client, model))
+        with events.exclusive(client, move) as claim:
             repairs, now = _settle(client, claim)
-            _refuse_unfit(client, wanted, now)
+            _refuse_unfit(client, move, now)
             Model(client, model).delete(version)
         return Move(claim.event, repairs)
 
@@ -137,8 +137,8 @@ def drifts() -> dict[str, list[Drift]]:
     """The same of each registered model, where there is any."""
     with _reading() as client:
         names = versions.names(client)
-    found = {name: drift(name) for name in names}
-    return {name: drifted for name, drifted in found.items() if drifted}
+    drifts_of = {name: drift(name) for name in names}
+    return {name: drifted for name, drifted in drifts_of.items() if drifted}
 
 
 def reconcile(model: str, *, force: bool = False) -> tuple[str, ...]:
@@ -149,17 +149,17 @@ def reconcile(model: str, *, force: bool = False) -> tuple[str, ...]:
     with _registry() as client:
         if not drift(model):
             return ()
-        wanted = Event(model, None, "reconcile", before=None, after=None)
-        with events.exclusive(client, wanted, break_others=force) as claim:
+        move = Event(model, None, "reconcile", before=None, after=None)
+        with events.exclusive(client, move, break_others=force) as claim:
             repairs = (*_settle(client, claim)[0], *_mirror(client, model))
             client.set_tag(claim.event.run_id, "why", "; ".join(repairs))
         return repairs
 
 
-def replay(made: Iterable[Event]) -> dict[str, int]:
+def replay(moves: Iterable[Event]) -> dict[str, int]:
     """The aliases that a history leads to; `previous-champion` is not among them."""
     state: dict[str, int] = {}
-    for event in made:
+    for event in moves:
         if event.kind == "delete":
             state = {alias: version for alias, version in state.items() if version != event.before}
         elif event.alias is not None and event.after is None:
@@ -232,20 +232,20 @@ def _settle(client: Client, claim: Claim) -> tuple[tuple[str, ...], dict[str, in
 
     Says what was done, and gives the aliases as they are.
     """
-    model, done = claim.event.model, []
+    model, repairs = claim.event.model, []
     for event in claim.left:
-        done.append(_settle_one(client, event, _aliases(client, model)))
+        repairs.append(_settle_one(client, event, _aliases(client, model)))
     now = _aliases(client, model)
-    made = None if claim.left else claim.whole_history
-    if made is None:
-        made = events.latest(client, model, STAGE_OF)
-    for event in _unnoticed(model, made, now):
+    moves = None if claim.left else claim.whole_history
+    if moves is None:
+        moves = events.latest(client, model, STAGE_OF)
+    for event in _unnoticed(model, moves, now):
         at_ms = claim.event.at_ms - events.GAP_MS + 1 + list(STAGE_OF).index(str(event.alias))
         events.close(client, events.write(client, event, at_ms), "FINISHED", "")
-        done.append(f"{_told(event)} was done outside loratrack; the history has it now")
+        repairs.append(f"{_told(event)} was done outside loratrack; the history has it now")
     if claim.left:
-        done += _mirror(client, model)
-    return tuple(done), now
+        repairs += _mirror(client, model)
+    return tuple(repairs), now
 
 
 def _settle_one(client: Client, event: Event, now: Aliases) -> str:
@@ -265,11 +265,11 @@ def _is_done(client: Client | None, event: Event, now: Aliases) -> bool:
 
 def _unnoticed(model: str, made: Sequence[Event], now: Aliases) -> list[Event]:
     """Moves that no event tells of. A deletion by hand shows as an alias that is gone."""
-    told, why = replay(made), "moved outside loratrack"
+    aliases, why = replay(made), "moved outside loratrack"
     return [
-        Event(model, alias, "noticed", told.get(alias), now.get(alias), why, who="unknown")
+        Event(model, alias, "noticed", aliases.get(alias), now.get(alias), why, who="unknown")
         for alias in STAGE_OF
-        if told.get(alias) != now.get(alias)
+        if aliases.get(alias) != now.get(alias)
     ]
 
 
@@ -286,16 +286,16 @@ def _after(unfinished: Iterable[Event], now: Aliases) -> Aliases:
 
 def _half_done(client: Client | None, model: str, now: Aliases) -> Iterator[Drift]:
     for event in events.left_behind(client, model):
-        made = "made" if _is_done(client, event, now) else "not made"
+        outcome = "made" if _is_done(client, event, now) else "not made"
         when = datetime.fromtimestamp(event.at_ms / 1000).strftime("%Y-%m-%d %H:%M:%S")
-        text = f"{_told(event)}, begun {when} by {event.who}, was never finished; it is {made}"
+        text = f"{_told(event)}, begun {when} by {event.who}, was never finished; it is {outcome}"
         yield Drift(model, "unfinished", text)
 
 
 def _moved_by_hand(client: Client | None, model: str, now: Aliases) -> Iterator[Drift]:
     unfinished = _made_unfinished(client, model, now)
-    made = [*events.latest(client, model, STAGE_OF), *unfinished]
-    for event in _unnoticed(model, made, _after(unfinished, now)):
+    moves = [*events.latest(client, model, STAGE_OF), *unfinished]
+    for event in _unnoticed(model, moves, _after(unfinished, now)):
         yield Drift(model, "alias", f"{_told(event)} was done outside loratrack")
 
 
@@ -306,20 +306,20 @@ def _stages(client: Client | None, model: str, now: Aliases) -> Iterator[Drift]:
 
 def _mirror(client: Client, model: str) -> list[str]:
     """Each stage as the aliases say."""
-    done = []
+    repairs = []
     for number, stage, wanted in _misplaced(client, model, _aliases(client, model)):
         Model(client, model).set_stage(number, wanted)
-        done.append(f"version {number} was in stage {stage} and is in {wanted} again")
-    return done
+        repairs.append(f"version {number} was in stage {stage} and is in {wanted} again")
+    return repairs
 
 
 def _misplaced(client: Client | None, model: str, now: Aliases) -> list[tuple[int, str, str]]:
     """Version, the stage it is in, and the one it must be in."""
     should = {now[alias]: STAGE_OF[alias] for alias in (CHALLENGER, CHAMPION) if alias in now}
-    found = Model(client, model).in_stages(STAGE_OF.values(), also=should)
+    stages = Model(client, model).in_stages(STAGE_OF.values(), also=should)
     return [
         (number, stage, should.get(number, ARCHIVED))
-        for number, stage in found.items()
+        for number, stage in stages.items()
         if stage != should.get(number, ARCHIVED)
     ]
 

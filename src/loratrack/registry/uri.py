@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,10 +21,12 @@ from loratrack.store.client import (
     RegisteredModel,
     answering,
     connect,
+    names_of_files,
     quoted,
     use_short_requests,
 )
 from loratrack.store.place import SQLITE, store_name, tracking_uri
+from loratrack.store.relocation import here
 
 MODELS, RUNS = "models:/", "runs:/"
 LOADER = "loratrack.serving.pyfunc"
@@ -41,8 +44,8 @@ def fetch(model: str) -> Path:
         return _bundle(_registered(model))
     if model.startswith(RUNS):
         return _bundle(_of_run(model))
-    folder = Path(model).expanduser()
-    if not folder.is_dir():
+    folder = Path(os.path.expanduser(model))
+    if not os.path.isdir(folder):  # unlike Path.is_dir, no error for a name too long to be one
         raise UserError(f"model: must be {FORMS}, got {model!r}, and there is no such folder")
     return _bundle(folder)
 
@@ -72,20 +75,22 @@ def _registered(model: str) -> Path:
     with answering():
         client = connect()
         name, version = _version(client, model)
-        return _local(client.get_model_version_download_uri(name, str(version)), f"{name} version {version}")
+        return _local(
+            here(client.get_model_version_download_uri(name, str(version))), f"{name} version {version}"
+        )
 
 
 def _version(client: Client, model: str) -> tuple[str, int]:
     """The name and number that `models:/NAME@alias`, `models:/NAME/3` or `models:/NAME/Stage` mean."""
-    name, mark, wanted = _parts(model.removeprefix(MODELS))
+    name, mark, place = _parts(model.removeprefix(MODELS))
     known = _known(client, name)
-    if mark == "/" and wanted.isdecimal():
-        _refuse_unknown_version(client, name, int(wanted))
-        return name, int(wanted)
+    if mark == "/" and place.isdecimal():
+        _refuse_unknown_version(client, name, int(place))
+        return name, int(place)
     if mark == "/":
         stages = {found.current_stage.lower(): int(found.version) for found in known.latest_versions}
-        return name, _of_stage(name, wanted, stages)
-    return name, _of_alias(name, wanted, {alias: int(number) for alias, number in known.aliases.items()})
+        return name, _of_stage(name, place, stages)
+    return name, _of_alias(name, place, {alias: int(number) for alias, number in known.aliases.items()})
 
 
 def _parts(text: str) -> tuple[str, str, str]:
@@ -127,9 +132,9 @@ def _of_stage(name: str, wanted: str, stages: Mapping[str, int]) -> int:
             f"{MODELS}{name}/{wanted}: must be a number or one of {', '.join(STAGES)}, got {wanted!r}"
         )
     if wanted.lower() not in stages:
-        taken = [f"{stage} (version {stages[stage.lower()]})" for stage in STAGES if stage.lower() in stages]
+        used = [f"{stage} (version {stages[stage.lower()]})" for stage in STAGES if stage.lower() in stages]
         raise UserError(
-            f"{MODELS}{name}/{wanted}: no version is in this stage; in use: {_listed(taken) or 'no stage'}"
+            f"{MODELS}{name}/{wanted}: no version is in this stage; in use: {_listed(used) or 'no stage'}"
         )
     return stages[wanted.lower()]
 
@@ -155,18 +160,18 @@ def _of_run(model: str) -> Path:
     with answering():
         client = connect()
         try:
-            info = client.get_run(run_id).info
+            run = client.get_run(run_id)
         except MlflowException as error:
             if error.error_code not in MISSING:
                 raise
             raise UserError(f"{RUNS}{run_id}: no such run in {store_name()}") from None
-        kept = [file.path for file in client.list_artifacts(run_id, str(Path(path).parent).strip("."))]
-        if path not in kept:
+        names = names_of_files(run, str(Path(path).parent).strip("."))
+        if Path(path).name not in names:
             raise UserError(
-                f"{RUNS}{run_id}: the run {info.run_name!r} ({info.status}) keeps no model at {path!r},"
-                f" it has {_listed(kept) or 'no artifacts'}"
+                f"{RUNS}{run_id}: the run {run.info.run_name!r} ({run.info.status})"
+                f" keeps no model at {path!r}, it has {_listed(names) or 'no artifacts'}"
             )
-        return _local(f"{info.artifact_uri}/{path}", f"run {run_id}")
+        return _local(f"{here(run.info.artifact_uri)}/{path}", f"run {run_id}")
 
 
 def _local(uri: str, owner: str) -> Path:
@@ -189,10 +194,30 @@ def _bundle(folder: Path) -> Path:
     file = folder / "MLmodel"
     if not file.is_file():
         return folder
-    flavor = yaml.safe_load(file.read_text("utf-8")).get("flavors", {}).get("python_function", {})
-    if flavor.get("loader_module") != LOADER:
+    try:  # texts alone are needed: no tag, no merge key is followed
+        flavor = yaml.load(file.read_text("utf-8"), Loader=yaml.BaseLoader)["flavors"].get(
+            "python_function", {}
+        )
+        loader, data = flavor.get("loader_module"), flavor.get("data", "")
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        yaml.YAMLError,
+    ) as error:
+        raise UserError(
+            f"{file}: must describe a model that loratrack saved, and cannot be read"
+            f" ({type(error).__name__}); restore the run's artifacts"
+        ) from None
+    if loader != LOADER:
         raise UserError(f"{folder}: must be a model that loratrack saved, got one of another kind")
-    return folder / str(flavor["data"])
+    inside = folder / str(data)
+    if not inside.resolve().is_relative_to(folder.resolve()):
+        raise UserError(f"{file}: data must lie inside the model, got {data!r}; restore the run's artifacts")
+    return inside
 
 
 def _listed(values: Iterable[object]) -> str:

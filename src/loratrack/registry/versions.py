@@ -16,6 +16,7 @@ from loratrack.index.opened import open_tables
 from loratrack.index.tables import DATABASES
 from loratrack.store.client import MISSING, Client, RegisteredModel, RegistryClient, connect, pages, quoted
 from loratrack.store.place import SQLITE, tracking_uri
+from loratrack.store.relocation import here
 
 MAX_NUMBERS = 20
 
@@ -76,7 +77,7 @@ class Model:
 
     def in_stages(self, stages: Iterable[str], also: Iterable[int]) -> dict[int, str]:
         """The stage of each version in one of the stages, and of the versions in `also`."""
-        wanted, numbers = set(stages), set(also)
+        names_of_stages, numbers = set(stages), set(also)
         if not _is_database():
             versions = pages(
                 lambda token: self._server.search_model_versions(
@@ -84,12 +85,12 @@ class Model:
                 )
             )
             rows = [(int(each.version), each.current_stage) for each in versions]
-            return {n: stage for n, stage in sorted(rows) if stage in wanted or n in numbers}
+            return {n: stage for n, stage in sorted(rows) if stage in names_of_stages or n in numbers}
         with open_tables() as tables:
             rows = tables.rows(
                 "SELECT v.version, v.current_stage FROM model_versions v"
                 " WHERE v.name = :name AND v.current_stage <> 'Deleted_Internal'"
-                f" AND (v.current_stage IN ({', '.join(map(repr, sorted(wanted))) or 'NULL'})"
+                f" AND (v.current_stage IN ({', '.join(map(repr, sorted(names_of_stages))) or 'NULL'})"
                 f" OR v.version IN ({', '.join(map(str, numbers)) or 'NULL'})) ORDER BY v.version",
                 name=self.name,
             )
@@ -111,7 +112,7 @@ class Model:
 
     def source(self, version: int) -> str:
         """The address of its files."""
-        return str(self._writer.get_model_version_download_uri(self.name, str(version)))
+        return here(str(self._writer.get_model_version_download_uri(self.name, str(version))))
 
     def _at(self, alias: str) -> int | None:
         from mlflow.exceptions import MlflowException

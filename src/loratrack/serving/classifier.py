@@ -21,7 +21,8 @@ from loratrack.model import probe as probes
 from loratrack.model.batch import Sequences
 from loratrack.model.network import Network
 from loratrack.model.passes import predict
-from loratrack.model.probe import PROBE, computing_place
+from loratrack.model.probe import computing_place
+from loratrack.places import PROBE
 
 EXACT_ON = "cpu"
 """Equal shapes give equal bits there; elsewhere sums may be taken in another order."""
@@ -92,16 +93,23 @@ class Classifier:
         classifier({"question": [...], "answer": [...]})    # where the model reads several columns
         classifier.classify("will it rain").label
 
+    `trusted`: the bases, by sha256, whose code may run.
+
     Thread safety: any number of threads may ask; they are answered one after another.
     """
 
-    def __init__(self, folder: Path, notice: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        notice: Callable[[str], None] = lambda text: None,
+        trusted: frozenset[str] = frozenset(),
+    ) -> None:
         self.network: Network
         self.config: RunConfig
-        self.network, base, self.config, labels = bundle.load(folder, notice)
+        self.network, base, self.config, labels = bundle.load(folder, notice, trusted)
         self.label_map = LabelMap.from_dict(labels)
         self._lock = threading.Lock()
-        self._tokenizer = bases.load_tokenizer(base, trust_remote_code=self.config.model.trust_remote_code)
+        self._tokenizer = bases.load_tokenizer(base)
 
     def __call__(self, texts: Sequence[str] | Mapping[str, Sequence[str]]) -> list[Predictions]:
         """The predictions for each text, in their order; a mapping holds the columns of the training data."""
@@ -136,7 +144,11 @@ class Classifier:
             raise DataError(
                 f"a text is needed in each row, got none in {len(empty)} (counted from 0: {listed})"
             )
-        logits = self.logits(data.encode_texts(texts, self._tokenizer, self.config.data.max_len))
+        max_len = self.config.data.max_len
+        max_len = min(max_len, self.network.max_tokens or max_len)
+        logits = self.logits(data.encode_texts(texts, self._tokenizer, max_len))
+        if not logits.isfinite().all():
+            raise UserError("the model gives logits that are no numbers; its weights or its base are damaged")
         logits_by_task = self.network.heads[bundle.MEMBER].split(logits)
         rows = [Predictions() for _ in texts[0]]
         for name, task in zip(self.config.tasks, self.label_map.tasks, strict=True):
@@ -159,12 +171,16 @@ class Classifier:
         return Parameters(tuple(rows), self.network.parameter_counts(bundle.MEMBER)[1])
 
 
-def check_reload(folder: Path, rows: Sequences, expected: Tensor) -> None:
-    """Load the model from its files and compare its logits with those at the end of the training."""
-    _compare(folder, Classifier(folder), rows, expected, is_same_place=True)
+def check_reload(folder: Path, base_sha256: str, rows: Sequences, expected: Tensor) -> None:
+    """Load the model from its files and compare its logits with those at the end of the training.
+
+    The code of its base, if it brings any, has just run for the training, and runs for this check too.
+    """
+    classifier = Classifier(folder, trusted=frozenset({base_sha256}))
+    _compare(folder, classifier, rows, expected, is_same_place=True)
 
 
-def check_probe(folder: Path) -> None:
+def check_probe(folder: Path, trusted: frozenset[str] = frozenset()) -> None:
     """The same with the rows and logits that lie in the bundle; one without them is refused.
 
     Where the logits were computed, on the CPU, every bit must be the same; elsewhere they must be close.
@@ -175,7 +191,8 @@ def check_probe(folder: Path) -> None:
             f"{folder}: has no {PROBE}, so nobody can tell whether it is still the model that was trained;"
             " train it again"
         )
-    classifier = Classifier(folder)  # checks the sha256 of every file, the probe's too
+    # checks the sha256 of every file, the probe's too
+    classifier = Classifier(folder, trusted=trusted)
     probe = probes.load(file)
     is_same_place = probe.computed_on == computing_place(classifier.network.device)
     _compare(folder, classifier, probe, probe.logits, is_same_place)

@@ -16,6 +16,7 @@ from typing import IO, TYPE_CHECKING
 
 from loratrack import disk
 from loratrack.config import RunConfig
+from loratrack.config.schema import probability_column
 from loratrack.errors import UserError
 
 if TYPE_CHECKING:  # opens torch, for which a check of the target need not wait
@@ -32,17 +33,15 @@ NUMBER = re.compile(r"[+-]?\d+([.,]\d+)?")
 PROBABILITY_DIGITS = 6
 
 
-def probability_column(task: str) -> str:
-    return f"{task}_probability"
-
-
 def column_names(config: RunConfig) -> list[str]:
     """Texts, labels, probabilities."""
     return [*config.text_columns, *config.tasks, *map(probability_column, config.tasks)]
 
 
-def check_target(target: Path, source: Path | None = None) -> None:
+def check_target(target: Path, source: Path | None = None, *, safe_for_excel: bool = False) -> None:
     """UserError where the labelled file of `source` cannot be written to `target`."""
+    if safe_for_excel and target.suffix.lower() == ".jsonl":
+        raise UserError(f"--safe-for-excel: is for .csv and .tsv, which spreadsheets open, got {target}")
     if target.suffix.lower() not in WRITERS:
         raise UserError(f"{target}: must end in {', '.join(WRITERS)}, got {target.suffix!r}")
     if not target.absolute().parent.is_dir():
@@ -68,14 +67,18 @@ def labelled(classifier: Classifier, columns: Mapping[str, list[str]]) -> Iterat
             yield row
 
 
-def write(rows: Iterable[Row], file: Path, names: list[str]) -> int:
-    """Write the whole file or nothing; the ending of `file` says the format. Returns the number of rows."""
+def write(rows: Iterable[Row], file: Path, names: list[str], *, safe_for_excel: bool = False) -> int:
+    """Write the whole file or nothing; the ending of `file` says the format. Returns the number of rows.
+
+    Labels and texts stay as they are, so that answers can be joined to the data. `safe_for_excel`: what a
+    spreadsheet would run as a formula gets an apostrophe in front.
+    """
     num_rows = 0
     try:
         with disk.whole_file(file) as draft, draft.open("x", encoding="utf-8", newline="") as opened:
             write_row = WRITERS[file.suffix.lower()](opened, names)
             for row in rows:
-                write_row(row)
+                write_row({name: safe_cell(cell) for name, cell in row.items()} if safe_for_excel else row)
                 num_rows += 1
     except OSError as error:
         raise UserError(f"{file}: cannot be written: {error.strerror}") from None
@@ -93,7 +96,7 @@ def separated(file: IO[str], names: list[str], delimiter: str) -> RowWriter:
     """CSV or TSV; quotes around every text, since a lone carriage return would split a row otherwise."""
     writer = csv.writer(file, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(names)
-    return lambda row: writer.writerow([safe_cell(row[name]) for name in names])
+    return lambda row: writer.writerow([row[name] for name in names])
 
 
 def json_lines(file: IO[str], names: list[str]) -> RowWriter:

@@ -9,19 +9,27 @@ import logging
 import numbers
 import reprlib
 from importlib.metadata import version
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import mlflow.pyfunc
 import pandas as pd
+from mlflow.environment_variables import _MLFLOW_IS_IN_SERVING_ENVIRONMENT
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.types import ColSpec, Schema
 
+from loratrack.bases.trust import said_by_loader
 from loratrack.config import RunConfig
-from loratrack.errors import DataError
+from loratrack.config.schema import probability_column
+from loratrack.errors import DataError, UserError
 from loratrack.serving.classifier import Classifier
 
-PROBABILITY = "_probability"
+MAX_ROWS = 10_000
+MAX_CHARACTERS = 1_000_000
+"""Of a request to MLflow's server; a program that loads the model may pass more."""
 REQUIREMENTS = ("loratrack", "torch", "transformers", "peft", "mlflow")
 
 
@@ -29,7 +37,7 @@ def save(bundle: Path, folder: Path, config: RunConfig) -> None:
     """Write the MLflow model of a bundle to `folder`."""
     inputs = [ColSpec("string", name) for name in config.text_columns]
     labels = [ColSpec("string", task) for task in config.tasks]
-    probabilities = [ColSpec("double", f"{task}{PROBABILITY}") for task in config.tasks]
+    probabilities = [ColSpec("double", probability_column(task)) for task in config.tasks]
     log = logging.getLogger("mlflow.pyfunc")
     level = log.level
     log.setLevel(logging.WARNING)  # MLflow reports each time that it looks at the example
@@ -46,6 +54,26 @@ def save(bundle: Path, folder: Path, config: RunConfig) -> None:
         log.setLevel(level)
 
 
+class InputError(MlflowException, DataError):  # type: ignore[misc]  # MLflow has no types
+    """A request that cannot be answered, in our words alone.
+
+    MLflow's server gives what is no MlflowException a stack trace. Before the message of one that is it puts
+    the texts that were sent: it assigns `message` anew, which is not heeded here.
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        MlflowException.__init__(self, text, error_code=INVALID_PARAMETER_VALUE)
+
+    @property
+    def message(self) -> str:
+        return self.text
+
+    @message.setter
+    def message(self, value: str) -> None:
+        pass
+
+
 class ServedClassifier:
     """What MLflow calls: a frame of text columns in, a label and a probability for each task out."""
 
@@ -54,10 +82,15 @@ class ServedClassifier:
 
     def predict(self, model_input: Any, params: dict[str, object] | None = None) -> pd.DataFrame:
         """Columns that the model does not read are ignored; the rows keep their index."""
-        frame = pd.DataFrame(model_input)
-        names = [name for name in self.classifier.config.text_columns if name in frame.columns]
-        columns = {name: [_text(cell, name) for cell in frame[name]] for name in names}
-        return table(self.classifier, columns).set_index(frame.index)
+        try:
+            frame = pd.DataFrame(model_input)
+            names = [name for name in self.classifier.config.text_columns if name in frame.columns]
+            columns = {name: [_text(cell, name) for cell in frame[name]] for name in names}
+            if _MLFLOW_IS_IN_SERVING_ENVIRONMENT.get():
+                _check_size(columns)
+            return table(self.classifier, columns).set_index(frame.index)
+        except UserError as error:
+            raise InputError(str(error)) from error
 
 
 def table(classifier: Classifier, columns: dict[str, list[str]]) -> pd.DataFrame:
@@ -65,10 +98,25 @@ def table(classifier: Classifier, columns: dict[str, list[str]]) -> pd.DataFrame
     predictions, tasks = classifier.answer(columns), classifier.config.tasks
     labels = {task: pd.Series([row[task].label for row in predictions], dtype=str) for task in tasks}
     probabilities = {
-        f"{task}{PROBABILITY}": pd.Series([row[task].probability for row in predictions], dtype=float)
+        probability_column(task): pd.Series([row[task].probability for row in predictions], dtype=float)
         for task in tasks
     }
     return pd.DataFrame(labels | probabilities)
+
+
+def _check_size(columns: dict[str, list[str]]) -> None:
+    """One request must not hold a server's memory, or the others' answers back."""
+    for name, texts in columns.items():
+        if len(texts) > MAX_ROWS:
+            raise DataError(
+                f"must have at most {MAX_ROWS:,} rows in one request, got {len(texts):,}; send several"
+            )
+        row, length = max(enumerate(map(len, texts)), key=itemgetter(1), default=(0, 0))
+        if length > MAX_CHARACTERS:
+            raise DataError(
+                f"{name}: must have at most {MAX_CHARACTERS:,} characters, got {length:,} in row {row}"
+                " (counted from 0); the model reads the beginning alone, so send that"
+            )
 
 
 def _text(cell: object, column: str) -> str:
@@ -87,4 +135,4 @@ def _text(cell: object, column: str) -> str:
 
 
 def _load_pyfunc(path: str) -> ServedClassifier:
-    return ServedClassifier(Classifier(Path(path)))
+    return ServedClassifier(Classifier(Path(path), trusted=said_by_loader(None)))

@@ -9,12 +9,14 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import PurePosixPath
 from typing import Protocol, TypeVar
 from urllib.parse import quote
 
 from loratrack.errors import StoreError
 from loratrack.places import ARTIFACTS
 from loratrack.store.place import database_file, store_folder, store_name, tracking_uri
+from loratrack.store.relocation import here
 from loratrack.store.secrets import scrub_text
 
 EXPERIMENT = "loratrack"
@@ -26,6 +28,10 @@ RUN_ID_PREFIX = re.compile(r"[0-9a-f]{4,32}")
 """A run id, or as much of its beginning as may stand for it."""
 MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 """Error codes for something that is not in the store."""
+AUTOFLUSH = (
+    "(raised as a result of Query-invoked autoflush; consider using a session.no_autoflush block"
+    " if this flush is occurring prematurely)\n"
+)
 REFUSALS = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
 """Error codes that another try does not change; every other request is tried again."""
 
@@ -194,6 +200,8 @@ class Client(Protocol):
 
     def set_tag(self, run_id: str, key: str, value: str) -> object: ...
 
+    def delete_tag(self, run_id: str, key: str) -> None: ...
+
     def log_batch(
         self,
         run_id: str,
@@ -294,6 +302,15 @@ def ensure_experiment(name: str) -> str:
     return str(experiment.experiment_id)
 
 
+def names_of_files(run: Run, folder: str = "") -> list[str]:
+    """The names of what the run keeps at the top, or in that folder of its artifacts."""
+    from mlflow.artifacts import list_artifacts
+
+    uri = f"{here(run.info.artifact_uri)}/{folder}".rstrip("/")
+    files = list_artifacts(artifact_uri=uri, tracking_uri=tracking_uri())
+    return [PurePosixPath(file.path).name for file in files]
+
+
 def use_short_requests() -> None:
     for name, value in SHORT_REQUESTS.items():
         os.environ.setdefault(name, value)
@@ -307,10 +324,25 @@ def answering() -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
+        fault = fault_text(error)
         raise StoreError(
-            f"{store_name()}: the tracking store must answer, got: {scrub_text(str(error))};"
-            " see that it is up and MLFLOW_TRACKING_URI names it"
+            f"{store_name()}: the tracking store must answer, got: {fault}; {remedy_for(fault)}"
         ) from error
+
+
+def fault_text(error: Exception) -> str:
+    """What MLflow says of an error, without secrets and without the SQL that it was found in."""
+    text = str(error).partition("\n[SQL:")[0]
+    return scrub_text(text.removeprefix(AUTOFLUSH))
+
+
+def remedy_for(fault: str) -> str:
+    """What to do about a store that answers with this."""
+    if "readonly database" in fault:
+        return "you may read it but not write it: ask its owner for the right to write, or copy the project"
+    if "disk is full" in fault or "disk I/O error" in fault:
+        return "free some space, and send what waits with loratrack sync"
+    return "see that it is up and MLFLOW_TRACKING_URI names it"
 
 
 def quoted(name: str) -> str:

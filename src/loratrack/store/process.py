@@ -9,7 +9,12 @@ from pathlib import Path
 
 import psutil
 
+from loratrack.store import leases
+from loratrack.store.place import store_folder
+
 HOST, PID, STARTED, MACHINE = "loratrack.host", "loratrack.pid", "loratrack.started", "loratrack.machine"
+ENDED_BY = "loratrack.ended_by"
+"""The tag of a run that somebody ended for a process that no longer could."""
 CLOCK_SECONDS = 2.0
 """A process tells its start in ticks since boot, and clocks are set while machines run."""
 
@@ -38,6 +43,15 @@ def is_gone(tags: Mapping[str, str]) -> bool | None:
     if namespace != _pid_namespace():
         return None
     return not _is_alive(pid, started)
+
+
+def is_dead(run_id: str, tags: Mapping[str, str]) -> bool | None:
+    """Whether nobody writes the run any more; None when this cannot be told from here.
+
+    A lease that is held tells more than a process number: that one means nothing in another container, and a
+    sweep outlives the process that began it.
+    """
+    return False if leases.is_held(store_folder(), run_id) else is_gone(tags)
 
 
 def is_own(tags: Mapping[str, str]) -> bool:

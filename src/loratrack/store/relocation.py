@@ -1,6 +1,8 @@
 """A project that was moved or copied: MLflow records artifacts by absolute path, and we keep these true.
 
-A file beside the database says where both were when it was last opened.
+A file beside the database says which folder the recorded paths lead to. Whoever reads maps them to where
+the folder is now (`here`) and changes nothing: two mounts of one folder would correct each other for ever.
+Whoever is about to write a run corrects them in the database (`follow`), while nobody else writes.
 """
 
 from __future__ import annotations
@@ -12,8 +14,11 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
 
-from loratrack.disk import write_text
+from loratrack.disk import locked, write_text
+from loratrack.errors import StoreError
 from loratrack.places import DATABASE, STORE
+from loratrack.store.leases import live_runs
+from loratrack.store.place import database_file, tracking_uri
 
 log = logging.getLogger(__name__)
 
@@ -27,28 +32,60 @@ PATHS = {
 """Where MLflow's tables hold paths of artifacts."""
 
 
-def is_in_place(file: Path) -> bool:
-    """Whether the database is known to be where it was; one that does not lie as ours do is left alone."""
-    marker = _marker(file)
-    is_ours = file.parts[-2:] == (STORE, DATABASE)
-    return not is_ours or (marker.is_file() and marker.read_text("utf-8") == str(file.parent))
+def recorded(file: Path) -> Path | None:
+    """The folder that the recorded paths lead to; None when it is this one, or nobody wrote it down.
 
-
-def follow(file: Path) -> None:
-    """Point each path below the folder's old path at the new one; call it under the database's lock.
-
-    A copy is a project of its own: its paths must not lead into the one it was copied from.
+    A database that does not lie as ours do is left alone.
     """
-    if is_in_place(file):
+    if not _is_ours(file) or not _marker(file).is_file():
+        return None
+    old = Path(_marker(file).read_text("utf-8"))
+    return None if old == file.parent or _is_same(old / file.name, file) else old
+
+
+def here(uri: str) -> str:
+    """Where an artifact lies whose path was recorded on another mount, or before the folder was moved."""
+    file = database_file(tracking_uri())
+    old = None if file is None else recorded(file)
+    if file is None or old is None:
+        return uri
+    for before, now in _prefixes(old, file.parent):
+        if uri == before or uri.startswith(f"{before}/"):
+            return now + uri[len(before) :]
+    return uri
+
+
+def follow(uri: str) -> None:
+    """Before anything is written: each path below the folder's old path leads to the new one.
+
+    A copy is a project of its own: its paths must not lead into the one it was copied from. StoreError while
+    a run is live, for whoever writes it may have mounted the folder where the paths lead now: they are true
+    for him, and would be false for him afterwards.
+    """
+    file = database_file(uri)
+    if file is None or not _is_ours(file) or (_marker(file).is_file() and recorded(file) is None):
         return
-    marker = _marker(file)
-    if marker.is_file():
-        old = Path(marker.read_text("utf-8"))
-        if _is_same(old / file.name, file):
-            return
-        count = _rewrite(file, old)
-        log.warning("%s was in %s before: %d artifact paths are corrected", file.parent, old, count)
-    write_text(marker, str(file.parent))
+    with locked(file.with_name(f".{file.name}.lock")):
+        old = recorded(file)
+        if old is not None:
+            if runs := live_runs(file.parent):
+                raise StoreError(
+                    f"{file.parent}: its artifact paths lead to {old}, and run {runs[0]} is being written;"
+                    f" use the store as {old}, or wait until that run has ended"
+                )
+            count = _rewrite(file, old)
+            log.warning("%s was in %s before: %d artifact paths are corrected", file.parent, old, count)
+        mark(file)
+
+
+def mark(file: Path) -> None:
+    """Note that the recorded paths lead to where the database is now."""
+    if _is_ours(file):
+        write_text(_marker(file), str(file.parent))
+
+
+def _is_ours(file: Path) -> bool:
+    return file.parts[-2:] == (STORE, DATABASE)
 
 
 def _marker(file: Path) -> Path:
@@ -62,8 +99,11 @@ def _is_same(old: Path, new: Path) -> bool:
         return False
 
 
+def _prefixes(old: Path, new: Path) -> list[tuple[str, str]]:
+    return [(str(old), str(new)), (f"file://{quote(str(old))}", f"file://{quote(str(new))}")]
+
+
 def _rewrite(file: Path, old: Path) -> int:
-    pairs = [(str(old), str(file.parent)), (f"file://{quote(str(old))}", f"file://{quote(str(file.parent))}")]
     with closing(sqlite3.connect(file, timeout=BUSY_TIMEOUT_SECONDS)) as database, database:
         return sum(
             database.execute(
@@ -73,5 +113,5 @@ def _rewrite(file: Path, old: Path) -> int:
             ).rowcount
             for table, columns in PATHS.items()
             for column in columns
-            for pair in pairs
+            for pair in _prefixes(old, file.parent)
         )

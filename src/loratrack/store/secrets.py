@@ -213,14 +213,14 @@ def _scrub_named(name: str, value: Any) -> Any:
 
 def _environment_secrets() -> list[str]:
     """Longest first, so that no secret hides a part of another one only."""
-    found = {
+    values = {
         value
         for name, value in os.environ.items()
         if len(value) >= MIN_SECRET_LENGTH
         and not value.startswith(("/", "~"))
         and (is_secret_name(name) or name.upper().endswith(("_KEY", "_PAT")))
     }
-    return sorted(found, key=len, reverse=True)
+    return sorted(values, key=len, reverse=True)
 
 
 def _has_random_piece(text: str, length: int = MIN_RANDOM_LENGTH) -> bool:

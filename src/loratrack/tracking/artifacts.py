@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
+from loratrack import manifest
+from loratrack.disk import draft_of
 from loratrack.errors import RefusedError, UserError
 from loratrack.places import BUNDLE
-from loratrack.store.client import answering, connect
+from loratrack.store.client import answering, names_of_files
 from loratrack.store.place import tracking_uri
+from loratrack.store.relocation import here
 
 
 def fetch(run: Any, names: Sequence[str], folder: Path) -> dict[str, Path]:
@@ -21,17 +21,17 @@ def fetch(run: Any, names: Sequence[str], folder: Path) -> dict[str, Path]:
     from mlflow.artifacts import download_artifacts
 
     with answering():
-        kept = {file.path for file in connect().list_artifacts(run.info.run_id)}
+        names_there = names_of_files(run)
         return {
             name: Path(
                 download_artifacts(
-                    artifact_uri=f"{run.info.artifact_uri}/{name}",
+                    artifact_uri=f"{here(run.info.artifact_uri)}/{name}",
                     dst_path=str(folder),
                     tracking_uri=tracking_uri(),
                 )
             )
             for name in names
-            if name in kept
+            if name in names_there
         }
 
 
@@ -44,41 +44,34 @@ def restore(run: Any, out: Path) -> list[str]:
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"--out: must be a folder that is empty or not there yet, got {str(out)!r}")
-    draft = out.absolute().parent / f".{out.name}.{uuid4().hex[:8]}.draft"
+    draft = draft_of(out.absolute())
     draft.mkdir(parents=True)
     try:
         with answering():
-            if not connect().list_artifacts(run.info.run_id):
+            if not names_of_files(run):
                 raise RefusedError(f"run {run.info.run_id} ({run.info.status}): has kept no files")
             download_artifacts(
-                artifact_uri=run.info.artifact_uri, dst_path=str(draft), tracking_uri=tracking_uri()
+                artifact_uri=here(run.info.artifact_uri), dst_path=str(draft), tracking_uri=tracking_uri()
             )
         top = _top(draft)
-        if out.exists():
-            out.rmdir()
-        top.rename(out)
+        if out.exists():  # it may be the current folder, which cannot be replaced
+            for path in top.iterdir():
+                path.rename(out / path.name)
+        else:
+            top.rename(out)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return changed_files(out)
 
 
 def changed_files(folder: Path) -> list[str]:
-    """Files of the bundle in `folder` that are missing or not as they were saved."""
-    file = folder / BUNDLE
-    if not file.is_file():
+    """Files of the bundle in `folder` that are missing, not listed or not as they were saved."""
+    if not (folder / BUNDLE).is_file():
         return []
-    expected = json.loads(file.read_text("utf-8"))["files"]
-    return [name for name, sha256 in expected.items() if _sha256(folder / name) != sha256]
+    return list(manifest.faults(folder, manifest.read(folder)))
 
 
 def _top(draft: Path) -> Path:
     """MLflow puts the content into the folder itself, or into one called like the artifact root."""
     inside = list(draft.iterdir())
     return inside[0] if len(inside) == 1 and inside[0].name == "artifacts" else draft
-
-
-def _sha256(file: Path) -> str | None:
-    if not file.is_file():
-        return None
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -61,8 +61,8 @@ def cpu_model() -> str:
 
 def packages() -> dict[str, str]:
     """Every installed package and its version."""
-    found = {str(package.metadata["Name"]): package.version for package in metadata.distributions()}
-    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+    versions = {str(package.metadata["Name"]): package.version for package in metadata.distributions()}
+    return dict(sorted(versions.items(), key=lambda item: item[0].lower()))
 
 
 def git() -> dict[str, Any] | None:
@@ -85,12 +85,12 @@ def git() -> dict[str, Any] | None:
 
 def _git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", *arguments], capture_output=True, timeout=GIT_TIMEOUT_SECONDS, check=True
         )
     except (OSError, subprocess.SubprocessError):  # no git, no repository, no commit, no remote
         return None
-    return done.stdout.decode("utf-8", errors="replace").rstrip("\n")
+    return process.stdout.decode("utf-8", errors="replace").rstrip("\n")
 
 
 def _torch() -> dict[str, Any]:

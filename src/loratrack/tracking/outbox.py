@@ -8,7 +8,7 @@ some steps again, and the journal recognises them.
 from __future__ import annotations
 
 import json
-import os
+import re
 import shutil
 import sqlite3
 import threading
@@ -20,13 +20,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from loratrack.disk import locked, try_lock
+from loratrack.disk import DRAFT_SUFFIX, locked
 from loratrack.errors import StoreError
+from loratrack.store import leases
 
-Kind = Literal["metrics", "params", "tags", "dataset", "artifacts", "status"]
+Kind = Literal["metrics", "params", "tags", "dataset", "artifacts", "version", "status"]
 
 BUSY_TIMEOUT_SECONDS = 30
 ORPHAN_AGE_SECONDS = 24 * 3600
+KEPT_SECONDS = 30 * 24 * 3600
+"""How long the rows of a run that was not finished stay, for the day it is taken up again."""
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS rows (
@@ -38,11 +42,14 @@ CREATE TABLE IF NOT EXISTS rows (
     timestamp_ms INTEGER NOT NULL,
     content TEXT NOT NULL,
     state TEXT NOT NULL DEFAULT 'waiting',
-    reason TEXT
+    reason TEXT,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    not_before_ms INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX IF NOT EXISTS unsent ON rows (store, run_id, id) WHERE state != 'sent';
 CREATE INDEX IF NOT EXISTS steps ON rows (run_id, kind, step);
 """
+ADDED_COLUMNS = {"attempts", "not_before_ms"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,8 @@ class Row:
     kind: Kind
     step: int | None
     timestamp_ms: int
+    attempts: int
+    """How often the store has failed to take it, while it answered other questions."""
     text: str
 
     @property
@@ -71,9 +80,8 @@ class Outbox:
         self.folder, self.store = folder, store
         self.file = folder / "outbox.db"
         self._lock = threading.Lock()
-        for directory in (self._spool, self._locks):
-            directory.mkdir(parents=True, exist_ok=True)
         with self._reporting_errors():
+            self._spool.mkdir(parents=True, exist_ok=True)
             self._connection = self._open()
 
     def close(self) -> None:
@@ -98,7 +106,7 @@ class Outbox:
     def add_artifacts(self, run_id: str, folder: Path) -> None:
         """Copy the folder's content to the spool, whole or not at all."""
         home = self._spool / f"{run_id}-{uuid.uuid4().hex}"
-        draft = home.with_name(f"{home.name}.draft")
+        draft = home.with_name(f"{home.name}{DRAFT_SUFFIX}")
         try:
             shutil.copytree(folder, draft)
         except OSError as error:
@@ -107,6 +115,15 @@ class Outbox:
                 f"{draft}: the run's files must fit here, got {error}; free some space"
             ) from None
         draft.rename(home)
+        self.add(run_id, "artifacts", home.name)
+
+    def take_artifacts(self, run_id: str, folder: Path) -> None:
+        """Move the folder into the spool, which takes no space; it must lie beside the outbox.
+
+        Once it is there it is not lost: should there be no space for the row either, `clean` adds it later.
+        """
+        home = self._spool / f"{run_id}-{uuid.uuid4().hex}"
+        folder.rename(home)
         self.add(run_id, "artifacts", home.name)
 
     def spooled(self, row: Row) -> Path:
@@ -127,13 +144,14 @@ class Outbox:
         return [run_id for (run_id,) in self._all(query, self.store)]
 
     def next_rows(self, run_id: str, limit: int) -> list[Row]:
-        """The first rows to send, in order, all of one kind."""
+        """The first rows to send, in order, all of one kind; those that are put off come again later."""
         query = (
-            "SELECT id, run_id, kind, step, timestamp_ms, content FROM rows WHERE store = ?"
-            " AND run_id = ? AND state = 'waiting' AND state != 'sent' ORDER BY id LIMIT ?"
+            "SELECT id, run_id, kind, step, timestamp_ms, attempts, content FROM rows WHERE store = ?"
+            " AND run_id = ? AND state = 'waiting' AND state != 'sent' AND not_before_ms <= ?"
+            " ORDER BY id LIMIT ?"
         )
-        found = self._all(query, self.store, run_id, limit)
-        rows = [Row(*facts) for facts in found]
+        records = self._all(query, self.store, run_id, time.time_ns() // 1_000_000, limit)
+        rows = [Row(*facts) for facts in records]
         other = next((index for index, row in enumerate(rows) if row.kind != rows[0].kind), len(rows))
         return rows[:other]
 
@@ -148,6 +166,28 @@ class Outbox:
             if row.kind == "artifacts" and row.id not in refused:
                 shutil.rmtree(self.spooled(row), ignore_errors=True)
 
+    def put_off(self, rows: Sequence[Row], reason: str, seconds: float) -> None:
+        """The store could not take these now: they come again after `seconds`, the rows behind them go on."""
+        moment_ms = time.time_ns() // 1_000_000 + int(1000 * seconds)
+        with self._transaction() as cursor:
+            cursor.executemany(
+                "UPDATE rows SET attempts = attempts + 1, reason = ?, not_before_ms = ? WHERE id = ?",
+                [(reason, moment_ms, row.id) for row in rows],
+            )
+
+    def state_of_files(self, run_id: str) -> Literal["sent", "waiting", "refused"]:
+        """What became of the run's files; `sent` too where none are known."""
+        query = "SELECT DISTINCT state FROM rows WHERE store = ? AND run_id = ? AND kind = 'artifacts'"
+        states = {state for (state,) in self._all(query, self.store, run_id)}
+        return "waiting" if "waiting" in states else "refused" if "refused" in states else "sent"
+
+    def is_held_up(self, run_id: str) -> bool:
+        """Whether something of the run was put off."""
+        query = (
+            "SELECT count(*) FROM rows WHERE store = ? AND run_id = ? AND state = 'waiting' AND attempts > 0"
+        )
+        return bool(self._one(f"{query} AND state != 'sent'", self.store, run_id)[0])
+
     def forget_finished(self, run_id: str) -> None:
         """Drop the rows of a run that is finished and has nothing left to send."""
         with self._transaction() as cursor:
@@ -158,7 +198,7 @@ class Outbox:
                 (run_id,),
             )
             if cursor.rowcount:
-                self._lock_file(run_id).unlink(missing_ok=True)
+                leases.give_up(self.folder, run_id)
 
     def count(self, state: Literal["waiting", "refused"], run_id: str | None = None) -> int:
         query = "SELECT count(*) FROM rows WHERE store = ? AND state = ? AND state != 'sent'"
@@ -166,10 +206,13 @@ class Outbox:
             return int(self._one(query, self.store, state)[0])
         return int(self._one(f"{query} AND run_id = ?", self.store, state, run_id)[0])
 
-    def refusals(self) -> list[tuple[str, str]]:
-        """Run and reason, once for each pair."""
-        query = "SELECT DISTINCT run_id, reason FROM rows WHERE store = ? AND state = 'refused'"
-        return [(run_id, reason) for run_id, reason in self._all(query, self.store)]
+    def reasons(self, state: Literal["waiting", "refused"]) -> list[tuple[str, str]]:
+        """Run and reason of what was refused, or put off; once for each pair."""
+        query = (
+            "SELECT DISTINCT run_id, reason FROM rows WHERE store = ? AND state = ? AND reason IS NOT NULL"
+            " AND state != 'sent'"
+        )
+        return [(run_id, reason) for run_id, reason in self._all(query, self.store, state)]
 
     def elsewhere(self) -> dict[str, int]:
         """How many rows wait for other tracking stores."""
@@ -177,47 +220,58 @@ class Outbox:
         return dict(self._all(query, self.store))
 
     def retry_refused(self) -> None:
+        """Refused rows, and those that were put off, are tried once more, and at once."""
         with self._transaction() as cursor:
             cursor.execute(
-                "UPDATE rows SET state = 'waiting', reason = NULL WHERE store = ? AND state = 'refused'",
+                "UPDATE rows SET state = 'waiting', reason = NULL, attempts = 0, not_before_ms = 0"
+                " WHERE store = ? AND state != 'sent' AND (state = 'refused' OR attempts > 0)",
                 (self.store,),
             )
 
-    def sweep_spool(self) -> None:
-        """Remove spooled folders that no row names: their process died before it wrote the row."""
-        named = {
-            json.loads(content)
-            for (content,) in self._all("SELECT content FROM rows WHERE kind = ?", "artifacts")
-        }
+    def clean(self) -> None:
+        """Remove what dead processes have left: spooled and working folders, and rows that nobody needs."""
+        rows = self._all("SELECT content, state FROM rows WHERE kind = 'artifacts'")
+        states = {json.loads(content): state for content, state in rows}
         for folder in self._spool.iterdir():
-            if folder.name not in named and time.time() - folder.stat().st_mtime > ORPHAN_AGE_SECONDS:
+            run_id, _, rest = folder.name.partition("-")
+            is_draft = rest.endswith(DRAFT_SUFFIX)
+            if states.get(folder.name) == "sent" or (is_draft and _age_seconds(folder) > ORPHAN_AGE_SECONDS):
                 shutil.rmtree(folder, ignore_errors=True)
+            elif folder.name not in states and not is_draft and (lease := self.lease(run_id)) is not None:
+                self.add(run_id, "artifacts", folder.name)  # its process died before it wrote the row
+                lease.close()
+        for folder in work_folders(self.folder):
+            if (lease := self.lease(folder.name)) is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                leases.give_up(self.folder, folder.name)
+                lease.close()
+        with self._transaction() as cursor:
+            cursor.execute(
+                "DELETE FROM rows WHERE run_id IN (SELECT run_id FROM rows GROUP BY run_id"
+                " HAVING max(timestamp_ms) < ? AND sum(state != 'sent') = 0)",
+                ((time.time_ns() - KEPT_SECONDS * 10**9) // 1_000_000,),
+            )
 
     def lease(self, run_id: str) -> IO[bytes] | None:
         """The right to send the run's rows, until the file is closed; None while another one has it."""
-        return try_lock(self._lock_file(run_id))
+        return leases.take(self.folder, run_id)
 
     @property
     def _spool(self) -> Path:
         return self.folder / "outbox" / "spool"
-
-    @property
-    def _locks(self) -> Path:
-        return self.folder / "outbox" / "locks"
-
-    def _lock_file(self, run_id: str) -> Path:
-        return self._locks / f"{run_id}.lock"
 
     def _open(self) -> sqlite3.Connection:
         connection = sqlite3.connect(
             self.file, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
         )
         # two processes that switch a new file to WAL at once get "database is locked" without a wait
-        with locked(self._locks / "open.lock"):
+        with locked(self._spool.with_name("open.lock")):
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.executescript(_SCHEMA)
-        os.chmod(self.file, 0o600)
+            known = {name for _, name, *_ in connection.execute("PRAGMA table_info(rows)")}
+            for column in ADDED_COLUMNS - known:  # a journal of an earlier version
+                connection.execute(f"ALTER TABLE rows ADD COLUMN {column} INTEGER NOT NULL DEFAULT 0")
         return connection
 
     def _insert(
@@ -226,7 +280,7 @@ class Outbox:
         timestamp_ms = time.time_ns() // 1_000_000
         cursor.execute(
             "INSERT INTO rows (store, run_id, kind, step, timestamp_ms, content) VALUES (?, ?, ?, ?, ?, ?)",
-            (self.store, run_id, kind, step, timestamp_ms, json.dumps(content)),
+            (self.store, run_id, kind, step, timestamp_ms, json.dumps(cleaned(content))),
         )
 
     def _logged(self, cursor: sqlite3.Cursor, run_id: str, step: int) -> dict[str, float]:
@@ -260,11 +314,35 @@ class Outbox:
     def _reporting_errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError as error:
+        except (sqlite3.OperationalError, OSError) as error:
             raise StoreError(
                 f"{self.file}: the outbox of metrics must be writable, got {str(error)!r};"
                 " free some space, or mend the rights of the folder"
             ) from error
+
+
+def cleaned(content: Any) -> Any:
+    """Texts without NUL and lone surrogates, which databases refuse."""
+    if isinstance(content, str):
+        text = content.replace("\0", REPLACEMENT)
+        return text if text.isprintable() else re.sub("[\ud800-\udfff]", REPLACEMENT, text)
+    if isinstance(content, Mapping):
+        return {cleaned(key): cleaned(value) for key, value in content.items()}
+    return [cleaned(value) for value in content] if isinstance(content, list) else content
+
+
+def work_folder(folder: Path, run_id: str) -> Path:
+    """Where the process that writes a run keeps its files until they are handed over."""
+    return folder / "work" / run_id
+
+
+def work_folders(folder: Path) -> list[Path]:
+    work = folder / "work"
+    return list(work.iterdir()) if work.is_dir() else []
+
+
+def _age_seconds(folder: Path) -> float:
+    return time.time() - folder.stat().st_mtime
 
 
 def _same(one: float, other: float) -> bool:

@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException, RestException
+from mlflow.exceptions import MlflowException
 from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.uri import is_local_uri
 
+from loratrack.errors import StoreError
 from loratrack.store.client import REFUSALS, Client, use_short_requests
 from loratrack.store.secrets import scrub_text
+from loratrack.tracking import registration
 from loratrack.tracking.outbox import Outbox, Row
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,9 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
 FIRST_RETRY_SECONDS = 0.5
 LAST_RETRY_SECONDS = 3.0
+LONGEST_PAUSE_SECONDS = 60.0
+MAX_ATTEMPTS = 10
+"""Five minutes in all, before a value that an answering store does not take counts as refused."""
 ROWS_AT_ONCE = 500
 
 
@@ -42,6 +47,8 @@ class SyncReport:
     """Runs whose own process is sending them."""
     refused: tuple[tuple[str, str], ...]
     """Run and reason of rows that the store does not take."""
+    put_off: tuple[tuple[str, str], ...]
+    """Run and reason of rows that it cannot take now, and that are tried again."""
     elsewhere: Mapping[str, int]
     """Rows that wait for other tracking stores."""
     fault: str | None
@@ -53,16 +60,17 @@ def sync(folder: Path, store: str, client: Client) -> SyncReport:
     use_short_requests()
     outbox = Outbox(folder, store)
     outbox.retry_refused()
-    outbox.sweep_spool()
-    done = _Pass(outbox, client)
-    done.ship(outbox.runs(), own={})
+    outbox.clean()
+    attempt = _Pass(outbox, client)
+    attempt.ship(outbox.runs(), own={})
     report = SyncReport(
-        sent=done.sent,
+        sent=attempt.sent,
         waiting=outbox.count("waiting"),
-        busy=tuple(done.busy),
-        refused=tuple(outbox.refusals()),
+        busy=tuple(attempt.busy),
+        refused=tuple(outbox.reasons("refused")),
+        put_off=tuple(outbox.reasons("waiting")),
         elsewhere=outbox.elsewhere(),
-        fault=done.fault,
+        fault=attempt.fault,
     )
     outbox.close()
     return report
@@ -89,6 +97,10 @@ class Shipper(threading.Thread):
         """Nobody else sends this run's rows until `release` or the end of the process."""
         self._own[run_id] = self._outbox.lease(run_id)
 
+    def clean(self) -> None:
+        """What dead processes have left goes; the leases of the living keep theirs."""
+        self._outbox.clean()
+
     def release(self, run_id: str) -> None:
         lease = self._own.pop(run_id, None)
         if lease is not None:
@@ -106,11 +118,20 @@ class Shipper(threading.Thread):
     def run(self) -> None:
         while not self._ends():
             self._woken.clear()
+            self._woken.wait(self._pause_seconds(self._send()))
+
+    def _send(self) -> str | None:
+        """One attempt; why it ended early, or None."""
+        try:
+            for run_id in [run_id for run_id, lease in self._own.items() if lease is None]:
+                self._own[run_id] = self._outbox.lease(run_id)  # the process that had it may be gone by now
             own = {run_id: lease for run_id, lease in self._own.items() if lease is not None}
             waiting = sorted(self._outbox.runs(), key=lambda run_id: run_id not in own)
-            done = _Pass(self._outbox, self._client)
-            done.ship(waiting, own)
-            self._woken.wait(self._pause_seconds(done.fault))
+            attempt = _Pass(self._outbox, self._client)
+            attempt.ship(waiting, own)
+            return attempt.fault
+        except StoreError as error:  # the outbox itself, on a full disk
+            return str(error)
 
     def _ends(self) -> bool:
         with _shippers_lock:
@@ -136,7 +157,12 @@ class Shipper(threading.Thread):
 
 @dataclass
 class _Pass:
-    """One attempt to send everything that waits."""
+    """One attempt to send everything that waits.
+
+    Where something cannot be sent, the store is asked whether it answers at all. If not, the pass ends and
+    everything waits, for as long as it takes. If it does, the fault lies with this value, file or bucket:
+    it alone is put off, longer each time, and refused with the reason after `MAX_ATTEMPTS`.
+    """
 
     outbox: Outbox
     client: Client
@@ -145,7 +171,6 @@ class _Pass:
     busy: list[str] = field(default_factory=list)
 
     def ship(self, runs: Sequence[str], own: Mapping[str, IO[bytes]]) -> None:
-        """Run after run; a store that cannot be reached ends the pass, a failing run does not."""
         for run_id in runs:
             lease = own.get(run_id) or self.outbox.lease(run_id)
             if lease is None:
@@ -153,10 +178,8 @@ class _Pass:
                 continue
             try:
                 self._ship_run(run_id)
-            except RestException as error:
-                self.fault = scrub_text(str(error))
-            except (MlflowException, OSError) as error:
-                self.fault = scrub_text(str(error))
+            except _AwayError as error:
+                self.fault = str(error)
                 return
             finally:
                 if run_id not in own:
@@ -164,35 +187,65 @@ class _Pass:
 
     def _ship_run(self, run_id: str) -> None:
         while rows := self.outbox.next_rows(run_id, ROWS_AT_ONCE):
+            if rows[0].kind == "version" and (state := self.outbox.state_of_files(run_id)) != "sent":
+                reason = f"the model's own files are {state}"
+                if state == "refused":
+                    self.outbox.settle(rows, {row.id: reason for row in rows})
+                else:
+                    self.outbox.put_off(rows, reason, LAST_RETRY_SECONDS)
+                continue
             refused: dict[int, str] = {}
+            failed: dict[int, str] = {}
             for items, send in _deliveries(self.outbox, self.client, rows):
-                self._offer(send, items, refused)
-            self.outbox.settle(rows, refused)
-            self.sent += len(rows) - len(refused)
+                self._offer(send, items, refused, failed)
+            for row in [row for row in rows if row.id in failed and row.attempts + 1 >= MAX_ATTEMPTS]:
+                refused[row.id] = failed.pop(row.id)
+            for row in [row for row in rows if row.id in failed]:
+                pause = min(FIRST_RETRY_SECONDS * 2**row.attempts, LONGEST_PAUSE_SECONDS)
+                self.outbox.put_off([row], failed[row.id], pause)
+                if row.attempts == 0:
+                    log.warning(
+                        "run %s: the tracking store cannot take %s now: %s", run_id, row.kind, failed[row.id]
+                    )
+            self.outbox.settle([row for row in rows if row.id not in failed], refused)
+            self.sent += len(rows) - len(refused) - len(failed)
             for reason in sorted(set(refused.values())):
                 log.warning("run %s: the tracking store refuses a value: %s", run_id, reason)
         self.outbox.forget_finished(run_id)
 
-    def _offer(self, send: Send, items: Sequence[Item], refused: dict[int, str]) -> None:
-        """Send; what is refused is halved until the culprit alone is left out."""
+    def _offer(
+        self, send: Send, items: Sequence[Item], refused: dict[int, str], failed: dict[int, str]
+    ) -> None:
+        """Send; what is not taken is halved until the culprit alone is left out."""
         try:
             send([entity for _, entity in items])
-        except MlflowException as error:
-            if error.error_code not in REFUSALS:
-                raise
-            if len(items) > 1 and self._is_there(items[0][0].run_id):
-                self._offer(send, items[: len(items) // 2], refused)
-                self._offer(send, items[len(items) // 2 :], refused)
+        except Exception as error:  # noqa: BLE001  whatever a store, its driver or a bucket's library raises
+            reason = scrub_text(f"{type(error).__name__}: {error}")
+            is_refusal = isinstance(error, MlflowException) and error.error_code in REFUSALS
+            is_there = self._is_there(items[0][0].run_id, reason)
+            if len(items) > 1 and is_there:
+                half = len(items) // 2
+                self._offer(send, items[:half], refused, failed)
+                self._offer(send, items[half:], refused, failed)
             else:
-                refused.update({row.id: scrub_text(str(error)) for row, _ in items})
+                (refused if is_refusal or not is_there else failed).update(
+                    {row.id: reason for row, _ in items}
+                )
 
-    def _is_there(self, run_id: str) -> bool:
+    def _is_there(self, run_id: str, reason: str) -> bool:
+        """Whether the store has the run; _AwayError, with the `reason`, when it does not answer."""
         try:
             return bool(self.client.get_run(run_id).info.lifecycle_stage == "active")
         except MlflowException as error:
-            if error.error_code not in REFUSALS:
-                raise
-            return False
+            if error.error_code in REFUSALS:
+                return False
+            raise _AwayError(reason) from error
+        except Exception as error:  # a driver's own, such as a refused connection
+            raise _AwayError(reason) from error
+
+
+class _AwayError(Exception):
+    """The tracking store answers nothing at all."""
 
 
 Item = tuple[Row, Any]
@@ -218,6 +271,8 @@ def _deliveries(outbox: Outbox, client: Client, rows: Sequence[Row]) -> list[tup
         case "artifacts":
             folders = [(row, outbox.spooled(row)) for row in rows]
             return [([item], lambda part: _send_folder(client, run_id, part[0])) for item in folders]
+        case "version":
+            return [([(row, row)], lambda part: _register(client, part[0])) for row in rows]
         case "status":
             return [([(row, row)], lambda part: _end(client, part[0])) for row in rows]
 
@@ -249,6 +304,10 @@ def _make_way(folder: Path, destination: Path) -> None:
             there.unlink()
 
 
+def _register(client: Client, row: Row) -> None:
+    registration.register(client, row.run_id, row.content["name"], row.content["tags"])
+
+
 def _end(client: Client, row: Row) -> None:
     client.set_terminated(row.run_id, row.content, end_time=row.timestamp_ms)
 
@@ -267,5 +326,6 @@ def adopt(run_id: str, folder: Path, store: str, client: Client) -> Shipper:
             return known
         new = _shippers[folder, store] = Shipper(folder, store, client)
         new.adopt(run_id)
+        new.clean()
         new.start()
         return new

@@ -24,11 +24,14 @@ from loratrack.store.client import (
     Run,
     connect,
     ensure_experiment,
+    fault_text,
+    remedy_for,
     use_short_requests,
 )
-from loratrack.store.place import store_folder, store_name
+from loratrack.store.place import store_folder, store_name, tracking_uri
+from loratrack.store.relocation import follow
 from loratrack.tracking import sampler
-from loratrack.tracking.outbox import Outbox
+from loratrack.tracking.outbox import Outbox, cleaned
 from loratrack.tracking.shipper import Shipper, adopt
 
 log = logging.getLogger(__name__)
@@ -67,17 +70,18 @@ class RunWriter:
         """
         use_short_requests()
         client = connect()
+        follow(tracking_uri())
         parent = {PARENT_TAG: parent_run_id} if parent_run_id else {}
         named = {**tags, **parent, **process.own_tags(), MLFLOW_RUN_NAME: name}
         run_id = os.environ.pop("MLFLOW_RUN_ID", None)
         if run_id is None:
-            run_id, experiment_id = _create(client, name, parent)
-            logged: set[str] = set()
+            run_id, experiment_id = _create(client, name, named)
+            writer, logged = cls._open(run_id, experiment_id, client), set[str]()
         else:
             experiment_id, logged = _join(client, run_id)
-        writer = cls._open(run_id, experiment_id, client)
+            writer = cls._open(run_id, experiment_id, client)
+            writer.set_tags(named)
         writer.log_params({key: value for key, value in params.items() if key not in logged})
-        writer.set_tags(named)
         if sampler.is_wanted():
             first_step = writer._outbox.next_step(run_id, sampler.PREFIX)
             writer._sampler = sampler.Sampler(writer.log_metrics, first_step)
@@ -88,8 +92,11 @@ class RunWriter:
     def attach(cls, run_id: str) -> RunWriter:
         """Go on with a run that was started before, here or elsewhere; it is RUNNING again."""
         client = connect()
+        follow(tracking_uri())
         experiment_id, _ = _join(client, run_id)
-        return cls._open(run_id, experiment_id, client)
+        writer = cls._open(run_id, experiment_id, client)
+        writer.set_tags(process.own_tags())
+        return writer
 
     def leave(self) -> None:
         """Nothing more from here; the run goes on as it is."""
@@ -131,6 +138,17 @@ class RunWriter:
         """
         self._outbox.add_artifacts(self.run_id, folder)
 
+    def hand_over(self, folder: Path) -> None:
+        """The folder itself, which lies in the run's work folder, becomes artifacts: that needs no space."""
+        self._outbox.take_artifacts(self.run_id, folder)
+
+    def ask_version(self, name: str, tags: Mapping[str, str], run_id: str | None = None) -> None:
+        """The model of this run, or of `run_id`, becomes the next version of `name` when its files are there.
+
+        `registration.registered` knows the number then. Asking twice makes one version.
+        """
+        self._outbox.add(run_id or self.run_id, "version", {"name": name, "tags": secrets.scrub_values(tags)})
+
     def log_dataset(self, name: str, source: str, sha256: str, context: str, num_rows: int) -> None:
         """A file that the run reads; `context` says what for: training, validation or test."""
         content = {
@@ -143,20 +161,23 @@ class RunWriter:
         }
         self._outbox.add(self.run_id, "dataset", content)
 
-    def flush(self, wait_seconds: float = GIVE_UP_SECONDS) -> bool:
-        """Wait until all is sent, but no longer than `wait_seconds` for a store that does not answer.
+    def flush(self, wait_seconds: float = GIVE_UP_SECONDS, run_id: str | None = None) -> bool:
+        """Wait until all of this run, or of `run_id`, is sent, but no longer than `wait_seconds` for a store
+        that does not take it.
 
         False: something is still in the outbox.
         """
+        run_id = run_id or self.run_id
         self._shipper.wake()
-        asked = time.monotonic()
-        while self._outbox.count("waiting", self.run_id):
+        begin = time.monotonic()
+        while self._outbox.count("waiting", run_id):
             failing_since = self._shipper.failing_since
-            stuck = failing_since is not None or not self._shipper.sends(self.run_id)
-            if stuck and time.monotonic() - max(asked, failing_since or asked) >= wait_seconds:
+            is_ours = self._shipper.sends(run_id)
+            stuck = failing_since is not None or not is_ours or self._outbox.is_held_up(run_id)
+            if stuck and time.monotonic() - max(begin, failing_since or begin) >= wait_seconds:
                 return False
             time.sleep(LOOK_SECONDS)
-        return self._outbox.count("refused", self.run_id) == 0
+        return self._outbox.count("refused", run_id) == 0
 
     def finish(
         self, status: Literal["FINISHED", "FAILED", "KILLED"], wait_seconds: float = GIVE_UP_SECONDS
@@ -165,23 +186,24 @@ class RunWriter:
         if self._sampler is not None:
             self._sampler.stop()
         self._outbox.add(self.run_id, "status", status)
-        done = self.flush(wait_seconds)
+        is_sent = self.flush(wait_seconds)
         self._shipper.release(self.run_id)
-        return done
+        return is_sent
 
 
-def _create(client: Client, name: str, parent: Mapping[str, str]) -> tuple[str, str]:
+def _create(client: Client, name: str, named: Mapping[str, str]) -> tuple[str, str]:
+    """A new run, which says what it is and whose from its first moment: it may be killed in its second."""
     try:
         experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID") or ensure_experiment(
             os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
         )
-        tags = secrets.scrub(resolve_tags(dict(parent)))
+        tags = cleaned(secrets.scrub(resolve_tags(dict(named))))
         info = client.create_run(experiment_id, run_name=name, tags=tags).info
     except MlflowException as error:
+        fault = fault_text(error)
         raise StoreError(
-            f"{store_name()}: the tracking store must answer to start a run,"
-            f" got: {secrets.scrub_text(str(error))};"
-            " see that it is up and MLFLOW_TRACKING_URI names it"
+            f"{store_name()}: the tracking store must answer to start a run, got: {fault};"
+            f" {remedy_for(fault)}"
         ) from error
     return str(info.run_id), str(info.experiment_id)
 
@@ -192,6 +214,8 @@ def _join(client: Client, run_id: str) -> tuple[str, set[str]]:
         run = client.get_run(run_id)
         if run.info.status != "RUNNING":
             client.update_run(run_id, status="RUNNING")
+        if process.ENDED_BY in run.data.tags:
+            client.delete_tag(run_id, process.ENDED_BY)
         _hide_secrets(client, run)
     except MlflowException as error:
         if error.error_code in REFUSALS:

@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from loratrack.model.network import Network
-from loratrack.training.cuda_graphs import GraphCache, is_out_of_memory
+from loratrack.model.out_of_memory import TooLargeError
+from loratrack.training.cuda_graphs import GraphCache
 from loratrack.training.member import Member
-from loratrack.training.memory import MEMORY_ERRORS, Memory
+from loratrack.training.memory import Memory
 from loratrack.training.objectives.objective import Objective
 from loratrack.training.step import take_step
 
@@ -53,13 +54,11 @@ class Cohort:
         if not members:
             return
         seconds = {member.name: member.epoch_seconds() for member in members}
-        evaluations = None
         try:
             evaluations = self.objective.evaluate(self.network, "validation", members)
-        except MEMORY_ERRORS as error:
-            if not is_out_of_memory(error) or not self.memory.free_graphs():
+        except TooLargeError:  # CUDA graphs hold memory that nothing else can use
+            if not self.memory.free_graphs():
                 raise
-        if evaluations is None:
             evaluations = self.objective.evaluate(self.network, "validation", members)
         for member in members:
             evaluation = evaluations[member.name]

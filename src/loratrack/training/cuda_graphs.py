@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from loratrack.model.batch import BatchLayout, send_together, sent_bytes
+from loratrack.model.out_of_memory import is_out_of_memory
 
 Pass = Callable[[Mapping[str, Tensor]], Tensor]
 
@@ -108,9 +109,3 @@ class GraphCache:
         finally:
             torch.cuda.set_stream(stream)  # a capture that fails leaves its own stream in place
         return CapturedPass(graph, inputs, result, targets)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return "can't allocate memory" in str(error) or "out of memory" in str(error).lower()

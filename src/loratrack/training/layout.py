@@ -11,28 +11,41 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from loratrack.data import Encoded
+from loratrack.errors import UserError
+from loratrack.model.attention import UnpackableError
 from loratrack.model.batch import Layout
 from loratrack.model.network import Network
 
 ROUNDS = 3
 MAX_SHARE_OF_TIME = 0.9
 """Of packing's time: padding must take less to be chosen. On a busy machine small differences are noise."""
+MAX_DIFFERENCE_OF_EQUAL_PASSES = 1e-3
+"""Of a logit, relative to the largest: a GPU adds in any order, dropout changes whole percents."""
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15}
 """Largest difference of a logit between the two layouts, relative to the largest logit."""
+
+
+def fault_of_packing(network: Network, split: Encoded, member: str, batch_size: int) -> str | None:
+    """Why this base cannot be run packed, as `since …`; None where it gives the logits of padded rows."""
+    rows = np.random.default_rng(0).choice(len(split), min(batch_size, len(split)), replace=False)
+    try:
+        difference = _difference(network, split, member, rows)
+    except UnpackableError as error:
+        return str(error)
+    if difference <= TOLERANCE[network.dtype]:
+        return None
+    return f"this architecture does not give the same result on packed rows ({difference:.0%} off)"
 
 
 def choose_layout(
     network: Network, split: Encoded, member: str, batch_size: int, notice: Callable[[str], None]
 ) -> Layout:
-    """The layout with the faster training step; padded where packing does not give the same logits."""
+    """The layout with the faster training step, of those that the network has."""
     if len(network.layouts) == 1:
         return network.layouts[0]
     rng = np.random.default_rng(0)
     size = min(batch_size, len(split))
     batches = [rng.choice(len(split), size, replace=False) for _ in range(ROUNDS)]
-    if _difference(network, split, member, batches[0]) > TOLERANCE[network.dtype]:
-        notice("layout: padded, since this architecture does not give the same result on packed rows")
-        return "padded"
     if network.takes_ragged:  # its passes can be recorded, and are then several times as fast as padded ones
         notice("layout: packed, with attention for sequences of any length")
         return "packed"
@@ -47,15 +60,33 @@ def choose_layout(
     return best
 
 
+def check_that_nothing_drops(network: Network, split: Encoded, member: str) -> None:
+    """UserError where two equal training passes differ: members would then depend on their neighbours."""
+    rows = np.arange(1)
+    with torch.no_grad():
+        first, second = (
+            _logits(network, split, member, network.layout, rows, training=True) for _ in range(2)
+        )
+    difference = _relative_difference(first, second)
+    if difference > MAX_DIFFERENCE_OF_EQUAL_PASSES:
+        raise UserError(
+            f"model.arch: {network.config.model_type!r} draws random numbers of its own in each pass (two"
+            f" equal passes differ by {difference:.0%}), so nothing that is trained on it could be repeated;"
+            " take another base"
+        )
+
+
 def step_seconds(
     network: Network, split: Encoded, member: str, layout: Layout, rows: NDArray[np.int64]
 ) -> float:
     """Forward and backward of one batch; no gradient is left."""
     started = time.perf_counter()
-    logits = _logits(network, split, member, layout, rows, training=True)
-    logits.sum().backward()  # type: ignore[no-untyped-call]
-    _wait(network.device)
-    network.flat_parameters(member).zero_grad()
+    try:
+        logits = _logits(network, split, member, layout, rows, training=True)
+        logits.sum().backward()  # type: ignore[no-untyped-call]
+        _wait(network.device)
+    finally:
+        network.flat_parameters(member).zero_grad()
     return time.perf_counter() - started
 
 
@@ -64,7 +95,11 @@ def _difference(network: Network, split: Encoded, member: str, rows: NDArray[np.
     packed, padded = (
         _logits(network, split, member, layout, rows, training=False) for layout in ("packed", "padded")
     )
-    return float((packed - padded).abs().max() / padded.abs().max().clamp(min=1e-6))
+    return _relative_difference(packed, padded)
+
+
+def _relative_difference(logits: Tensor, right: Tensor) -> float:
+    return float((logits - right).abs().max() / right.abs().max().clamp(min=1e-6))
 
 
 def _logits(

@@ -30,8 +30,13 @@ Rows = NDArray[np.int64]
 
 @dataclass
 class Best:
+    """The epoch that is kept: of several with the same value the one with the lowest validation loss."""
+
     epoch: int
     value: float
+    loss: float
+    since: int
+    """The first epoch with this value; a lower loss alone does not put early stopping off."""
 
 
 @dataclass
@@ -144,12 +149,17 @@ class Member:
         self.history.append(values)
         self.log.metrics(values, step=self.epoch)
         metric, patience = self.config.best_metric, self.config.train.early_stopping_epochs
-        if metric is None or self.best is None or is_better(metric, values[metric], self.best.value):
-            self.best = Best(self.epoch, values.get(metric or "", math.nan))
+        value, loss, best = values.get(metric or "", math.nan), values["validation/loss"], self.best
+        if metric is None or best is None or is_better(metric, value, best.value):
+            best = Best(self.epoch, value, loss, since=self.epoch)
+        elif value == best.value and is_better("validation/loss", loss, best.loss):
+            best = Best(self.epoch, value, loss, since=best.since)
+        if best is not self.best:
+            self.best = best
             weights.save(self.network, self.name, self.folder)
         if self.epoch == self.config.train.epochs:
             self.end("finished")
-        elif metric is not None and patience is not None and self.epoch - self.best.epoch >= patience:
+        elif metric is not None and patience is not None and self.epoch - best.since >= patience:
             self.end("finished", f"no better {metric} for {patience} epochs")
         else:
             self.epoch += 1

@@ -19,8 +19,6 @@ from loratrack.training.member import Member, Rows
 from loratrack.training.objectives.objective import MicroBatch
 from loratrack.training.schedule import micro_batches
 
-MEMORY_ERRORS = (torch.OutOfMemoryError, MemoryError, RuntimeError)
-"""Errors that may mean that memory ran out; `is_out_of_memory` tells. torch's CPU raises RuntimeError."""
 TOO_LARGE = (
     "out of memory with a micro-batch of 1 example; lower data.max_len, set"
     " train.gradient_checkpointing=true, or take a smaller base"

@@ -27,11 +27,11 @@ def learning_rate(train: Train, step: int, total_steps: int) -> float:
     warmup_steps = math.ceil(train.warmup_share * total_steps)
     if step < warmup_steps:
         return train.lr * (step + 1) / warmup_steps
-    done = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    share = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     match train.schedule:
         case "linear":
-            return train.lr * (1 - done)
+            return train.lr * (1 - share)
         case "cosine":
-            return train.lr * (1 + math.cos(math.pi * done)) / 2
+            return train.lr * (1 + math.cos(math.pi * share)) / 2
         case "constant":
             return train.lr

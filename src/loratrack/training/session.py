@@ -15,24 +15,36 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from loratrack import data
 from loratrack.bases import base as bases
 from loratrack.bases.base import Base
+from loratrack.bases.files import tokenizer_choice
 from loratrack.bases.precision import precision_name
+from loratrack.bases.trust import Trust
 from loratrack.config import RunConfig
-from loratrack.data import Dataset
+from loratrack.config.schema import Train
+from loratrack.data import Dataset, Encoded
 from loratrack.disk import write_json
+from loratrack.errors import UserError
 from loratrack.model import bundle
 from loratrack.model.network import Network
+from loratrack.model.out_of_memory import halving
+from loratrack.model.passes import check_tokens
 from loratrack.model.probe import Probe
 from loratrack.places import METRICS
 from loratrack.training.cohort import Cohort
-from loratrack.training.layout import choose_layout, step_seconds
+from loratrack.training.layout import (
+    check_that_nothing_drops,
+    choose_layout,
+    fault_of_packing,
+    step_seconds,
+)
 from loratrack.training.log import RunLog
 from loratrack.training.member import Member
+from loratrack.training.memory import TOO_LARGE
 from loratrack.training.objectives.classification import Classification
+from loratrack.training.objectives.objective import Answers
 from loratrack.training.threads import choose_threads
 
 
@@ -55,22 +67,32 @@ class Outcome:
     """What a member came to, with its best weights in place."""
 
     test: dict[str, float]
-    confusions: dict[str, NDArray[np.int64]]
-    """On the test set where there is one, else on the validation set."""
+    answers: dict[str, Answers]
+    """Of each task, on the test set where there is one, else on the validation set."""
     probe: Probe
     """What the saved model must give when it is loaded."""
 
 
-def set_up(config: RunConfig, notice: Callable[[str], None]) -> Prepared:
+def set_up(config: RunConfig, notice: Callable[[str], None], trust: Trust | None = None) -> Prepared:
+    """`trust` in the code of bases; None: as the config says, which whoever trains has written."""
     corpus = data.read(config)
-    base = bases.resolve(config.model.arch, trust_remote_code=config.model.trust_remote_code)
+    base = bases.resolve(config.model.arch, trust=config.model.trust_remote_code if trust is None else trust)
     if base.origin_note:
         notice(f"base {base.name}: {base.origin_note}")
-    if config.model.trust_remote_code:
+    if base.runs_code:
         notice(f"running code that comes with the base {base.name} (model.trust_remote_code is on)")
-    tokenizer = bases.load_tokenizer(base, trust_remote_code=config.model.trust_remote_code)
-    dataset = data.encode(corpus, config, tokenizer, base.tokenizer_sha256, notice)
+    tokenizer = bases.load_tokenizer(base)
     network = bundle.build_network(base, config)
+    if network.max_tokens is not None and config.data.max_len > network.max_tokens:
+        raise UserError(
+            f"data.max_len: must be at most {network.max_tokens}, the positions of the base {base.name}, got"
+            f" {config.data.max_len}"
+        )
+    tokenizer_facts = {"files": base.tokenizer_sha256, **tokenizer_choice(base.folder)}
+    dataset = data.encode(corpus, config, tokenizer, tokenizer_facts, notice)
+    for part in (dataset.train, dataset.validation, dataset.test):
+        if part is not None:
+            check_tokens(part, network)
     cohort = Cohort(network, Classification(dataset), notice)
     return Prepared(base, dataset, network, cohort, corpus.files_sha256)
 
@@ -82,18 +104,8 @@ def enter(
     network, split = prepared.network, prepared.dataset.train
     prepared.cohort.objective.add_member(network, name, config)
 
-    if not prepared.entered:  # threads, layout and checkpointing are decided once for the base
-        train = config.train
-        size = min(train.batch_size, train.micro_batch_size or train.batch_size)
-        if train.gradient_checkpointing:
-            network.checkpoint_gradients()
-        if train.threads is None and network.device.type == "cpu":
-            rows, layout = np.arange(min(size, len(split))), network.layout
-            choose_threads(lambda: step_seconds(network, split, name, layout, rows), log.notice)
-        if train.layout == "auto":
-            network.layout = choose_layout(network, split, name, size, log.notice)
-        else:
-            network.layout = train.layout
+    if not prepared.entered:
+        _settle(network, split, name, config.train, log.notice)
     # What was measured here takes the place of `auto`: the frozen copy gives the same run again.
     choices = {"layout": network.layout, "precision": precision_name(network.dtype)}
     config = config.model_copy(update={"train": config.train.model_copy(update=choices)})
@@ -109,6 +121,38 @@ def enter(
     return member
 
 
+def _settle(
+    network: Network, split: Encoded, member: str, train: Train, notice: Callable[[str], None]
+) -> None:
+    """Checkpointing, layout and threads, decided once for the base; and that it drops nothing."""
+    size = min(train.batch_size, train.micro_batch_size or train.batch_size, len(split))
+    if train.gradient_checkpointing:
+        network.checkpoint_gradients()
+    if train.layout != "padded" and "packed" in network.layouts:
+        fault, size = halving(size, lambda count: fault_of_packing(network, split, member, count))
+        if fault and train.layout == "packed":
+            raise UserError(f"train.layout: must not be packed, since {fault}; write padded or auto")
+        if fault:
+            notice(f"layout: padded, since {fault}")
+            network.layout = "padded"
+            network.layouts = ("padded",)
+    network.layout = network.layouts[0] if train.layout == "auto" else train.layout
+    if train.threads is None and network.device.type == "cpu":
+        layout = network.layout
+
+        def choose(count: int) -> None:
+            rows = np.arange(count)
+            choose_threads(lambda: step_seconds(network, split, member, layout, rows), notice)
+
+        _, size = halving(size, choose, TOO_LARGE)
+    if train.layout == "auto":
+        network.layout, _ = halving(
+            size, lambda count: choose_layout(network, split, member, count, notice), TOO_LARGE
+        )
+    if network.use_lora:
+        check_that_nothing_drops(network, split, member)
+
+
 def conclude(prepared: Prepared, member: Member) -> Outcome:
     """Put the best epoch's weights back and score the test set once."""
     member.restore_best()
@@ -118,7 +162,7 @@ def conclude(prepared: Prepared, member: Member) -> Outcome:
     scores = evaluation.scores() if has_test else {}
     return Outcome(
         test={f"test_{metric}": value for metric, value in scores.items()},
-        confusions=evaluation.confusions(),
+        answers=evaluation.answers(),
         probe=objective.probe(network, member.name),
     )
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from loratrack.model.batch import send_together
 from loratrack.model.dropout import Dropout
 from loratrack.model.network import Network
-from loratrack.training.cuda_graphs import GraphCache, is_out_of_memory
+from loratrack.model.out_of_memory import MEMORY_ERRORS, is_out_of_memory
+from loratrack.training.cuda_graphs import GraphCache
 from loratrack.training.member import Member
-from loratrack.training.memory import MEMORY_ERRORS, Memory
+from loratrack.training.memory import Memory
 from loratrack.training.objectives.objective import MicroBatch, Objective
 
 

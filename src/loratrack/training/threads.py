@@ -22,14 +22,18 @@ def choose_threads(step_seconds: Callable[[], float], notice: Callable[[str], No
     if usual == 1:
         return
     seconds: dict[int, list[float]] = {usual: [], 1: []}
-    step_seconds()  # the first step pays for what is built once
-    for _ in range(ROUNDS):
-        for count, times in seconds.items():
-            torch.set_num_threads(count)
-            times.append(step_seconds())
-    medians = {count: statistics.median(times) for count, times in seconds.items()}
-    best = 1 if medians[1] < MAX_SHARE_OF_TIME * medians[usual] else usual
-    torch.set_num_threads(best)
+    best = usual
+    try:
+        step_seconds()  # the first step pays for what is built once
+        for _ in range(ROUNDS):
+            for count, times in seconds.items():
+                torch.set_num_threads(count)
+                times.append(step_seconds())
+        medians = {count: statistics.median(times) for count, times in seconds.items()}
+        if medians[1] < MAX_SHARE_OF_TIME * medians[usual]:
+            best = 1
+    finally:
+        torch.set_num_threads(best)
     told = ", ".join(f"{count}: {1000 * value:.0f} ms" for count, value in medians.items())
     if best != usual:
         notice(f"threads: 1, since this machine is busy (a step with {told}); train.threads sets the number")

@@ -34,8 +34,6 @@ MEMBER_SETTINGS = (
 def group(config: RunConfig) -> str:
     """The same for trials that can be members of one cohort."""
     shared = {key: value for key, value in flat(plain(config)).items() if not is_own(key)}
-    if config.data.validation_path is None:
-        shared["train.seed"] = config.train.seed  # it draws the validation rows
     return json.dumps(shared, sort_keys=True)
 
 

@@ -75,8 +75,8 @@ def sample(trial: Suggests, config: SweepConfig) -> Values:
                 # what is left. With two tasks the number that Optuna sees is the first one's weight.
                 left, weights = 1.0, dict[str, float]()
                 for index, task in enumerate(config.tasks[:-1]):
-                    drawn = trial.suggest_float(f"{key}.{task}", 0.0, 1.0)
-                    share = 1 - (1 - drawn) ** (1 / (len(config.tasks) - 1 - index))
+                    draw = trial.suggest_float(f"{key}.{task}", 0.0, 1.0)
+                    share = 1 - (1 - draw) ** (1 / (len(config.tasks) - 1 - index))
                     weights[task] = round(min(left, left * share), WEIGHT_DIGITS)
                     left = max(0.0, round(left - weights[task], WEIGHT_DIGITS))
                 value = {**weights, config.tasks[-1]: left}

@@ -14,6 +14,7 @@ from loratrack.errors import printable
 from loratrack.index.comparisons import LENGTHS, MOMENTS, Value, number
 from loratrack.index.runs import HEADINGS, StoredRun
 from loratrack.metrics import SCORE
+from loratrack.store import process
 
 NOT_SETTINGS = (
     "config",
@@ -136,6 +137,8 @@ def _column(runs: Sequence[StoredRun], name: str, names: Sequence[str], rank: in
     for run in runs:
         if name == "run_id":
             cell = run.summary.run_id[:SHORT_HASH]
+        elif name == "status":
+            cell = state(run)
         elif name in SOURCES:
             cell = ", ".join(str(value)[:SHORT_HASH] for value in run.values(name))
         elif name == "version":
@@ -144,6 +147,13 @@ def _column(runs: Sequence[StoredRun], name: str, names: Sequence[str], rank: in
             cell = shortened(", ".join(text_of(name, value) for value in run.values(name)))
         cells.append(cell or NONE)
     return Column(name, heading, tuple(cells), rank)
+
+
+def state(run: StoredRun) -> str:
+    """The status; of a run whose process has died the store says RUNNING for ever."""
+    status = run.summary.status
+    is_dead = status == "RUNNING" and process.is_dead(run.summary.run_id, run.tags)
+    return f"{status}, dead" if is_dead else status
 
 
 def text_of(name: str, value: Value) -> str:

@@ -14,13 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 
 from loratrack.views import fonts
 
 Metrics = Mapping[str, float]
-Confusion = tuple[Sequence[str], ArrayLike]
-"""The labels, and the counts: a row for each true label, a column for each predicted one."""
+Answers = tuple[Sequence[str], NDArray[np.int64], NDArray[np.int64]]
+"""The labels; and for each example the number of the true and of the predicted one."""
 
 DOTS_PER_INCH = 120
 MAX_LABEL_CHARACTERS = 32
@@ -29,27 +29,31 @@ MAX_NUMBERED_LABELS = 16
 MIN_LISTED_LABELS = 9
 """With at least this many labels, the most frequent confusions are listed beside the matrix."""
 NUM_LISTED = 20
+MAX_NAMED_LABELS = 200
+"""With more, the matrix has this many rows, and no names."""
+SIDE_WITHOUT_NAMES = 8.0
+"""Inches."""
 
 
 def draw(
     folder: Path,
     history: Mapping[int, Metrics],
-    confusion: Mapping[str, Confusion],
+    answers: Mapping[str, Answers],
     *,
     best_epoch: int | None,
 ) -> None:
     """Write `loss.png`, `<task>.png` and `confusion_<task>.png` into the folder.
 
-    `history` holds the metrics of each epoch, `confusion` the matrix of each task at the best epoch.
+    `history` holds the metrics of each epoch, `answers` those of each task at the best epoch.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context({"font.family": fonts.families(), "axes.unicode_minus": False}):
         figures = {"loss": loss_figure(history, best_epoch)}
-        for task, (labels, counts) in confusion.items():
+        for task, (labels, truth, predicted) in answers.items():
             name = re.sub(r"[^\w.-]", "_", task)
-            prefix = f"{task}_" if len(confusion) > 1 else ""
+            prefix = f"{task}_" if len(answers) > 1 else ""
             figures[name] = scores_figure(task, history, prefix, best_epoch)
-            figures[f"confusion_{name}"] = confusion_figure(task, labels, counts)
+            figures[f"confusion_{name}"] = confusion_figure(task, labels, truth, predicted)
         for name, figure in figures.items():
             figure.savefig(folder / f"{name}.png", dpi=DOTS_PER_INCH)
 
@@ -73,27 +77,35 @@ def scores_figure(task: str, history: Mapping[int, Metrics], prefix: str, best_e
     return figure
 
 
-def confusion_figure(task: str, labels: Sequence[str], matrix: ArrayLike) -> Figure:
+def confusion_figure(
+    task: str, labels: Sequence[str], truth: NDArray[np.int64], predicted: NDArray[np.int64]
+) -> Figure:
     """A cell's colour is its share of the true label's examples, its root, so that single errors are seen.
 
-    All sizes are computed in inches beforehand: letting matplotlib fit a page around 300 labels would draw
+    More than MAX_NAMED_LABELS share that many rows and columns, without names: the picture grows no further.
+    All sizes are computed in inches beforehand: letting matplotlib fit a page around 150 labels would draw
     each of them twice.
     """
-    counts = np.asarray(matrix)
-    right, total = int(np.trace(counts)), int(counts.sum())
+    num_labels, size = len(labels), min(len(labels), MAX_NAMED_LABELS)
+    counts = np.zeros((size, size), dtype=np.int64)
+    np.add.at(counts, (truth * size // num_labels, predicted * size // num_labels), 1)
+    right, total = int((truth == predicted).sum()), len(truth)
     title = f"{_label(task)}: {right:,} of {total:,} right" + (f" ({right / total:.1%})" if total else "")
-    names = [_label(label) for label in labels]
     confusions: list[str] = []
-    if len(labels) >= MIN_LISTED_LABELS:
-        wrong = counts.copy()
-        np.fill_diagonal(wrong, 0)
-        worst = np.argsort(-wrong, axis=None, kind="stable")[:NUM_LISTED]
-        cells = [np.unravel_index(cell, wrong.shape) for cell in worst if wrong.flat[cell]]
-        lines = [f"{wrong[cell]:>4}   {names[cell[0]]} → {names[cell[1]]}" for cell in cells]
+    if num_labels >= MIN_LISTED_LABELS:
+        wrong = truth != predicted
+        cells, times = np.unique(truth[wrong] * num_labels + predicted[wrong], return_counts=True)
+        worst = np.argsort(-times, kind="stable")[:NUM_LISTED]
+        lines = [
+            f"{times[cell]:>4}   {_label(labels[cells[cell] // num_labels])} →"
+            f" {_label(labels[cells[cell] % num_labels])}"
+            for cell in worst
+        ]
         confusions = ["most frequent confusions (true → predicted)", "", *(lines or ["none"])]
 
-    font_size = 9 if len(labels) <= 30 else 7
-    side = max(3.2, min(0.55, 0.14 + 4 / len(labels)) * len(labels))
+    names = [_label(label) for label in labels] if num_labels <= MAX_NAMED_LABELS else []
+    font_size = 9 if num_labels <= 30 else 7
+    side = max(3.2, min(0.55, 0.14 + 4 / num_labels) * num_labels) if names else SIDE_WITHOUT_NAMES
     is_upright = max(map(len, names), default=0) * len(names) > 40
     left = _inches(names, font_size) + 0.6
     below = left if is_upright else 0.8
@@ -108,19 +120,22 @@ def confusion_figure(task: str, labels: Sequence[str], matrix: ArrayLike) -> Fig
     axes = figure.add_axes(share_of_page(left, below, side, side))
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
-    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1))
+    edges = (-0.5, num_labels - 0.5)
+    norm = PowerNorm(0.5, vmin=0, vmax=1)
+    image = axes.imshow(shares, cmap="Blues", norm=norm, extent=(*edges, *edges[::-1]))
     axes.set_title(title, loc="left", fontweight="bold", parse_math=False)
-    ticks = range(len(names))
-    axes.set_xticks(ticks, names, rotation=90 if is_upright else 0, fontsize=font_size, parse_math=False)
-    axes.set_yticks(ticks, names, fontsize=font_size, parse_math=False)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    between, edges = [tick + 0.5 for tick in ticks[:-1]], (-0.5, len(names) - 0.5)
-    # Two sets of lines, since the 300 minor ticks of a grid would take a second.
-    axes.hlines(between, *edges, color="#e8eef5", linewidth=0.5)
-    axes.vlines(between, *edges, color="#e8eef5", linewidth=0.5)
-    axes.set(xlim=edges, ylim=edges[::-1])
-    if len(labels) <= MAX_NUMBERED_LABELS:
+    axes.set_xlabel("predicted" if names else "number of the predicted label")
+    axes.set_ylabel("true" if names else "number of the true label")
+    if names:
+        ticks = range(num_labels)
+        axes.set_xticks(ticks, names, rotation=90 if is_upright else 0, fontsize=font_size, parse_math=False)
+        axes.set_yticks(ticks, names, fontsize=font_size, parse_math=False)
+        # Two sets of lines, since the 300 minor ticks of a grid would take a second.
+        between = [tick + 0.5 for tick in ticks[:-1]]
+        axes.hlines(between, *edges, color="#e8eef5", linewidth=0.5)
+        axes.vlines(between, *edges, color="#e8eef5", linewidth=0.5)
+        axes.set(xlim=edges, ylim=edges[::-1])
+    if num_labels <= MAX_NUMBERED_LABELS:
         for (row, column), count in np.ndenumerate(counts):
             if count:
                 colour = "white" if shares[row, column] > 0.4 else "#333333"

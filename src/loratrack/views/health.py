@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from loratrack.errors import RefusedError, StoreError
+from loratrack.places import PYFUNC
 from loratrack.registry import lookup, promotion
 from loratrack.store import process
-from loratrack.store.client import answering, connect, use_short_requests
+from loratrack.store.client import answering, connect, names_of_files, use_short_requests
 from loratrack.store.place import store_folder, store_name
 from loratrack.tracking.outbox import Outbox
 
-ENDED_BY = "loratrack.ended_by"
 MAX_RUNS = 1000
 State = Literal["ok", "note", "fault"]
 
@@ -74,13 +75,17 @@ def open_runs() -> list[OpenRun]:
     use_short_requests()
     with answering():
         running = lookup.search_runs(connect(), "attributes.status = 'RUNNING'", MAX_RUNS)
-    outbox = _outbox()
+    try:
+        outbox = _outbox()
+    except StoreError:  # told by check_outbox
+        outbox = None
     runs = []
     for run in running:
         run_id, tags = run.info.run_id, run.data.tags
         rows_waiting = 0 if outbox is None else outbox.count("waiting", run_id)
         host = tags.get(process.HOST, "")
-        runs.append(OpenRun(run_id, run.info.run_name, process.is_gone(tags), host, rows_waiting))
+        is_gone = process.is_dead(run_id, tags)
+        runs.append(OpenRun(run_id, run.info.run_name, is_gone, host, rows_waiting))
     if outbox is not None:
         outbox.close()
     return runs
@@ -96,19 +101,23 @@ def check_runs(runs: list[OpenRun]) -> Iterator[Finding]:
             yield Finding("runs", "fault", text, "loratrack sync")
         elif run.is_gone is None:
             where = f"on {run.host}" if run.host else "and does not say where"
-            delete = f"if it is dead: mlflow runs delete --run-id {run.run_id}"
-            remedy = f"loratrack doctor --fix on {run.host}" if run.host else delete
+            by_word = f"if it is dead: loratrack doctor --fix --run {run.run_id}"
+            remedy = f"loratrack doctor --fix on {run.host}; {by_word}" if run.host else by_word
             yield Finding("runs", "note", f"{about} {where}", remedy)
     if all(run.is_gone is False for run in runs):
         yield Finding("runs", "ok", f"{len(runs)} RUNNING, each with its process")
 
 
 def check_outbox() -> Iterator[Finding]:
-    outbox = _outbox()
+    try:
+        outbox = _outbox()
+    except StoreError as error:
+        yield Finding("outbox", "fault", str(error))
+        return
     if outbox is None:
         yield Finding("outbox", "ok", "nothing waits")
         return
-    waiting, refusals, elsewhere = outbox.count("waiting"), outbox.refusals(), outbox.elsewhere()
+    waiting, refusals, elsewhere = outbox.count("waiting"), outbox.reasons("refused"), outbox.elsewhere()
     outbox.close()
     if waiting:
         yield Finding("outbox", "fault", f"{waiting} rows wait for the store", "loratrack sync")
@@ -122,15 +131,30 @@ def check_outbox() -> Iterator[Finding]:
         yield Finding("outbox", "ok", "nothing waits")
 
 
-def end_dead(runs: list[OpenRun]) -> list[OpenRun]:
-    """Mark the dead ones FAILED; returns them."""
-    dead = [run for run in runs if run.is_dead]
+def end_dead(runs: list[OpenRun], by_word: str | None = None) -> list[Finding]:
+    """End the dead ones, and the run `by_word`, of which the user says that it is dead.
+
+    A run that has handed over its model is FINISHED: nothing but the last word is missing. It ended when it
+    last logged something.
+    """
+    ended = []
+    if by_word is not None and not any(run.run_id == by_word and run.is_gone is not False for run in runs):
+        living = any(run.run_id == by_word for run in runs)
+        state = "its process lives, so it must end by itself" if living else "it is not RUNNING"
+        raise RefusedError(f"--run {by_word}: cannot be ended, {state}")
     with answering():
         client = connect()
-        for run in dead:
-            client.set_tag(run.run_id, ENDED_BY, "loratrack doctor: its process was gone")
-            client.set_terminated(run.run_id, "FAILED")
-    return dead
+        for run in [run for run in runs if run.is_dead or run.run_id == by_word]:
+            stored = client.get_run(run.run_id)
+            status = "FINISHED" if PYFUNC in names_of_files(stored) else "FAILED"
+            last = [client.get_metric_history(run.run_id, name)[-1] for name in stored.data.metrics]
+            end_ms = max((point.timestamp for point in last), default=stored.info.start_time)
+            reason = "its process was gone" if run.run_id != by_word else "the user said that it was dead"
+            client.set_tag(run.run_id, process.ENDED_BY, f"loratrack doctor: {reason}")
+            client.set_terminated(run.run_id, status, end_ms)
+            remedy = f"loratrack register {run.run_id}" if status == "FINISHED" else ""
+            ended.append(Finding("runs", "ok", f"{run.name} ({run.run_id}) is marked {status}", remedy))
+    return ended
 
 
 def _outbox() -> Outbox | None:

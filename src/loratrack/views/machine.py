@@ -17,7 +17,8 @@ from packaging.utils import canonicalize_name
 from loratrack import __version__
 from loratrack.errors import StoreError
 from loratrack.places import cache_folder, our_project
-from loratrack.store.place import store_folder
+from loratrack.store import relocation
+from loratrack.store.place import database_file, store_folder, tracking_uri
 from loratrack.tracking import environment
 from loratrack.views import health
 from loratrack.views.health import Finding
@@ -40,10 +41,13 @@ TRUE_VALUES = ("1", "on", "true", "yes")
 MAX_LISTED = 5
 
 
-def check(*, is_fix: bool = False) -> Iterator[Finding]:
-    """Every check there is. `is_fix` marks runs FAILED whose process on this machine is gone."""
+def check(*, is_fix: bool = False, dead_run: str | None = None) -> Iterator[Finding]:
+    """Every check there is. `is_fix` ends runs whose process is gone, corrects paths, and cleans up.
+
+    `dead_run`: the user says of this run that it is dead; it is ended too.
+    """
     yield from check_packages()
-    yield from check_store(is_fix=is_fix)
+    yield from check_store(is_fix=is_fix, dead_run=dead_run)
     yield from check_disk()
     yield check_gpu()
     yield check_hub()
@@ -100,21 +104,39 @@ def check_lock(file: Path, installed: Mapping[str, str]) -> Finding:
     )
 
 
-def check_store(*, is_fix: bool) -> Iterator[Finding]:
+def check_store(*, is_fix: bool, dead_run: str | None = None) -> Iterator[Finding]:
     """Outbox, store, open runs and registry; what lies in a store that does not answer is left out."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", STORE_TIMEOUT_SECONDS)
+    yield from check_paths(is_fix=is_fix)
     yield from health.check_outbox()
     try:
         yield health.check_store()
         runs = health.open_runs()
         if is_fix:
-            for run in health.end_dead(runs):
-                yield Finding("runs", "ok", f"{run.name} ({run.run_id}) is marked FAILED")
-            runs = [run for run in runs if not run.is_dead]
+            yield from health.end_dead(runs, dead_run)
+            runs = [run for run in runs if not run.is_dead and run.run_id != dead_run]
         yield from health.check_runs(runs)
         yield from health.check_registry()
     except StoreError as error:
         yield Finding("store", "fault", str(error), "mlflow ui, or start the server")
+
+
+def check_paths(*, is_fix: bool) -> Iterator[Finding]:
+    """Whether the recorded paths of artifacts lead to where the store is."""
+    file = database_file(tracking_uri())
+    old = None if file is None else relocation.recorded(file)
+    if file is None or old is None:
+        return
+    if is_fix:
+        relocation.follow(tracking_uri())
+        yield Finding(
+            "paths", "ok", f"the recorded artifact paths led to {old}, and lead to {file.parent} now"
+        )
+    else:
+        text = (
+            f"the recorded artifact paths lead to {old}, the store is {file.parent}; mlflow ui finds no files"
+        )
+        yield Finding("paths", "note", text, "the next training corrects them, or loratrack doctor --fix")
 
 
 def check_disk() -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from loratrack.views.columns import (
     duration,
     score,
     shortened,
+    state,
     text_of,
 )
 from loratrack.views.comparison import Json, run_facts
@@ -48,11 +49,12 @@ def head(detail: Detail) -> list[str]:
     """What the run is, on a few lines."""
     run, summary = detail.run, detail.run.summary
     seconds = summary.duration_seconds
-    states = [summary.status, *(run.tags.get(name) for name in ("task_type", "project", "device"))]
+    states = [state(run), *(run.tags.get(name) for name in ("task_type", "project", "device"))]
     description = run.params.get("description")
     return [
         f"{summary.exp_id}  {'  '.join(printable(state) for state in states if state)}",
         *([printable(description)] if description else []),
+        *(["its process is gone: loratrack doctor --fix"] if state(run) != summary.status else []),
         f"run          {summary.run_id}",
         f"started      {text_of('started', summary.started_ms / 1000)}"
         + ("" if seconds is None else f", took {duration(seconds)}"),

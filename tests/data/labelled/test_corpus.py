@@ -108,6 +108,22 @@ def test_many_unknown_labels_are_counted(config: MakeConfig) -> None:
     assert problems[-1].startswith("raw.csv: … and 4 more such labels in 'label'; correct them")
 
 
+def test_a_subset_that_the_data_lacks_is_counted(config: MakeConfig, rows: Callable[[int], str]) -> None:
+    """A search for what was meant takes milliseconds for each: thousands of them took a minute."""
+    subset = ["yes", "no", *(f"label {number}" for number in range(3000))]
+    problems = problems_in(config(rows(20), label_subset=subset))
+    assert problems[0] == "data.label_subset.label: label 'label 0' is not in the data"
+    assert problems[5:] == ["data.label_subset.label: … and 2995 more of its 3002 labels are not in the data"]
+
+
+@pytest.mark.parametrize("where", ["label", "header"])
+def test_a_name_of_megabytes_is_not_told_whole(config: MakeConfig, where: str) -> None:
+    long = "x" * 10_000_000
+    content = f"text,label\na,y\nb,{long}\n" if where == "label" else f"text,{long}\na,y\nb,z\n"
+    problems = problems_in(config(content, label_subset=["y", "z"]))
+    assert max(map(len, problems)) < 500
+
+
 def test_rows_with_labels_outside_the_subset_are_left_out_when_asked(config: MakeConfig) -> None:
     lines = [f"text {number},{'abc'[number % 3]}" for number in range(30)]
     corpus = read(config("\n".join(["text,label", *lines]), label_subset=["c", "a"], unknown_label="drop"))
@@ -139,8 +155,13 @@ def test_the_split_shares_no_text(config: MakeConfig, rows: Callable[[int], str]
 
 
 def test_another_seed_splits_otherwise(config: MakeConfig, rows: Callable[[int], str]) -> None:
-    one, same, other = (texts(read(config(rows(60), seed=seed)).validation) for seed in (1, 1, 2))
+    one, same, other = (texts(read(config(rows(60), split_seed=seed)).validation) for seed in (1, 1, 2))
     assert one == same != other
+
+
+def test_the_seed_of_the_training_moves_no_row(config: MakeConfig, rows: Callable[[int], str]) -> None:
+    one, other = (read(config(rows(60), seed=seed)).validation.columns for seed in (1, 2))
+    assert one == other
 
 
 def test_training_leaves_out_the_texts_of_the_other_files(config: MakeConfig, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +112,7 @@ KEYED: dict[str, dict[str, Any]] = {
     "order of the labels": {"label_subset": {"risk": ["z", "y", "x"], "adopt": "all"}},
     "order of the tasks": {"label_subset": {"adopt": "all", "risk": "all"}},
     "unknown_label": {"unknown_label": "drop"},
-    "seed of the split": {"seed": 7},
+    "seed of the split": {"split_seed": 7},
     "share of the split": {"validation_share": 0.3},
     "the tokenizer": {"sha256": "another"},
 }
@@ -136,6 +138,45 @@ def test_whatever_the_tokens_depend_on_makes_a_new_entry(
     assert len(cache.entries()) == 2
 
 
+def test_tokens_are_paired_with_their_own_labels_however_the_rows_were_split(
+    config: MakeConfig, two_tasks: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(two_tasks, **TWO)
+    dataset(settings, tokenizer)
+
+    def later(seed: object) -> np.random.Generator:
+        return np.random.Generator(np.random.MT19937([7]))
+
+    monkeypatch.setattr(np.random, "default_rng", later)  # as a release of numpy with other streams would
+    made, corpus = dataset(settings, tokenizer), read(settings)
+    for part, examples in ((made.train, corpus.train), (made.validation, corpus.validation)):
+        assert (part.labels == examples.labels).all()
+        expected = encode_texts(examples.columns, tokenizer, settings.data.max_len)
+        assert (part.tokens == expected.tokens).all()
+    assert len(cache.entries()) == 2
+
+
+def test_a_tokenizer_of_another_class_makes_a_new_entry(
+    config: MakeConfig, two_tasks: str, tokenizer: Any
+) -> None:
+    class Another(type(tokenizer)):  # type: ignore[misc]
+        """Tokenizes in the same way."""
+
+    for each in (tokenizer, Another()):
+        dataset(config(two_tasks, **TWO), each)
+    assert len(cache.entries()) == 2
+
+
+@pytest.mark.parametrize("package", ["tokenizers", "transformers"])
+def test_the_versions_of_what_tokenizes_are_in_the_key(
+    config: MakeConfig, two_tasks: str, tokenizer: Any, package: str
+) -> None:
+    dataset(config(two_tasks, **TWO), tokenizer)
+    (entry,) = cache.entries()
+    settings = json.loads((entry.path / cache.ENTRY).read_text("utf-8"))["body"]["settings"]
+    assert settings["packages"][package] == version(package)
+
+
 def test_a_changed_global_id_makes_a_new_entry(
     config: MakeConfig, wide: str, tokenizer: Any, tmp_path: Path
 ) -> None:
@@ -154,7 +195,6 @@ def test_what_changes_no_token_makes_no_new_entry(
     paths = {"validation_path": str(valid)}
     dataset(config(two_tasks, **TWO, **paths), tokenizer)
     dataset(config(two_tasks, **TWO, **paths, name="renamed.csv"), tokenizer)
-    dataset(
-        config(two_tasks, **TWO, **paths, seed=7, validation_share=0.3), tokenizer
-    )  # nothing is split off
+    settings = {"seed": 7, "split_seed": 7, "validation_share": 0.3}  # nothing is drawn, nothing split off
+    dataset(config(two_tasks, **TWO, **paths, **settings), tokenizer)
     assert len(cache.entries()) == 1

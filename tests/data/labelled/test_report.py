@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from loratrack.config import RunConfig
 from loratrack.data import read
@@ -22,7 +23,15 @@ def test_counts_per_label_and_part(config: MakeConfig, tmp_path: Path) -> None:
             "z": {"train": 0, "validation": 1},
         }
     }
-    assert report["warnings"] == ["label: no training row for 1 label: ['z']"]
+    assert report["warnings"] == [
+        "label: no training row for 1 label: ['z']",
+        "label: no validation row for 1 of 3 labels, so its f1 says nothing of them: ['y']",
+    ]
+
+
+def file_warnings(report: dict[str, Any]) -> list[str]:
+    """Without those of labels, of which so few rows leave some without a validation row."""
+    return [warning for warning in report["warnings"] if not warning.startswith("label: ")]
 
 
 def test_repeats_and_conflicts_are_counted_and_conflicts_warned_of(
@@ -36,7 +45,7 @@ def test_repeats_and_conflicts_are_counted_and_conflicts_warned_of(
     assert facts["conflicting_texts"] == 1
     assert facts["conflicting_lines"] == [2, 4, 5]
     raw = tmp_path / "raw.csv"
-    assert report["warnings"] == [f"{raw}: 1 text stands with different labels (lines 2, 4, 5)"]
+    assert file_warnings(report) == [f"{raw}: 1 text stands with different labels (lines 2, 4, 5)"]
 
 
 def test_a_guessed_encoding_is_warned_of(config: MakeConfig, tmp_path: Path) -> None:
@@ -44,10 +53,32 @@ def test_a_guessed_encoding_is_warned_of(config: MakeConfig, tmp_path: Path) -> 
     report = read(config(content.encode("gbk"))).report
     assert report["files"]["data.raw_data_path"]["encoding"] == "gb18030"
     raw = tmp_path / "raw.csv"
-    assert report["warnings"] == [f"{raw}: read as gb18030, by its statistics; UTF-8 would be certain"]
-    assert read(config(content.encode("utf-16"))).report["warnings"] == []
+    assert file_warnings(report) == [f"{raw}: read as gb18030, by its statistics; UTF-8 would be certain"]
+    assert file_warnings(read(config(content.encode("utf-16"))).report) == []
 
 
 def test_the_report_is_json(config: MakeConfig, rows: Callable[[int], str]) -> None:
     report = read(config(rows(20))).report
     assert json.loads(json.dumps(report)) == report
+
+
+def test_numbers_and_lists_are_doubted_as_labels(config: MakeConfig) -> None:
+    numbers = [f"text {number},{number % 150 / 7:.3f}" for number in range(160)]
+    warnings = read(config("\n".join(["text,label", *numbers]))).report["warnings"]
+    assert warnings[0] == (
+        "label: 150 labels for 160 rows, 140 of them with one row: a number or a free text cannot be learned"
+        " as a label; make classes of it, such as low and high"
+    )
+    lists = [f'text {number},"{("a", "b", "a, b", "b,a")[number % 4]}"' for number in range(40)]
+    warnings = read(config("\n".join(["text,label", *lists]))).report["warnings"]
+    assert warnings == [
+        "label: 2 labels join other labels, such as 'a, b': it is learned as a class of its own; for several"
+        " labels a row, make each a task with the labels yes and no"
+    ]
+
+
+def test_classes_are_not_doubted(config: MakeConfig) -> None:
+    rows = [f'text {number},"{("New York, NY", "and/or", "c", "d+")[number % 4]}"' for number in range(40)]
+    rows += [f"rare {number},rare {number}" for number in range(4)]
+    warnings = read(config("\n".join(["text,label", *rows]))).report["warnings"]
+    assert [warning for warning in warnings if "no validation row" not in warning] == []

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from loratrack.data.labelled.labels import MAX_LISTED_LABELS
 from loratrack.data.tables import Table, lines_text
-from loratrack.errors import did_you_mean
-
-MAX_LISTED_LABELS = 5
+from loratrack.errors import did_you_mean, quoted
 
 
 def text_problems(table: Table, columns: Sequence[str]) -> list[str]:
@@ -31,25 +30,27 @@ def label_problems(table: Table, column: str) -> list[str]:
     if missing:
         where = lines_text(_lines_of(table, column, missing))
         problems.append(
-            f"{table.file}: the label {column!r} is missing at {where}; fill or delete these rows"
+            f"{table.file}: the label {quoted(column)} is missing at {where}; fill or delete these rows"
         )
     if spaced:
         where = lines_text(_lines_of(table, column, spaced))
-        examples = ", ".join(sorted(map(repr, spaced))[:MAX_LISTED_LABELS])
-        problems.append(f"{table.file}: the label {column!r} has space around it at {where}, got {examples}")
+        examples = ", ".join(map(quoted, sorted(map(str, spaced))[:MAX_LISTED_LABELS]))
+        problems.append(
+            f"{table.file}: the label {quoted(column)} has space around it at {where}, got {examples}"
+        )
     return problems
 
 
 def unknown_label_problems(table: Table, column: str, labels: Sequence[str]) -> list[str]:
     unknown = sorted(map(str, set(table.columns[column]) - set(labels)))
     problems = [
-        f"{table.file}: the label {column!r} must be one of the task's {len(labels)}, got {label!r}"
-        f" at {lines_text(_lines_of(table, column, {label}))}{did_you_mean(label, labels)}"
+        f"{table.file}: the label {quoted(column)} must be one of the task's {len(labels)}, got"
+        f" {quoted(label)} at {lines_text(_lines_of(table, column, {label}))}{did_you_mean(label, labels)}"
         for label in unknown[:MAX_LISTED_LABELS]
     ]
     if len(unknown) > MAX_LISTED_LABELS:
         more = len(unknown) - MAX_LISTED_LABELS
-        problems.append(f"{table.file}: … and {more} more such labels in {column!r}")
+        problems.append(f"{table.file}: … and {more} more such labels in {quoted(column)}")
     if unknown:
         problems[-1] += "; correct them, add them to data.label_subset, or set data.unknown_label: drop"
     return problems

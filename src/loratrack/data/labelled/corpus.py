@@ -19,6 +19,8 @@ from loratrack.errors import DataError, counted, problems_message
 
 RAW, VALIDATION, TEST = "data.raw_data_path", "data.validation_path", "data.test_path"
 GLOBAL_MAP = "data.global_label_map"
+HASHED_ROWS = 1000
+"""Texts that are hashed in one go."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,15 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def texts_sha256(self) -> str:
+        """Of the texts in their order."""
+        sha256 = hashlib.sha256()
+        for start in range(0, len(self), HASHED_ROWS):
+            rows = [column[start : start + HASHED_ROWS] for column in self.columns]
+            sha256.update(json.dumps(rows).encode())
+        return sha256.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -123,7 +134,9 @@ def _split(config: RunConfig, files: Mapping[str, Rows]) -> dict[str, Rows]:
     _raise(config, [f"{setting}: no row of {files[setting].table.file} is left: {why}" for setting in empty])
     validation = files.get(VALIDATION)
     if validation is None:
-        mask = held_out(train.text_numbers, train.labels, config.data.validation_share, config.train.seed)
+        mask = held_out(
+            train.text_numbers, train.labels, config.data.validation_share, config.data.split_seed
+        )
         if not mask.any():
             texts = counted(len(train.different_texts), "different text")
             _raise(

@@ -10,7 +10,7 @@ import numpy as np
 
 from loratrack.config import RunConfig
 from loratrack.data import cache
-from loratrack.data.labelled.corpus import VALIDATION, Corpus, Examples
+from loratrack.data.labelled.corpus import Corpus, Examples
 from loratrack.data.labelled.labels import LabelMap
 from loratrack.data.labelled.report import Report
 from loratrack.data.tokens import Array, Tokenizer, Tokens, encode_texts, full_lengths
@@ -40,14 +40,17 @@ def encode(
     corpus: Corpus,
     config: RunConfig,
     tokenizer: Tokenizer,
-    tokenizer_sha256: str,
+    tokenizer_facts: object,
     notice: Callable[[str], None],
 ) -> Dataset:
-    """The corpus as tokens, from the cache when it holds them. The corpus' warnings go to `notice`."""
+    """The corpus as tokens, from the cache when it holds them. The corpus' warnings go to `notice`.
+
+    `tokenizer_facts`, JSON, tell one tokenizer of this class from another.
+    """
     for warning in corpus.report["warnings"]:
         notice(warning)
     stored = cache.fetch(
-        cache_settings(corpus, config, tokenizer_sha256),
+        cache_settings(corpus, config, tokenizer, tokenizer_facts),
         lambda: _build(corpus.parts, tokenizer, config.data.max_len),
         notice,
     )
@@ -65,14 +68,20 @@ def encode(
     )
 
 
-def cache_settings(corpus: Corpus, config: RunConfig, tokenizer_sha256: str) -> dict[str, object]:
-    """Everything the tokens depend on, and nothing else: paths and names of files change nothing."""
-    data = config.data
-    is_split = VALIDATION not in corpus.files_sha256
+def cache_settings(
+    corpus: Corpus, config: RunConfig, tokenizer: Tokenizer, tokenizer_facts: object
+) -> dict[str, object]:
+    """Everything the tokens depend on: paths and names of files change nothing.
+
+    An entry's rows are paired with the labels of `corpus`, so the key holds the texts of each part in their
+    order: another numpy, or a later version of ours, may split the same files in another way.
+    """
+    data, kind = config.data, type(tokenizer)
     return {
         "files": corpus.files_sha256,
-        "tokenizer": tokenizer_sha256,
-        "tokenizers": version("tokenizers"),
+        "texts": {name: part.texts_sha256 for name, part in corpus.parts.items()},
+        "tokenizer": [f"{kind.__module__}.{kind.__qualname__}", tokenizer_facts],
+        "packages": {name: version(name) for name in ("tokenizers", "transformers")},
         "max_len": data.max_len,
         "text_columns": config.text_columns,
         "label_columns": config.label_columns,
@@ -80,7 +89,6 @@ def cache_settings(corpus: Corpus, config: RunConfig, tokenizer_sha256: str) -> 
         "data_process_version": data.data_process_version,
         "task_type": config.task_type,
         "label_map": corpus.label_map.sha256,
-        "split": {"share": data.validation_share, "seed": config.train.seed} if is_split else None,
     }
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from loratrack.config.schema import Subset
-from loratrack.errors import DataError, did_you_mean
+from loratrack.errors import DataError, did_you_mean, quoted
 
+MAX_LISTED_LABELS = 5
 GlobalIds = dict[str, int]
 
 
@@ -98,10 +100,12 @@ def read_global_map(file: Path, tasks: tuple[str, ...], problems: list[str]) -> 
         return GlobalMap(dict.fromkeys(tasks, content), is_shared=len(tasks) > 1)
     flat = [name for name in content if name not in nested]
     if flat:
-        problems.append(f"{file}: must map labels to ids or tasks to such maps, not both; got {flat[:5]!r}")
+        problems.append(
+            f"{file}: must map labels to ids or tasks to such maps, not both; got {quoted(flat[:5])}"
+        )
     for task in tasks:
         if task not in content:
-            problems.append(f"{file}: has no task {task!r}{did_you_mean(task, content)}")
+            problems.append(f"{file}: has no task {quoted(task)}{did_you_mean(task, content)}")
         elif task in nested:
             problems += [f"{file}: {task}: {problem}" for problem in _id_problems(content[task])]
     return GlobalMap({task: content[task] for task in tasks if task in nested}, is_shared=False)
@@ -111,13 +115,14 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     content = dict(pairs)
     if len(content) != len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the same key twice: {sorted({name for name in names if names.count(name) > 1})}")
+        twice = sorted(name for name, count in Counter(names).items() if count > 1)
+        raise ValueError(f"the same key twice: {quoted(twice)}")
     return content
 
 
 def _id_problems(ids: Mapping[str, object]) -> list[str]:
     problems = [
-        f"{label!r}: the id must be a whole number from 0, got {number!r}"
+        f"{quoted(label)}: the id must be a whole number from 0, got {number!r}"
         for label, number in ids.items()
         if type(number) is not int or number < 0
     ]
@@ -125,7 +130,7 @@ def _id_problems(ids: Mapping[str, object]) -> list[str]:
     for label, number in ids.items():
         owners.setdefault(json.dumps(number), []).append(label)
     return problems + [
-        f"id {number} belongs to more than one label: {labels!r}"
+        f"id {number} belongs to more than one label: {quoted(labels)}"
         for number, labels in owners.items()
         if len(labels) > 1
     ]
@@ -150,11 +155,14 @@ def task_labels(
     else:
         labels = subset
     setting = f"data.label_subset.{task}"
+    missing = [label for label in labels if label not in ids]
     problems += [
-        f"{setting}: label {label!r} is not in {source}{did_you_mean(label, ids)}"
-        for label in labels
-        if label not in ids
+        f"{setting}: label {quoted(label)} is not in {source}{did_you_mean(label, ids)}"
+        for label in missing[:MAX_LISTED_LABELS]
     ]
+    if len(missing) > MAX_LISTED_LABELS:
+        more = len(missing) - MAX_LISTED_LABELS
+        problems.append(f"{setting}: … and {more} more of its {len(labels)} labels are not in {source}")
     if len(labels) < 2:
-        problems.append(f"{setting}: a task needs at least two labels, got {list(labels)!r}")
+        problems.append(f"{setting}: a task needs at least two labels, got {quoted(list(labels))}")
     return TaskLabels(task, labels, tuple(ids.get(label, -1) for label in labels))

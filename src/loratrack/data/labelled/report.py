@@ -10,12 +10,16 @@ import numpy as np
 from loratrack.data.labelled.labels import LabelMap
 from loratrack.data.labelled.rows import Rows
 from loratrack.data.tables import is_guessed, lines_text
-from loratrack.errors import counted
+from loratrack.errors import counted, quoted
 
 Report = dict[str, Any]
 """JSON."""
 
 MAX_LISTED_LABELS = 10
+SEPARATORS = ",;|/+、，；"
+"""Between the labels of a row that has several."""
+MIN_LABELS_TO_DOUBT = 20
+"""Fewer labels are classes, however rare each is."""
 
 
 def rows_report(files: Mapping[str, Rows], parts: Mapping[str, Rows], label_map: LabelMap) -> Report:
@@ -74,10 +78,19 @@ def rows_report(files: Mapping[str, Rows], parts: Mapping[str, Rows], label_map:
             label: {name: int(numbers[local_id]) for name, numbers in counts.items()}
             for local_id, label in enumerate(task.labels)
         }
+        totals = {label: sum(numbers.values()) for label, numbers in labels[task.name].items()}
+        warnings += doubts(task.name, totals)
         untrained = [label for label, numbers in labels[task.name].items() if numbers["train"] == 0]
         if untrained:
-            listed = repr(untrained[:MAX_LISTED_LABELS])
+            listed = quoted(untrained[:MAX_LISTED_LABELS])
             warnings.append(f"{task.name}: no training row for {counted(len(untrained), 'label')}: {listed}")
+        unseen = [label for label, numbers in labels[task.name].items() if numbers["validation"] == 0]
+        if unseen:
+            listed = quoted(unseen[:MAX_LISTED_LABELS])
+            of_all = f"{len(unseen)} of {counted(len(task.labels), 'label')}"
+            warnings.append(
+                f"{task.name}: no validation row for {of_all}, so its f1 says nothing of them: {listed}"
+            )
     return {
         "rows": {name: len(part) for name, part in parts.items()},
         "files": described,
@@ -85,3 +98,28 @@ def rows_report(files: Mapping[str, Rows], parts: Mapping[str, Rows], label_map:
         "labels": labels,
         "warnings": warnings,
     }
+
+
+def doubts(task: str, counts: Mapping[str, int]) -> list[str]:
+    """Whether these are classes at all: numbers and lists of labels would train without a word."""
+    found = {label: count for label, count in counts.items() if count}
+    warnings = []
+    num_single = sum(count == 1 for count in found.values())
+    if len(found) >= MIN_LABELS_TO_DOUBT and num_single > len(found) / 2:
+        warnings.append(
+            f"{task}: {len(found)} labels for {sum(found.values())} rows, {num_single} of them with one row:"
+            " a number or a free text cannot be learned as a label; make classes of it, such as low and high"
+        )
+    joined = [
+        label
+        for label in found
+        for separator in SEPARATORS
+        if separator in label and {part.strip() for part in label.split(separator)} <= found.keys()
+    ]
+    if joined:
+        are = "label joins" if len(joined) == 1 else "labels join"
+        warnings.append(
+            f"{task}: {len(joined)} {are} other labels, such as {quoted(joined[0])}: it is learned as a class"
+            " of its own; for several labels a row, make each a task with the labels yes and no"
+        )
+    return warnings

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, confusion_matrix, f1_score
+from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor
 
 from loratrack.config import RunConfig
@@ -19,8 +19,9 @@ from loratrack.model.network import Network
 from loratrack.model.passes import predict
 from loratrack.model.probe import Probe, probe_of
 from loratrack.training.member import Member, Rows
-from loratrack.training.objectives.objective import MicroBatch, Split
+from loratrack.training.objectives.objective import Answers, MicroBatch, Split
 
+F1_ALL_LABELS = "f1_all_labels"
 PROBE_ROWS = 32
 """Rows whose logits must come out the same when the saved model is loaded again."""
 
@@ -36,28 +37,33 @@ class Predictions:
     loss: float
 
     def scores(self) -> dict[str, float]:
-        """Accuracy and macro-F1 of each task, and their averages; macro-F1 is over all labels of a task."""
+        """Accuracy and macro-F1 of each task, and their averages.
+
+        `f1` is over the labels that occur in truth or prediction. Where the split has no row of some label,
+        `f1_all_labels` counts these labels too, as 0: a perfect model does not reach 1 there.
+        """
+        labels_with_rows = {task: len(np.unique(labels)) for task, labels in self.truth.items()}
+        lacks_labels = any(labels_with_rows[task] < count for task, count in self.classes.items())
         is_single = len(self.classes) == 1
         values: dict[str, float] = {}
         for task, count in self.classes.items():
             prefix = "" if is_single else f"{task}_"
             truth, predicted = self.truth[task], self.predicted[task]
             values[f"{prefix}accuracy"] = float(accuracy_score(truth, predicted))
-            values[f"{prefix}f1"] = float(
-                f1_score(truth, predicted, labels=np.arange(count), average="macro", zero_division=0)
-            )
+            values[f"{prefix}f1"] = float(f1_score(truth, predicted, average="macro", zero_division=0))
+            if lacks_labels:
+                values[f"{prefix}{F1_ALL_LABELS}"] = float(
+                    f1_score(truth, predicted, labels=np.arange(count), average="macro", zero_division=0)
+                )
         if not is_single:
-            for measure in ("accuracy", "f1"):
+            for measure in ("accuracy", "f1", *([F1_ALL_LABELS] if lacks_labels else [])):
                 values[f"avg_{measure}"] = float(
                     np.mean([values[f"{task}_{measure}"] for task in self.classes])
                 )
         return values
 
-    def confusions(self) -> dict[str, NDArray[np.int64]]:
-        return {
-            task: confusion_matrix(self.truth[task], self.predicted[task], labels=np.arange(count))
-            for task, count in self.classes.items()
-        }
+    def answers(self) -> dict[str, Answers]:
+        return {task: (self.truth[task], self.predicted[task]) for task in self.classes}
 
 
 class Classification:

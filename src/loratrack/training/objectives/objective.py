@@ -21,6 +21,10 @@ from loratrack.model.probe import Probe
 from loratrack.training.member import Member, Rows
 
 Split = Literal["validation", "test"]
+Answers = tuple[NDArray[np.int64], NDArray[np.int64]]
+"""The local id of the true and of the predicted label of each row.
+
+A confusion matrix would take the square of the labels: 800 MB for 10,000."""
 
 
 class Splits(Protocol):
@@ -55,8 +59,8 @@ class Evaluation(Protocol):
     def scores(self) -> dict[str, float]:
         """By their names in MLflow; which way each is better stands in `loratrack.metrics`."""
 
-    def confusions(self) -> dict[str, NDArray[np.int64]]:
-        """For each task a matrix: rows are the true labels, columns the predicted ones. May be empty."""
+    def answers(self) -> dict[str, Answers]:
+        """For each task what is compared in a confusion matrix. May be empty."""
 
 
 class Objective(Protocol):

@@ -1,0 +1,25 @@
+"""`loratrack register RUN`: a version for a run that has none."""
+
+from __future__ import annotations
+
+import argparse
+
+from loratrack.cli.commands import EXIT_CODES, Commands
+from loratrack.cli.screen import console
+
+
+def add_to(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "register", help="make a run's model a version of a registered model", epilog=EXIT_CODES
+    )
+    parser.add_argument("run", metavar="RUN|EXP", help="a run's id or the start of it, or an exp_id")
+    parser.add_argument("--name", help="the registered model; default: the name of the run's project")
+    parser.set_defaults(command=command)
+
+
+def command(arguments: argparse.Namespace) -> int:
+    from loratrack.experiments.registration import register
+
+    version = register(arguments.run, arguments.name)
+    console().print(f"model        models:/{version}")
+    return 0
