@@ -71,6 +71,7 @@ def words_of_every_command(hostile: Any, folder: Path) -> list[list[str]]:
         ["history", "tiny", "--json"],
         ["history", HOSTILE],
         ["history", "[red]m"],
+        ["register", HOSTILE],
         ["registry", "reconcile"],
         ["registry", "reconcile", HOSTILE],
         ["registry", "delete", HOSTILE, "1"],
