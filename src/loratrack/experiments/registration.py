@@ -39,5 +39,5 @@ def register(run: str, name: str | None = None) -> str:
             )
         scores = {metric: value for metric, value in stored.data.metrics.items() if metric.startswith(SCORES)}
         tags = version_tags(stored.data.tags.get("exp_id", ""), scores)
-        number = registration.register(connect(), stored.info.run_id, name, secrets.scrub(tags))
+        number = registration.register(connect(), stored.info.run_id, name, secrets.scrub_values(tags))
     return f"{name}/{number}"

@@ -147,7 +147,7 @@ class RunWriter:
 
         `registration.registered` knows the number then. Asking twice makes one version.
         """
-        self._outbox.add(run_id or self.run_id, "version", {"name": name, "tags": secrets.scrub(tags)})
+        self._outbox.add(run_id or self.run_id, "version", {"name": name, "tags": secrets.scrub_values(tags)})
 
     def log_dataset(self, name: str, source: str, sha256: str, context: str, num_rows: int) -> None:
         """A file that the run reads; `context` says what for: training, validation or test."""
