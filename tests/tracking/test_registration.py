@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ from mlflow import MlflowClient
 
 from loratrack.errors import StoreError
 from loratrack.store.place import store_folder, store_name
+from loratrack.tracking.outbox import Outbox
 from loratrack.tracking.registration import register, registered
 from loratrack.tracking.shipper import sync
 from loratrack.tracking.writer import RunWriter
@@ -46,6 +48,7 @@ def test_a_run_becomes_one_version_however_often_it_is_registered(client: Mlflow
 REGISTER_ALL = """
 import sys
 from loratrack.store.client import connect
+from loratrack.tracking.outbox import Outbox
 from loratrack.tracking.registration import register
 for run_id in sys.argv[1:]:
     register(connect(), run_id, "clinc", {})
@@ -82,6 +85,9 @@ def test_a_version_that_is_asked_for_waits_for_its_files(client: MlflowClient, t
     run.ask_version("clinc", {"exp_id": "exp_v1"})
     assert not run.finish("FINISHED", wait_seconds=1)
     assert client.search_model_versions("name = 'clinc'") == []
+    with closing(Outbox(store_folder(), store_name())) as outbox:
+        reasons = [reason for _, reason in outbox.reasons("waiting")]
+    assert "the model's own files are waiting" in reasons
     home.unlink()
     sync(store_folder(), store_name(), client)
     assert registered(run.run_id, "clinc") == 1
