@@ -116,8 +116,13 @@ def project_command(words: list[str]) -> list[str]:
 
 
 def commands(name: str) -> list[list[str]]:
-    """All that README shows of `loratrack NAME`, also by way of `mlflow run`, in its order."""
-    ours = [project_command(words[2:]) if words[:2] == ["mlflow", "run"] else words[1:] for words in WORDS]
+    """All that README shows of `loratrack NAME`, also by way of `mlflow run .`, in its order.
+
+    `mlflow run` from another folder is run in tests/end_to_end/test_projects.py.
+    """
+    ours = [
+        project_command(words[2:]) if words[:3] == ["mlflow", "run", "."] else words[1:] for words in WORDS
+    ]
     return [words for words in ours if words[:1] == [name]]
 
 
