@@ -120,8 +120,11 @@ def commands(name: str) -> list[list[str]]:
 
     `mlflow run` from another folder is run in tests/end_to_end/test_projects.py.
     """
+    through_mlflow = ["mlflow", "run", "."]
     ours = [
-        project_command(words[2:]) if words[:3] == ["mlflow", "run", "."] else words[1:] for words in WORDS
+        project_command(words[2:]) if words[:3] == through_mlflow else words[1:]
+        for words in WORDS
+        if words[:3] == through_mlflow or words[0] == "loratrack"
     ]
     return [words for words in ours if words[:1] == [name]]
 
