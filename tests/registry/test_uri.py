@@ -174,3 +174,10 @@ def test_a_store_that_does_not_answer_is_told(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(StoreError, match="the tracking store must answer, got") as caught:
         uri.fetch("models:/intents/1")
     assert "hidden" not in str(caught.value)
+
+
+def test_links_that_lead_in_a_circle_are_no_model(tmp_path: Path) -> None:
+    (tmp_path / "MLmodel").write_text(yaml.safe_dump(MODEL))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "bundle").symlink_to("bundle")
+    assert fault(str(tmp_path)).startswith(f"{tmp_path / 'MLmodel'}: data must lie inside the model")

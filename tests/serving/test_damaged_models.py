@@ -264,6 +264,7 @@ def with_tensors(change: Callable[[torch.Tensor], torch.Tensor]) -> Damage:
         ("../base/config.json", with_settings(num_hidden_layers=10**9), "must be at most 1,000, got 1,0"),
         ("../base/config.json", with_settings(num_labels=10**9), "num_labels must be at most 1,000,000"),
         ("../base/config.json", with_settings(pad_token_id=9999), "the network cannot be loaded"),
+        ("../base/config.json", with_settings(output_hidden_states="a"), "the network cannot be loaded"),
         ("../base/tokenizer_config.json", lambda content: b"[]", "tokenizer_config.json is not a JSON"),
         ("../base/tokenizer_config.json", with_settings(tokenizer_class=5), "the tokenizer cannot be"),
         ("../base/vocab.txt", lambda content: b"", "the tokenizer cannot be loaded"),

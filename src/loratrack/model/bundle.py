@@ -51,7 +51,8 @@ def build_network(base: Base, config: RunConfig, precision: str | None = None) -
     dtype = compute_dtype(precision or config.train.precision, device)  # type: ignore[arg-type]
     encoder = bases.load_encoder(base, dtype=dtype if config.model.use_lora else torch.float32)
     encoder.name_or_path = base.loadable_name
-    return Network(encoder, config.model.pooling, device, use_lora=config.model.use_lora, dtype=dtype)
+    with bases.load_faults(base.folder, "the network"):  # its first pass shows what its config asks for
+        return Network(encoder, config.model.pooling, device, use_lora=config.model.use_lora, dtype=dtype)
 
 
 def save(

@@ -215,7 +215,11 @@ def _bundle(folder: Path) -> Path:
     if loader != LOADER:
         raise UserError(f"{folder}: must be a model that loratrack saved, got one of another kind")
     inside = folder / str(data)
-    if not inside.resolve().is_relative_to(folder.resolve()):
+    try:
+        is_inside = inside.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # links that lead in a circle
+        is_inside = False
+    if not is_inside:
         raise UserError(f"{file}: data must lie inside the model, got {data!r}; restore the run's artifacts")
     return inside
 
