@@ -102,3 +102,8 @@ def test_a_fault_shows_what_was_typed() -> None:
 def test_a_value_that_is_written_like_our_own_mark_is_no_margin() -> None:
     with pytest.raises(UserError, match=r"must be like avg_f1>=0\.93"):
         judge("avg_f1 =x", CANDIDATE, CHAMPION)
+
+
+def test_a_condition_has_an_end() -> None:
+    with pytest.raises(UserError, match="--if: must have at most 1,000 characters, got 100,004"):
+        judge(f"f1>0{' ' * 100_000}", {"f1": 0.5}, None)

@@ -181,3 +181,26 @@ def test_links_that_lead_in_a_circle_are_no_model(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "bundle").symlink_to("bundle")
     assert fault(str(tmp_path)).startswith(f"{tmp_path / 'MLmodel'}: data must lie inside the model")
+
+
+@pytest.mark.parametrize("key", ["code", "model_code_path"])
+def test_a_model_that_brings_code_for_mlflow_is_refused(tmp_path: Path, key: str) -> None:
+    """MLflow puts that folder before all others when it loads the champion: a `peft.py` in it would run."""
+    flavor = {**MODEL["flavors"]["python_function"], key: "code"}
+    (tmp_path / "MLmodel").write_text(yaml.safe_dump({"flavors": {"python_function": flavor}}))
+    (tmp_path / "data" / "bundle").mkdir(parents=True)
+    assert fault(str(tmp_path)) == (
+        f"{tmp_path / 'MLmodel'}: must not bring code, got {key};"
+        " it would run wherever MLflow loads this model"
+    )
+
+
+def test_files_out_of_reach_are_one_message(client: MlflowClient) -> None:
+    """Without its library, an address, or the right to read."""
+    client.create_registered_model("far")
+    client.create_model_version("far", "gs://no-such-bucket/model")
+    assert fault("models:/far/1").startswith(
+        "gs://no-such-bucket/model: the files must be within reach, got "
+    )
+    assert "no such version" in fault(f"models:/far/{'9' * 18}")
+    assert "must be a number or one of" in fault(f"models:/far/{'9' * 5000}")

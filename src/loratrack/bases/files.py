@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,10 @@ TOKENIZER = (
     "chat_template.jinja",
 )
 CODE = ("*.py",)
-LIMITS = {r"(layers?|groups|blocks)$": 1000, r"^num_labels$": 1_000_000}
-"""Numbers in config.json that transformers would build for hours with, before it saw a weight."""
+LIMITS = {r"(layers?|groups?|blocks?|group_num|per_block|depths?)$": 1000, r"^num_labels$": 1_000_000}
+"""Numbers in config.json, at any depth, that transformers would build for hours with."""
+MAX_LIST = 1000
+"""Of one entry for each layer; lists of names of labels are mappings."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 
 
@@ -80,9 +82,9 @@ def config_faults(file: Path, trust: Trust) -> list[str]:
         return [f"{CONFIG} is not a JSON mapping: {error}"]
     if faults := [
         f"{CONFIG}: {name} must be at most {limit:,}, got {value:,}"
-        for name, value in config.items()
+        for name, value in _numbers(config)
         for pattern, limit in LIMITS.items()
-        if re.search(pattern, name) and isinstance(value, int) and value > limit
+        if re.search(pattern, name) and value > limit
     ]:
         return faults
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES as KNOWN
@@ -96,6 +98,20 @@ def config_faults(file: Path, trust: Trust) -> list[str]:
         ]
     hint = did_you_mean(str(kind), KNOWN)
     return [f"{CONFIG}: model_type must be an architecture that transformers knows, got {kind!r}{hint}"]
+
+
+def _numbers(content: Any, name: str = "") -> Iterator[tuple[str, int]]:
+    """Each integer with the name it stands under; a long list counts as a number of layers."""
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield from _numbers(value, str(key))
+    elif isinstance(content, list):
+        if len(content) > MAX_LIST:
+            yield f"length of {name}, layers", len(content)
+        for value in content[:MAX_LIST]:
+            yield from _numbers(value, name)
+    elif isinstance(content, int):
+        yield name, content
 
 
 def code_named(folder: Path) -> list[str]:

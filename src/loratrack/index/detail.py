@@ -14,7 +14,7 @@ from loratrack.index.search import parents, summaries
 from loratrack.index.tables import Dataset, Tables
 from loratrack.metrics import SCORE
 from loratrack.places import ENVIRONMENT, NOTICES
-from loratrack.store.client import RUN_ID_PREFIX, answering, connect
+from loratrack.store.client import RUN_ID_PREFIX, answering, connect, fetching
 from loratrack.store.place import store_name
 from loratrack.store.relocation import here
 
@@ -101,7 +101,7 @@ def detail(tables: Tables, text: str) -> Detail:
         tuple(tables.datasets(summary.run_id)),
         uri,
         tuple(files.names()),
-        None if environment is None else json.loads(environment),
+        _mapping(environment),
         tuple((files.text(NOTICES) or "").splitlines()),
     )
 
@@ -117,7 +117,7 @@ class _LocalFiles:
 
     def text(self, name: str) -> str | None:
         file = self.folder / name
-        return file.read_text("utf-8") if file.is_file() else None
+        return file.read_text("utf-8", "replace") if file.is_file() else None
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class _StoredFiles:
     uri: str
 
     def names(self) -> list[str]:
-        with answering():
+        with answering(), fetching(self.uri):
             files = connect().list_artifacts(self.run_id)
         return sorted(f"{file.path}/" if file.is_dir else file.path for file in files)
 
@@ -137,8 +137,17 @@ class _StoredFiles:
 
         if name not in self.names():
             return None
-        with answering():
+        with answering(), fetching(self.uri):
             return str(load_text(f"{self.uri}/{name}"))
+
+
+def _mapping(text: str | None) -> dict[str, object] | None:
+    """What `env_info.json` holds; None where it holds something else, as a damaged one does."""
+    try:
+        content = json.loads(text or "")
+    except (ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) else None
 
 
 def tasks(names: Sequence[str]) -> dict[str, str]:

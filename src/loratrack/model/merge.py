@@ -12,6 +12,7 @@ import hashlib
 import json
 import shutil
 import warnings
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,24 @@ from transformers import PreTrainedModel
 from loratrack import manifest as manifests
 from loratrack.bases import base as bases
 from loratrack.bases.base import Base, quiet
-from loratrack.bases.files import ADAPTER_CONFIG, code_files, tokenizer_files, tokenizer_sha256
+from loratrack.bases.files import (
+    ADAPTER_CONFIG,
+    CONFIG,
+    code_files,
+    config_faults,
+    tokenizer_files,
+    tokenizer_sha256,
+)
 from loratrack.bases.trust import Trust, covers, refusal
 from loratrack.config import files
 from loratrack.disk import whole_folder
 from loratrack.errors import UserError
 from loratrack.model import bundle, weights
 from loratrack.places import ADAPTER, CONFIG_COPY, FULL, cache_folder
+
+_under_way: ContextVar[frozenset[Path]] = ContextVar(
+    "models whose base is being looked for", default=frozenset()
+)
 
 
 def merged_base(folder: Path, name: str, trust: Trust) -> Base:
@@ -46,7 +58,13 @@ def merged_base(folder: Path, name: str, trust: Trust) -> Base:
     key = hashlib.sha256(json.dumps([recorded.sha256, parts], sort_keys=True).encode()).hexdigest()
     if recorded.runs_code and not covers(trust, key):
         raise UserError(f"{name}: was trained with code of its base; {refusal(trust, recorded.name, key)}")
-    origin = bundle.base_of(folder, recorded, frozenset({recorded.sha256}))
+    if folder in _under_way.get():
+        raise UserError(f"{name}: its base is the model itself, by way of {recorded.name}")
+    token = _under_way.set(_under_way.get() | {folder})
+    try:
+        origin = bundle.base_of(folder, recorded, frozenset({recorded.sha256}))
+    finally:
+        _under_way.reset(token)
     target = cache_folder() / "bases" / key
     if not target.is_dir():
         with whole_folder(target) as draft:
@@ -57,6 +75,11 @@ def merged_base(folder: Path, name: str, trust: Trust) -> Base:
                 with quiet():
                     merged.save_pretrained(draft)
             else:
+                faults = config_faults(folder / top / CONFIG, trust=recorded.runs_code)
+                if (folder / top / ADAPTER_CONFIG).exists():
+                    faults.append(f"{ADAPTER_CONFIG} must not lie beside {CONFIG}")
+                if faults:
+                    raise UserError(f"{folder / top}: {'; '.join(faults)}")
                 shutil.copytree(folder / top, draft, dirs_exist_ok=True)
             code = code_files(origin.folder) if origin.runs_code else []
             for file in [*tokenizer_files(origin.folder), *code]:

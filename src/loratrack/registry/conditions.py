@@ -25,6 +25,7 @@ BESIDE_CHAMPION = re.compile(
     r"\s(?P<words>\s*(?P<how>not\s+worse|better)\s+than\s+champion\b(\s+by\b\s*(?P<by>[^\s()]*))?)",
     re.IGNORECASE,
 )
+MAX_CHARACTERS = 1000
 ROUNDING = 1e-12
 """0.93 - 0.005 is not 0.925 in floats."""
 ORDERS: dict[str, Callable[[float, float], bool]] = {
@@ -48,6 +49,8 @@ def judge(text: str, candidate: Metrics, champion: Metrics | None) -> Verdict:
 
     A mistake in the condition, or a metric that a run lacks, is a UserError.
     """
+    if len(text) > MAX_CHARACTERS:
+        raise UserError(f"--if: must have at most {MAX_CHARACTERS:,} characters, got {len(text):,}")
     margins: dict[int, Margin] = {}
     """By the place of the value that takes the place of the words, which the parser does not know."""
 

@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from loratrack.errors import RefusedError, UserError, did_you_mean
 from loratrack.registry import versions
-from loratrack.registry.uri import MODELS
+from loratrack.registry.uri import MAX_VERSION_DIGITS, MODELS
 from loratrack.store.client import (
     EVENTS_EXPERIMENT,
     MISSING,
@@ -20,6 +20,7 @@ from loratrack.store.client import (
     Run,
     answering,
     connect,
+    fetching,
     pages,
     quoted,
     use_short_requests,
@@ -57,7 +58,7 @@ def version_of(text: str, model: str | None = None) -> Candidate:
         name, mark, number = text.removeprefix(MODELS).rpartition("@" if "@" in text else "/")
         if mark and not number.isdecimal():
             return _numbered(client, name, _at_alias(client, name, number))
-        if number.isdecimal() and (mark or len(number) < 32):
+        if number.isdecimal() and len(number) <= MAX_VERSION_DIGITS:
             return _numbered(client, name or _only_model(client, model, text), int(number))
         matches = list(_versions(client, _filter(model, f"tags.exp_id = {quoted(text)}")))
         if matches:
@@ -197,7 +198,8 @@ def has_files(candidate: Candidate) -> bool:
 
     with answering():
         uri = versions.Model(connect(), candidate.model).source(candidate.version)
-        return bool(list_artifacts(artifact_uri=uri, tracking_uri=tracking_uri()))
+        with fetching(uri):
+            return bool(list_artifacts(artifact_uri=uri, tracking_uri=tracking_uri()))
 
 
 def model_with_champion() -> str:

@@ -21,6 +21,7 @@ from loratrack.store.client import (
     RegisteredModel,
     answering,
     connect,
+    fetching,
     names_of_files,
     quoted,
     use_short_requests,
@@ -30,6 +31,9 @@ from loratrack.store.relocation import here
 
 MODELS, RUNS = "models:/", "runs:/"
 LOADER = "loratrack.serving.pyfunc"
+CODE_KEYS = {"code", "model_code_path"}
+"""What names Python files in a MLmodel."""
+MAX_VERSION_DIGITS = 18
 PRODUCTION, STAGING, ARCHIVED = "Production", "Staging", "Archived"
 STAGES = (PRODUCTION, STAGING, ARCHIVED)
 FORMS = "models:/NAME@alias, models:/NAME/3, models:/NAME/Production, runs:/RUN_ID, or a folder"
@@ -84,7 +88,7 @@ def _version(client: Client, model: str) -> tuple[str, int]:
     """The name and number that `models:/NAME@alias`, `models:/NAME/3` or `models:/NAME/Stage` mean."""
     name, mark, place = _parts(model.removeprefix(MODELS))
     known = _known(client, name)
-    if mark == "/" and place.isdecimal():
+    if mark == "/" and place.isdecimal() and len(place) <= MAX_VERSION_DIGITS:
         _refuse_unknown_version(client, name, int(place))
         return name, int(place)
     if mark == "/":
@@ -186,7 +190,8 @@ def _local(uri: str, owner: str) -> Path:
         return folder
     target = tempfile.mkdtemp(prefix="loratrack-model-")
     atexit.register(shutil.rmtree, target, ignore_errors=True)
-    return Path(download_artifacts(artifact_uri=uri, dst_path=target, tracking_uri=tracking_uri()))
+    with fetching(uri):
+        return Path(download_artifacts(artifact_uri=uri, dst_path=target, tracking_uri=tracking_uri()))
 
 
 def _bundle(folder: Path) -> Path:
@@ -199,6 +204,7 @@ def _bundle(folder: Path) -> Path:
             "python_function", {}
         )
         loader, data = flavor.get("loader_module"), flavor.get("data", "")
+        brings_code = sorted(key for key in CODE_KEYS if flavor.get(key) not in (None, "null", "~", ""))
     except (
         OSError,
         ValueError,
@@ -214,6 +220,11 @@ def _bundle(folder: Path) -> Path:
         ) from None
     if loader != LOADER:
         raise UserError(f"{folder}: must be a model that loratrack saved, got one of another kind")
+    if brings_code:  # MLflow would import it; what we save has none
+        raise UserError(
+            f"{file}: must not bring code, got {', '.join(brings_code)}; it would run wherever MLflow loads"
+            " this model"
+        )
     inside = folder / str(data)
     try:
         is_inside = inside.resolve().is_relative_to(folder.resolve())

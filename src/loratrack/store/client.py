@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Protocol, TypeVar
 from urllib.parse import quote
 
-from loratrack.errors import StoreError
+from loratrack.errors import StoreError, UserError
 from loratrack.places import ARTIFACTS
 from loratrack.store.place import database_file, store_folder, store_name, tracking_uri
 from loratrack.store.relocation import here
@@ -307,7 +307,8 @@ def names_of_files(run: Run, folder: str = "") -> list[str]:
     from mlflow.artifacts import list_artifacts
 
     uri = f"{here(run.info.artifact_uri)}/{folder}".rstrip("/")
-    files = list_artifacts(artifact_uri=uri, tracking_uri=tracking_uri())
+    with fetching(uri):
+        files = list_artifacts(artifact_uri=uri, tracking_uri=tracking_uri())
     return [PurePosixPath(file.path).name for file in files]
 
 
@@ -327,6 +328,23 @@ def answering() -> Iterator[None]:
         fault = fault_text(error)
         raise StoreError(
             f"{store_name()}: the tracking store must answer, got: {fault}; {remedy_for(fault)}"
+        ) from error
+
+
+@contextmanager
+def fetching(uri: str) -> Iterator[None]:
+    """What the library behind a bucket or another place of files raises becomes a StoreError."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, UserError):
+        raise
+    except Exception as error:
+        fault = scrub_text((str(error).splitlines() or [""])[0])
+        raise StoreError(
+            f"{scrub_text(uri)}: the files must be within reach, got {type(error).__name__}: {fault};"
+            " see that the address is right, its library installed, and that you have the right to read it"
         ) from error
 
 

@@ -11,7 +11,7 @@ from loratrack import manifest
 from loratrack.disk import draft_of
 from loratrack.errors import RefusedError, UserError
 from loratrack.places import BUNDLE
-from loratrack.store.client import answering, names_of_files
+from loratrack.store.client import answering, fetching, names_of_files
 from loratrack.store.place import tracking_uri
 from loratrack.store.relocation import here
 
@@ -20,7 +20,7 @@ def fetch(run: Any, names: Sequence[str], folder: Path) -> dict[str, Path]:
     """Those of the files that the run has kept, copied to `folder`."""
     from mlflow.artifacts import download_artifacts
 
-    with answering():
+    with answering(), fetching(run.info.artifact_uri):
         names_there = names_of_files(run)
         return {
             name: Path(
@@ -47,7 +47,7 @@ def restore(run: Any, out: Path) -> list[str]:
     draft = draft_of(out.absolute())
     draft.mkdir(parents=True)
     try:
-        with answering():
+        with answering(), fetching(run.info.artifact_uri):
             if not names_of_files(run):
                 raise RefusedError(f"run {run.info.run_id} ({run.info.status}): has kept no files")
             download_artifacts(

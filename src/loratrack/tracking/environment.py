@@ -13,7 +13,7 @@ from typing import Any
 
 import psutil
 
-from loratrack.store.secrets import scrub
+from loratrack.store.secrets import scrub, scrub_text
 
 GIT_TIMEOUT_SECONDS = 30
 MAX_DIFF_CHARACTERS = 1_000_000
@@ -70,7 +70,7 @@ def git() -> dict[str, Any] | None:
     commit = _git("rev-parse", "HEAD")
     if commit is None:
         return None
-    diff = _git("diff", "HEAD") or ""
+    diff = scrub_text(_git("diff", "HEAD") or "")  # before it is cut: half a secret has no format
     status = _git("status", "--porcelain") or ""
     return {
         "commit": commit,
