@@ -133,12 +133,15 @@ def _draw(prepared: Prepared, member: Member, outcome: Outcome | None, log: Writ
     answers = {} if outcome is None else outcome.answers
     try:
         folder.mkdir()
-        curves.draw(
+        notice = curves.draw(
             folder / PLOTS,
             dict(enumerate(member.history, start=1)),
             {task: (labels[task], *pair) for task, pair in answers.items()},
             best_epoch=member.best.epoch if member.best else None,
         )
+        if notice is not None:
+            log.notice(f"{PLOTS}: {notice}")
+            disk.write_text(folder / NOTICES, notices(log))
         log.writer.hand_over(folder)
     except Exception as error:  # noqa: BLE001  whatever is wrong with a picture, the run stands
         log.notice(
