@@ -1,4 +1,4 @@
-"""The pictures of a run: loss and metrics by epoch, one confusion matrix for each task."""
+"""The pictures of a run: loss and metrics by epoch, and for each task what is taken for what."""
 
 from __future__ import annotations
 
