@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from loratrack.mlflow_plugin import CONDA_STAND_IN, conda_settings, defaults
+from loratrack.mlflow_plugin import CONDA_STAND_IN, conda_settings, defaults, is_mlflow_run
 from loratrack.store.place import tracking_uri
 
 PROJECT = Path("/home/anna/lora")
@@ -69,6 +69,23 @@ def test_mlflow_ui_opens_the_users_database() -> None:
 def test_with_a_tracking_server_no_local_store_is_named() -> None:
     environment = {"MLFLOW_TRACKING_URI": "https://mlflow.example.org"}
     assert defaults(PROJECT, environment) == {"MLFLOW_DISABLE_TELEMETRY": "true"}
+
+
+@pytest.mark.parametrize(
+    ("words", "is_it"),
+    [
+        (["/usr/bin/mlflow", "run", "."], True),
+        (["/site-packages/mlflow/__main__.py", "run", "."], True),
+        (["/usr/bin/mlflow", "ui"], False),
+        (["/usr/bin/loratrack", "run", "a.yaml"], False),
+        (["/site-packages/loratrack/__main__.py", "run", "a.yaml"], False),
+    ],
+)
+def test_mlflow_run_is_known_by_its_words(
+    words: list[str], is_it: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", words)
+    assert is_mlflow_run() == is_it
 
 
 def test_the_stand_in_is_for_machines_without_conda() -> None:

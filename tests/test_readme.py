@@ -116,8 +116,16 @@ def project_command(words: list[str]) -> list[str]:
 
 
 def commands(name: str) -> list[list[str]]:
-    """All that README shows of `loratrack NAME`, also by way of `mlflow run`, in its order."""
-    ours = [project_command(words[2:]) if words[:2] == ["mlflow", "run"] else words[1:] for words in WORDS]
+    """All that README shows of `loratrack NAME`, also by way of `mlflow run .`, in its order.
+
+    `mlflow run` from another folder is run in tests/end_to_end/test_projects.py.
+    """
+    through_mlflow = ["mlflow", "run", "."]
+    ours = [
+        project_command(words[2:]) if words[:3] == through_mlflow else words[1:]
+        for words in WORDS
+        if words[:3] == through_mlflow or words[0] == "loratrack"
+    ]
     return [words for words in ours if words[:1] == [name]]
 
 

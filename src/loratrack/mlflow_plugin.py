@@ -43,7 +43,9 @@ def conda_settings(environment: Mapping[str, str]) -> dict[str, str]:
 
 def is_mlflow_run() -> bool:
     """Whether this process is `mlflow run`, which makes a run and starts another process that fills it."""
-    return Path(sys.argv[0]).stem in ("mlflow", "__main__") and sys.argv[1:2] == ["run"]
+    program = Path(sys.argv[0])
+    is_mlflow = program.stem == "mlflow" or program.parts[-2:] == ("mlflow", "__main__.py")
+    return is_mlflow and sys.argv[1:2] == ["run"]
 
 
 def _has_conda(environment: Mapping[str, str]) -> bool:

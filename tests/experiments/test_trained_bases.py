@@ -14,6 +14,8 @@ from tests.bundles import CodedBase
 
 import loratrack as lt
 from loratrack.bases import base as bases
+from loratrack.disk import sha256_of
+from loratrack.model.merge import merged_base
 from loratrack.store.client import connect
 
 
@@ -99,6 +101,31 @@ def test_a_changed_adapter_is_refused(first: lt.Training) -> None:
     file.write_text(json.dumps(content), "utf-8")
     with pytest.raises(lt.UserError, match="changed since the model was saved"):
         bases.resolve(f"models:/{damaged.version}")
+
+
+def test_a_foreign_adapter_config_asks_for_nothing_but_names(first: lt.Training, tmp_path: Path) -> None:
+    """A pattern that never ends, another method of PEFT, a rank of a billion: who seals may write it."""
+    assert first.folder is not None
+    folder = tmp_path / "model"
+    shutil.copytree(first.folder / "pyfunc" / "data" / "artifacts", folder)
+    merged = merged_base(folder, "the model", trust=False)
+    file = folder / "lora_adapter" / "adapter_config.json"
+    plain = json.loads(file.read_text("utf-8"))
+
+    def sealed_with(**changes: Any) -> None:
+        file.write_text(json.dumps({**plain, **changes}), "utf-8")
+        manifest = json.loads((folder / "bundle.json").read_text("utf-8"))
+        manifest["files"]["lora_adapter/adapter_config.json"] = sha256_of(file)
+        (folder / "bundle.json").write_text(json.dumps(manifest), "utf-8")
+
+    sealed_with(rank_pattern={"(([a-z.0-9])*)*!": 3}, r=10**9, use_dora=True, bias="all")
+    again = merged_base(folder, "the model", trust=False)
+    weights = [sha256_of(base.folder / "model.safetensors") for base in (merged, again)]
+    assert again.folder != merged.folder
+    assert weights[0] == weights[1]
+    sealed_with(target_modules="(([a-z.0-9])*)*!")
+    with pytest.raises(lt.UserError, match="target_modules must be a list of names, got str"):
+        merged_base(folder, "the model", trust=False)
 
 
 @pytest.mark.parametrize("use_lora", [True, False])

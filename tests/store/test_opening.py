@@ -15,6 +15,7 @@ from loratrack.errors import StoreError
 from loratrack.store import opening
 from loratrack.store.client import connect, ensure_experiment
 from loratrack.store.place import database_file, store_folder, tracking_uri
+from loratrack.store.process import is_dead, own_tags
 
 START_A_RUN = """
 import os, sys
@@ -210,3 +211,12 @@ def test_a_disk_without_room_for_the_database_is_told(tmp_path: Path) -> None:
     assert process.stdout.startswith(f"{file}: the tracking store must be made here, got 'di"), process.stderr
     assert process.stdout.endswith("free some space, or set MLFLOW_TRACKING_URI to another place\n")
     assert [path.name for path in file.parent.iterdir()] == [".mlflow.db.lock"]
+
+
+def test_a_run_of_mlflow_run_says_whose_it_is_from_the_start(client: Any) -> None:
+    """Killed in the seconds between, it must not stay RUNNING for ever."""
+    store = opening.open_tracking_store(tracking_uri(), is_mlflow_run=True)
+    run = store.create_run("0", "anna", 0, [], "crawling-midge-522")
+    tags = client.get_run(run.info.run_id).data.tags
+    assert {name: tags[name] for name in own_tags()} == own_tags()
+    assert is_dead(run.info.run_id, tags) is False

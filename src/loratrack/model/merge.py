@@ -13,19 +13,22 @@ import json
 import shutil
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import LoraConfig, TaskType, get_peft_model
+from transformers import PreTrainedModel
 
 from loratrack import manifest as manifests
 from loratrack.bases import base as bases
 from loratrack.bases.base import Base, quiet
-from loratrack.bases.files import code_files, tokenizer_files, tokenizer_sha256
+from loratrack.bases.files import ADAPTER_CONFIG, code_files, tokenizer_files, tokenizer_sha256
 from loratrack.bases.trust import Trust, covers, refusal
+from loratrack.config import files
 from loratrack.disk import whole_folder
 from loratrack.errors import UserError
-from loratrack.model import bundle
-from loratrack.places import ADAPTER, FULL, cache_folder
+from loratrack.model import bundle, weights
+from loratrack.places import ADAPTER, CONFIG_COPY, FULL, cache_folder
 
 
 def merged_base(folder: Path, name: str, trust: Trust) -> Base:
@@ -49,10 +52,8 @@ def merged_base(folder: Path, name: str, trust: Trust) -> Base:
         with whole_folder(target) as draft:
             if is_lora:
                 encoder = bases.load_encoder(origin, dtype=torch.float32)
-                with warnings.catch_warnings():  # PEFT asks transformers by a name that will go in v6
-                    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is dep", FutureWarning)
-                    with bases.load_faults(folder / top, "the adapter"):
-                        merged = PeftModel.from_pretrained(encoder, str(folder / top)).merge_and_unload()
+                with bases.load_faults(folder / top, "the adapter"):
+                    merged = _merged(encoder, folder)
                 with quiet():
                     merged.save_pretrained(draft)
             else:
@@ -62,3 +63,29 @@ def merged_base(folder: Path, name: str, trust: Trust) -> Base:
                 shutil.copy2(origin.folder / file, draft / file)
     note = f"its adapter merged into {origin.name}" if is_lora else "its whole network"
     return Base(name, target, "run", key, tokenizer_sha256(target), origin.runs_code, note)
+
+
+def _merged(encoder: PreTrainedModel, folder: Path) -> Any:
+    """The encoder with the adapter of a bundle in its weights.
+
+    The size of the adapter stands in the bundle's own config. Of PEFT's file, which may ask for any of PEFT's
+    methods, patterns and modules, only the names that our runs write are read.
+    """
+    lora = files.load(folder / CONFIG_COPY).model.lora
+    settings = json.loads((folder / ADAPTER / ADAPTER_CONFIG).read_text("utf-8"))
+    names = settings["target_modules"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"target_modules must be a list of names, got {type(names).__name__}")
+    config = LoraConfig(
+        task_type=TaskType.FEATURE_EXTRACTION,
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=names,
+        fan_in_fan_out=settings.get("fan_in_fan_out") is True,
+        bias="none",
+    )
+    with warnings.catch_warnings():  # PEFT asks transformers by a name that will go in v6
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is dep", FutureWarning)
+        model = get_peft_model(encoder, config)
+        weights.load_adapter(model, folder / ADAPTER)
+        return model.merge_and_unload()

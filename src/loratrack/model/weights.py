@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from peft import get_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -47,8 +47,7 @@ def save(network: Network, member: str, folder: Path) -> None:
 def load(network: Network, member: str, folder: Path) -> None:
     """The weights in `folder` into `member`; anything missing, extra or misshapen is refused."""
     if network.peft is not None:
-        path = folder / ADAPTER / ADAPTER_WEIGHTS
-        _copy(_read(path, network.device), get_peft_model_state_dict(network.peft, adapter_name=member), path)
+        load_adapter(network.peft, folder / ADAPTER, member)
     else:
         saved = bases.load_weights(folder / FULL, type(network.encoder), network.config, torch.float32)
         _check_numbers(saved.state_dict(), folder / FULL)
@@ -57,6 +56,13 @@ def load(network: Network, member: str, folder: Path) -> None:
     saved_heads = _read(folder / HEADS, network.device)
     _check(saved_heads, heads.by_task(), folder / HEADS)
     heads.load_by_task(saved_heads)
+
+
+def load_adapter(peft: PeftModel, folder: Path, name: str = "default") -> None:
+    """The adapter in `folder` into the one called `name`; anything missing, extra or misshapen is refused."""
+    path = folder / ADAPTER_WEIGHTS
+    own = get_peft_model_state_dict(peft, adapter_name=name)
+    _copy(_read(path, next(iter(own.values())).device), own, path)
 
 
 def _save_adapter(network: Network, member: str, folder: Path) -> None:
