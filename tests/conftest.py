@@ -215,3 +215,13 @@ def _write_base(folder: Path) -> None:
 def _session_folder() -> Iterator[None]:
     yield
     SESSION.cleanup()
+
+
+@pytest.fixture
+def no_cjk_fonts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that has no font beside those that come with matplotlib."""
+    from matplotlib import font_manager
+
+    manager = font_manager.fontManager
+    own = [font for font in manager.ttflist if font.name.startswith("DejaVu")]
+    monkeypatch.setattr(manager, "ttflist", own)

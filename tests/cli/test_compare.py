@@ -265,6 +265,20 @@ def test_runs_without_a_score_and_with_the_same_settings_are_drawn_too(many_runs
     assert Path("one.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_letters_that_no_font_has_are_told_beside_the_answer(
+    many_runs: None, no_cjk_fonts: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(sqlite3.connect(tmp_path / "many.db")) as database, database:
+        database.execute("UPDATE tags SET value = 'exp_한' WHERE key = 'exp_id' AND value = 'exp_5'")
+    command = ["compare", "--filter", "exp_id~exp_한", "--json", "--plot"]
+    assert main([*command, "one.png"]) == 0
+    output, errors = capsys.readouterr()
+    assert json.loads(output)["runs"][0]["exp_id"] == "exp_한"
+    assert errors.startswith("one.png: no font here has '한', drawn as □; ")
+    assert main([*command, "one.html"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_the_page_opens_in_a_browser(many_runs: None, tmp_path: Path) -> None:
     chromium = shutil.which("chromium")
     if chromium is None:

@@ -69,3 +69,23 @@ def test_a_picture_that_cannot_be_drawn_fails_no_run(
     assert message in (done.artifacts / "notices.txt").read_text("utf-8")
     assert (done.artifacts / "bundle.json").exists()
     assert not list((done.artifacts / "plots").glob("*"))
+
+
+def test_letters_that_no_font_has_are_told_in_the_run(
+    sample: Any, loratrack_run: Any, written: Callable[..., Path], no_cjk_fonts: None
+) -> None:
+    rows = [
+        f"{word} n{number} the note,{label}"
+        for number in range(8)
+        for word, label in (("calm", "한"), ("loud", "高"))
+    ]
+    (sample.folder / "korean.csv").write_text("\n".join(["text,label", *rows, ""]), "utf-8")
+    data = {"raw_data_path": "korean.csv", "test_path": None, "label_subset": "all"}
+    done = loratrack_run(
+        written("korean", task_type="single_cls", data=data, train={"epochs": 1}), "register=false"
+    )
+    assert done.exit_code == 0, done.errors
+    notice = "plots: no font here has '한', drawn as □; "
+    assert notice in done.errors + done.output
+    assert (done.artifacts / "notices.txt").read_text("utf-8").count(notice) == 1
+    assert (done.artifacts / "plots" / "confusion_label.png").exists()

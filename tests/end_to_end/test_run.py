@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import re
+import statistics
 import subprocess
 import sys
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -126,6 +128,7 @@ def test_a_run_leaves_every_artifact(dual: Any) -> None:
         "config_copy.yaml",
         "label_map.json",
         "metrics.json",
+        "class_scores.csv",
         "env_info.json",
         "data_report.json",
         "bundle.json",
@@ -182,6 +185,16 @@ def test_a_run_leaves_every_metric(dual: Any) -> None:
     client = MlflowClient()
     assert {name: steps(client, dual, name) for name in each_epoch} == {name: [1, 2] for name in each_epoch}
     assert {name: steps(client, dual, name) for name in once} == {name: [2] for name in once}
+
+
+def test_the_scores_of_the_labels_are_those_of_the_test_set(dual: Any, sample: Any) -> None:
+    with open(dual.artifacts / "class_scores.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    truth = Counter((task, row[task]) for row in rows_to_test(sample) for task in ("risk", "adopt"))
+    assert {(row["task"], row["label"]): int(row["rows"]) for row in rows if row["rows"] != "0"} == truth
+    for task in ("risk", "adopt"):
+        mean = statistics.mean(float(row["f1"]) for row in rows if row["task"] == task and row["rows"] != "0")
+        assert mean == pytest.approx(dual.run.data.metrics[f"test_{task}_f1"], abs=1e-5)
 
 
 def steps(client: MlflowClient, done: Any, metric: str) -> list[int]:

@@ -58,3 +58,20 @@ def test_a_sweep_without_trials_has_headings_alone() -> None:
     assert sweep.best_trials(summary) == [["trial", "value", "run"]]
     assert sweep.importances(summary) == [["setting"]]
     assert summary.evidence == "0 finished trials are too few to say what matters"
+
+
+def test_chinese_settings_are_letters_in_the_pictures(tmp_path: Path, no_cjk_fonts: None) -> None:
+    """Boxes in their place would make the pictures of both sweeps alike."""
+    pictures = []
+    for name, choices in {"a": ("数", "据"), "b": ("训", "练")}.items():
+        made = study(0)
+        for choice in choices * 2:
+            made.enqueue_trial({"path": choice})
+
+        def objective(trial: optuna.Trial, choices: tuple[str, ...] = choices) -> float:
+            return choices.index(trial.suggest_categorical("path", choices))
+
+        made.optimize(objective, n_trials=4)
+        sweep.draw(made, report(made), tmp_path / name)
+        pictures.append((tmp_path / name / "slices.png").read_bytes())
+    assert pictures[0] != pictures[1]

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from loratrack.cli.commands import Commands
-from loratrack.cli.screen import console, fitted_table, print_json
+from loratrack.cli.screen import complain, console, fitted_table, print_json
 
 NOTHING_FOUND = 1
 PICTURES = (".png", ".html")
@@ -86,7 +86,9 @@ def command(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None and result.runs:
         from loratrack.views import charts  # matplotlib takes a second
 
-        charts.draw(arguments.plot, result.runs, sort_by)
+        notice = charts.draw(arguments.plot, result.runs, sort_by)
+        if notice is not None:
+            complain(f"{arguments.plot}: {notice}")
     screen = console()
     if arguments.json:
         print_json(comparison.comparison(result, arguments.columns, is_diff=is_diff))

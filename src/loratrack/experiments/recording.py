@@ -19,7 +19,17 @@ from loratrack.config.schema import data_paths
 from loratrack.errors import StoreError
 from loratrack.experiments.hiding import storable
 from loratrack.model.bundle import MEMBER
-from loratrack.places import ARTIFACTS, BUNDLE, CONFIG_COPY, DATA_REPORT, ENVIRONMENT, NOTICES, PLOTS, PYFUNC
+from loratrack.places import (
+    ARTIFACTS,
+    BUNDLE,
+    CLASS_SCORES,
+    CONFIG_COPY,
+    DATA_REPORT,
+    ENVIRONMENT,
+    NOTICES,
+    PLOTS,
+    PYFUNC,
+)
 from loratrack.serving import pyfunc
 from loratrack.serving.classifier import check_reload
 from loratrack.store.place import store_folder
@@ -30,7 +40,7 @@ from loratrack.tracking.writer import RunWriter
 from loratrack.training import session
 from loratrack.training.member import Member
 from loratrack.training.session import Outcome, Prepared
-from loratrack.views import curves
+from loratrack.views import class_scores, curves
 
 
 class WriterLog:
@@ -119,26 +129,32 @@ def keep(
         raise AssertionError(f"{folder / CONFIG_COPY}: must load to the settings it was written from")
     if outcome is not None and with_weights:
         check_reload(folder, prepared.base.sha256, outcome.probe, outcome.probe.logits)
+    labels = {task.name: task.labels for task in prepared.dataset.label_map.tasks}
+    pairs = {} if outcome is None else outcome.answers
+    answers = {task: (labels[task], *pair) for task, pair in pairs.items()}
+    if answers:
+        class_scores.write(folder / CLASS_SCORES, answers)
     metrics = session.summary(member, outcome)
     log.writer.hand_over(folder)
     log.writer.log_metrics(metrics, step=len(member.history))
     if member.history:
-        _draw(prepared, member, outcome, log, work / "pictures")
+        _draw(member, answers, log, work / "pictures")
     return metrics
 
 
-def _draw(prepared: Prepared, member: Member, outcome: Outcome | None, log: WriterLog, folder: Path) -> None:
+def _draw(member: Member, answers: Mapping[str, curves.Answers], log: WriterLog, folder: Path) -> None:
     """The run's pictures. What the run is worth was handed over already, and no picture may fail it."""
-    labels = {task.name: task.labels for task in prepared.dataset.label_map.tasks}
-    answers = {} if outcome is None else outcome.answers
     try:
         folder.mkdir()
-        curves.draw(
+        notice = curves.draw(
             folder / PLOTS,
             dict(enumerate(member.history, start=1)),
-            {task: (labels[task], *pair) for task, pair in answers.items()},
+            answers,
             best_epoch=member.best.epoch if member.best else None,
         )
+        if notice is not None:
+            log.notice(f"{PLOTS}: {notice}")
+            disk.write_text(folder / NOTICES, notices(log))
         log.writer.hand_over(folder)
     except Exception as error:  # noqa: BLE001  whatever is wrong with a picture, the run stands
         log.notice(

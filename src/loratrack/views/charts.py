@@ -56,14 +56,22 @@ Drawable = Callable[[str], str]
 Colour = str | tuple[float, float, float, float]
 
 
-def draw(file: Path, runs: Sequence[StoredRun], sort_by: str | None) -> None:
-    """Write the picture of `runs`; the ending of `file`, .png or .html, says which kind."""
+def draw(file: Path, runs: Sequence[StoredRun], sort_by: str | None) -> str | None:
+    """Write the picture of `runs`; the ending of `file`, .png or .html, says which kind.
+
+    Gives a notice where characters cannot be drawn.
+    """
     metrics = columns.scores(runs)
     if sort_by is not None and any(run.best(sort_by) is not None for run in runs):
         metrics = list(dict.fromkeys([sort_by, *metrics]))
     settings = columns.differing_settings(runs)
     is_page = file.suffix.lower() == ".html"
-    write: Drawable = str if is_page else fonts.drawable  # a page has the fonts of whoever reads it
+    texts: list[str] = []
+
+    def write(text: str) -> str:
+        texts.append(text)
+        return text if is_page else fonts.drawable(text)  # a page has the fonts of whoever reads it
+
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcParams |= {
             "font.family": fonts.families(),
@@ -79,6 +87,7 @@ def draw(file: Path, runs: Sequence[StoredRun], sort_by: str | None) -> None:
         content = page(figure, runs, sort_by).encode() if is_page else _rendered(figure, "png")
     with disk.whole_file(file) as draft:
         draft.write_bytes(content)
+    return None if is_page else fonts.notice(texts)
 
 
 def bars(runs: Sequence[StoredRun], metrics: Sequence[str], write: Drawable) -> Figure:
@@ -90,7 +99,7 @@ def bars(runs: Sequence[StoredRun], metrics: Sequence[str], write: Drawable) -> 
         for row, run in enumerate(runs):
             value = run.best(metric)
             y = row - 0.4 + height * (index + 0.5)
-            [bar] = axes.barh(y, value or 0, height, color=COLOURS[index], label=metric)
+            [bar] = axes.barh(y, value or 0, height, color=COLOURS[index], label=write(metric))
             bar.set_gid(f"run-{row}-{index}")
             text = columns.NONE if value is None else f"{value:.4g}"
             axes.annotate(text, (value or 0, y), (4, 0), textcoords="offset points", va="center", fontsize=8)

@@ -1,4 +1,4 @@
-"""The pictures of a run: loss and metrics by epoch, one confusion matrix for each task."""
+"""The pictures of a run: loss and metrics by epoch, and for each task what is taken for what."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from loratrack.errors import counted
 from loratrack.views import fonts
 
 Metrics = Mapping[str, float]
@@ -29,10 +30,11 @@ MAX_NUMBERED_LABELS = 16
 MIN_LISTED_LABELS = 9
 """With at least this many labels, the most frequent confusions are listed beside the matrix."""
 NUM_LISTED = 20
-MAX_NAMED_LABELS = 200
-"""With more, the matrix has this many rows, and no names."""
-SIDE_WITHOUT_NAMES = 8.0
-"""Inches."""
+CONFUSIONS = "most frequent confusions (true → predicted)"
+MAX_MATRIX_LABELS = 30
+"""With more, the most frequent confusions are drawn as bars: nobody reads a grid of 150 rows on a page."""
+MIN_SCORE_RANGE = 0.1
+"""What an axis of scores spans at least, so that a difference of 0.0001 does not look like a leap."""
 
 
 def draw(
@@ -41,10 +43,11 @@ def draw(
     answers: Mapping[str, Answers],
     *,
     best_epoch: int | None,
-) -> None:
+) -> str | None:
     """Write `loss.png`, `<task>.png` and `confusion_<task>.png` into the folder.
 
-    `history` holds the metrics of each epoch, `answers` those of each task at the best epoch.
+    `history` holds the metrics of each epoch, `answers` those of each task at the best epoch. Gives a notice
+    where characters of the labels cannot be drawn.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context({"font.family": fonts.families(), "axes.unicode_minus": False}):
@@ -56,6 +59,7 @@ def draw(
             figures[f"confusion_{name}"] = confusion_figure(task, labels, truth, predicted)
         for name, figure in figures.items():
             figure.savefig(folder / f"{name}.png", dpi=DOTS_PER_INCH)
+    return fonts.notice(text for task, (labels, *_) in answers.items() for text in (task, *labels))
 
 
 def loss_figure(history: Mapping[int, Metrics], best_epoch: int | None) -> Figure:
@@ -72,7 +76,10 @@ def scores_figure(task: str, history: Mapping[int, Metrics], prefix: str, best_e
     figure, axes = _axes_by_epoch(_label(task), history, best_epoch)
     _curve(axes, history, f"{prefix}accuracy", "accuracy", "-")
     _curve(axes, history, f"{prefix}f1", "macro F1", "--")
-    axes.set_ylim(top=min(1.005, axes.get_ylim()[1]))
+    low, high = axes.get_ylim()
+    missing = max(0.0, MIN_SCORE_RANGE - (high - low))
+    top = min(1.005, high + missing / 2)
+    axes.set_ylim(min(low, top - MIN_SCORE_RANGE), top)
     _legend(axes)
     return figure
 
@@ -80,34 +87,71 @@ def scores_figure(task: str, history: Mapping[int, Metrics], prefix: str, best_e
 def confusion_figure(
     task: str, labels: Sequence[str], truth: NDArray[np.int64], predicted: NDArray[np.int64]
 ) -> Figure:
-    """A cell's colour is its share of the true label's examples, its root, so that single errors are seen.
-
-    More than MAX_NAMED_LABELS share that many rows and columns, without names: the picture grows no further.
-    All sizes are computed in inches beforehand: letting matplotlib fit a page around 150 labels would draw
-    each of them twice.
-    """
-    num_labels, size = len(labels), min(len(labels), MAX_NAMED_LABELS)
-    counts = np.zeros((size, size), dtype=np.int64)
-    np.add.at(counts, (truth * size // num_labels, predicted * size // num_labels), 1)
+    """A matrix of a few labels; of many, however many there are, the most frequent confusions as bars."""
     right, total = int((truth == predicted).sum()), len(truth)
     title = f"{_label(task)}: {right:,} of {total:,} right" + (f" ({right / total:.1%})" if total else "")
+    if len(labels) > MAX_MATRIX_LABELS:
+        return confusion_bars(title, labels, truth, predicted)
+    return confusion_matrix(title, labels, truth, predicted)
+
+
+def confusion_bars(
+    title: str, labels: Sequence[str], truth: NDArray[np.int64], predicted: NDArray[np.int64]
+) -> Figure:
+    confusions, num_confusions = _most_frequent_confusions(labels, truth, predicted)
+    counts, names = [count for count, _ in confusions], [name for _, name in confusions]
+    left, below = _inches(names, 9) + 0.3, 0.6
+    height = 0.28 * max(3, len(confusions))
+    width, page_height = left + 6.5, below + height + 0.8
+    figure = Figure(figsize=(width, page_height))
+    axes = figure.add_axes((left / width, below / page_height, 6 / width, height / page_height))
+    axes.barh(range(len(counts)), counts, color="#3b6fb6")
+    for row, count in enumerate(counts):
+        axes.annotate(f"{count:,}", (count, row), (4, 0), textcoords="offset points", va="center", fontsize=9)
+    axes.set_yticks(range(len(names)), names, fontsize=9, parse_math=False)
+    axes.set_ylim(max(3, len(counts)) - 0.5, -0.5)
+    axes.set_xlim(0, 1.1 * max(counts, default=1))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlabel("rows")
+    heading = (
+        f"{CONFUSIONS}: {len(counts)} of {counted(num_confusions, 'pair')}" if counts else "no confusions"
+    )
+    figure.text(
+        0.15 / width,
+        1 - 0.15 / page_height,
+        title,
+        va="top",
+        fontweight="bold",
+        fontsize=12,
+        parse_math=False,
+    )
+    figure.text(0.15 / width, 1 - 0.42 / page_height, heading, va="top", fontsize=9)
+    return figure
+
+
+def confusion_matrix(
+    title: str, labels: Sequence[str], truth: NDArray[np.int64], predicted: NDArray[np.int64]
+) -> Figure:
+    """A cell's colour is its share of the true label's examples, its root, so that single errors are seen.
+
+    All sizes are computed in inches beforehand: letting matplotlib fit a page around the names would draw
+    each of them twice.
+    """
+    num_labels = len(labels)
+    counts = np.zeros((num_labels, num_labels), dtype=np.int64)
+    np.add.at(counts, (truth, predicted), 1)
     confusions: list[str] = []
     if num_labels >= MIN_LISTED_LABELS:
-        wrong = truth != predicted
-        cells, times = np.unique(truth[wrong] * num_labels + predicted[wrong], return_counts=True)
-        worst = np.argsort(-times, kind="stable")[:NUM_LISTED]
         lines = [
-            f"{times[cell]:>4}   {_label(labels[cells[cell] // num_labels])} →"
-            f" {_label(labels[cells[cell] % num_labels])}"
-            for cell in worst
+            f"{count:>4}   {name}" for count, name in _most_frequent_confusions(labels, truth, predicted)[0]
         ]
-        confusions = ["most frequent confusions (true → predicted)", "", *(lines or ["none"])]
+        confusions = [CONFUSIONS, "", *(lines or ["none"])]
 
-    names = [_label(label) for label in labels] if num_labels <= MAX_NAMED_LABELS else []
-    font_size = 9 if num_labels <= 30 else 7
-    side = max(3.2, min(0.55, 0.14 + 4 / num_labels) * num_labels) if names else SIDE_WITHOUT_NAMES
-    is_upright = max(map(len, names), default=0) * len(names) > 40
-    left = _inches(names, font_size) + 0.6
+    names = [_label(label) for label in labels]
+    side = max(3.2, min(0.55, 0.14 + 4 / num_labels) * num_labels)
+    is_upright = max(map(len, names)) * num_labels > 40
+    left = _inches(names, 9) + 0.6
     below = left if is_upright else 0.8
     beside = 1.2 + _inches(confusions, 9)
     width = left + max(side + beside, _inches([title], 14)) + 0.2
@@ -120,21 +164,18 @@ def confusion_figure(
     axes = figure.add_axes(share_of_page(left, below, side, side))
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
-    edges = (-0.5, num_labels - 0.5)
-    norm = PowerNorm(0.5, vmin=0, vmax=1)
-    image = axes.imshow(shares, cmap="Blues", norm=norm, extent=(*edges, *edges[::-1]))
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1))
     axes.set_title(title, loc="left", fontweight="bold", parse_math=False)
-    axes.set_xlabel("predicted" if names else "number of the predicted label")
-    axes.set_ylabel("true" if names else "number of the true label")
-    if names:
-        ticks = range(num_labels)
-        axes.set_xticks(ticks, names, rotation=90 if is_upright else 0, fontsize=font_size, parse_math=False)
-        axes.set_yticks(ticks, names, fontsize=font_size, parse_math=False)
-        # Two sets of lines, since the 300 minor ticks of a grid would take a second.
-        between = [tick + 0.5 for tick in ticks[:-1]]
-        axes.hlines(between, *edges, color="#e8eef5", linewidth=0.5)
-        axes.vlines(between, *edges, color="#e8eef5", linewidth=0.5)
-        axes.set(xlim=edges, ylim=edges[::-1])
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    ticks, edges = range(num_labels), (-0.5, num_labels - 0.5)
+    axes.set_xticks(ticks, names, rotation=90 if is_upright else 0, fontsize=9, parse_math=False)
+    axes.set_yticks(ticks, names, fontsize=9, parse_math=False)
+    # Two sets of lines, since the minor ticks of a grid take longer.
+    between = [tick + 0.5 for tick in ticks[:-1]]
+    axes.hlines(between, *edges, color="#e8eef5", linewidth=0.5)
+    axes.vlines(between, *edges, color="#e8eef5", linewidth=0.5)
+    axes.set(xlim=edges, ylim=edges[::-1])
     if num_labels <= MAX_NUMBERED_LABELS:
         for (row, column), count in np.ndenumerate(counts):
             if count:
@@ -147,12 +188,30 @@ def confusion_figure(
     return figure
 
 
+def _most_frequent_confusions(
+    labels: Sequence[str], truth: NDArray[np.int64], predicted: NDArray[np.int64]
+) -> tuple[list[tuple[int, str]], int]:
+    """At most NUM_LISTED pairs of labels with their counts; and how many pairs there are."""
+    wrong = truth != predicted
+    pairs, counts = np.unique(truth[wrong] * len(labels) + predicted[wrong], return_counts=True)
+    worst = np.argsort(-counts, kind="stable")[:NUM_LISTED]
+    confusions = [
+        (
+            int(counts[pair]),
+            " → ".join(_label(labels[each]) for each in divmod(int(pairs[pair]), len(labels))),
+        )
+        for pair in worst
+    ]
+    return confusions, len(pairs)
+
+
 def _axes_by_epoch(title: str, history: Mapping[int, Metrics], best_epoch: int | None) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontweight="bold", parse_math=False)
     axes.set_xlabel("epoch")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.ticklabel_format(axis="y", useOffset=False)
     axes.grid(axis="y", color="#dddddd", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
     if history:

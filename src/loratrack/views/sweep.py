@@ -8,9 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import matplotlib
+
 from loratrack import disk
 from loratrack.places import PLOTS
 from loratrack.tuning.report import Report, target_of
+from loratrack.views import fonts
 from loratrack.views.columns import NONE, number_text, score
 from loratrack.views.curves import DOTS_PER_INCH
 from loratrack.views.page import render
@@ -116,7 +119,7 @@ def draw(study: optuna.Study, report: Report, folder: Path) -> list[Path]:
     plt.switch_backend("agg")
     files = []
     for name, plot in figures.items():
-        with warnings.catch_warnings():
+        with matplotlib.rc_context({"font.family": fonts.families()}), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Optuna's plots are experimental, and warn of missing trials
             axes = plot()
             figure = axes.flat[0].figure if hasattr(axes, "flat") else axes.figure
