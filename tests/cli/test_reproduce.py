@@ -53,6 +53,24 @@ def test_a_run_without_files_cannot_be_repeated(ask: Any) -> None:
     [
         ("metrics.json", "[" * 100_000, 1, "metrics.json cannot be read: nested too deeply; so it cannot be"),
         ("env_info.json", "[]", 1, "env_info.json cannot be read: it is no JSON mapping; so it cannot be"),
+        (
+            "env_info.json",
+            '{"gpu": "x"}',
+            1,
+            "env_info.json cannot be read: gpu: input should be a valid dict",
+        ),
+        (
+            "metrics.json",
+            '{"epoch_1": {"f1": "x"}}',
+            1,
+            "metrics.json cannot be read: epoch_1.f1: input should",
+        ),
+        (
+            "metrics.json",
+            '{"epoch_x": {}}',
+            1,
+            "metrics.json cannot be read: epoch_x.[key]: string should match",
+        ),
         ("bundle.json", "{}", 2, "bundle.json: format must be 1; update loratrack"),
     ],
 )
@@ -67,6 +85,19 @@ def test_a_damaged_file_of_a_run_is_told(ask: Any, name: str, content: str, code
     file.write_bytes(whole)
     assert got == code
     assert message in err
+
+
+@pytest.mark.parametrize("content", [b"[]", b"\xff", b'{"gpu": "x"}', b'{"packages": 3}', b"[" * 100_000])
+def test_a_run_whose_environment_was_changed_is_shown(ask: Any, content: bytes) -> None:
+    run_id = str(connect().get_model_version("tiny", "1").run_id)
+    file = Path(connect().get_run(run_id).info.artifact_uri) / "env_info.json"
+    whole = file.read_bytes()
+    file.write_bytes(content)
+    (file.parent / "notices.txt").write_bytes(b"one\xff\n")
+    code, out, err = ask("show", run_id)
+    file.write_bytes(whole)
+    assert code == 0, err
+    assert "notice       one" in out
 
 
 def test_all_files_come_back(ask: Any) -> None:

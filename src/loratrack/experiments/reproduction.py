@@ -11,9 +11,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, StringConstraints, TypeAdapter, ValidationError
 
 from loratrack import data
 from loratrack import manifest as manifests
@@ -141,6 +142,50 @@ def reproduce(
     )
 
 
+class _Git(BaseModel):
+    commit: str
+
+
+class _Device(BaseModel):
+    name: str
+
+
+class _Gpu(BaseModel):
+    devices: list[_Device] = []
+
+
+class _Torch(BaseModel):
+    threads: int | None = None
+
+
+class _Environment(BaseModel):
+    """As much of `env_info.json` as is compared."""
+
+    python: str = ""
+    packages: dict[str, str] = {}
+    git: _Git | None = None
+    gpu: _Gpu = _Gpu()
+    cpu: dict[str, Any] = {}
+    torch: _Torch = _Torch()
+
+
+class _File(BaseModel):
+    sha256: str
+
+
+class _Report(BaseModel):
+    files: dict[str, _File] = {}
+
+
+Epoch = Annotated[str, StringConstraints(pattern=r"^epoch_[0-9]{1,9}$")]
+SHAPES: dict[str, TypeAdapter[Any]] = {
+    ENVIRONMENT: TypeAdapter(_Environment),
+    METRICS: TypeAdapter(dict[Epoch, dict[str, float]]),
+    DATA_REPORT: TypeAdapter(_Report),
+}
+"""What must hold of these files before they are read: anybody may have changed them."""
+
+
 def _first(run: Any) -> First:
     with tempfile.TemporaryDirectory() as folder:
         names = (CONFIG_COPY, BUNDLE, ENVIRONMENT, METRICS, DATA_REPORT)
@@ -169,8 +214,13 @@ def _mapping(run: Any, file: Path) -> dict[str, Any]:
     try:
         content = read_json(file)
         if isinstance(content, dict):
+            epochs = {name: value for name, value in content.items() if name.startswith("epoch_")}
+            SHAPES[file.name].validate_python(epochs if file.name == METRICS else content)
             return content
         fault = "it is no JSON mapping"
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        fault = f"{place}: {error.errors()[0]['msg'].lower()}"
     except (OSError, ValueError) as error:
         fault = str(error)
     raise RefusedError(

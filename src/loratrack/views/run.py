@@ -9,6 +9,7 @@ from typing import Any
 from loratrack.errors import printable
 from loratrack.index import detail as details
 from loratrack.index.detail import Detail
+from loratrack.places import ENVIRONMENT
 from loratrack.store import links
 from loratrack.views.columns import (
     NONE,
@@ -119,7 +120,10 @@ def tail(detail: Detail) -> list[str]:
     lines = [f"dataset      {each}" for each in detail.datasets]
     lines += [f"artifacts    {detail.artifact_uri}", f"             {'  '.join(detail.artifacts) or 'none'}"]
     if detail.environment is not None:
-        lines.append(f"environment  {environment(detail.environment)}")
+        try:
+            lines.append(f"environment  {environment(detail.environment)}")
+        except (TypeError, AttributeError, KeyError):  # somebody has changed the file
+            lines.append(f"environment  {ENVIRONMENT} is not as a run writes it")
     return lines + [f"notice       {line}" for line in detail.notices]
 
 
