@@ -99,3 +99,9 @@ def test_what_is_no_manifest_is_told_in_one_message(copy: Path, content: str, pr
     assert problem in message
     with pytest.raises(UserError, match=r"bundle\.json"):
         artifacts.changed_files(copy)
+
+
+def test_a_folder_of_the_model_is_no_link(copy: Path) -> None:
+    (copy / "model").symlink_to("/usr")
+    assert f"{copy}: 1 problem" in refusal(copy)
+    assert "model: a link, which may lead to all files of this machine" in refusal(copy)

@@ -84,6 +84,8 @@ def read(folder: Path) -> Manifest:
 
 def faults(folder: Path, manifest: Manifest) -> dict[str, str]:
     """What is wrong with which file."""
+    if links := [top for top in (ADAPTER, FULL) if (folder / top).is_symlink()]:
+        return dict.fromkeys(links, "a link, which may lead to all files of this machine")
     own = {path.relative_to(folder).as_posix(): path for path in parts(folder)}
     found = {}
     for name in sorted(own.keys() | manifest.files.keys()):

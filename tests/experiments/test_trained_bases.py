@@ -103,6 +103,17 @@ def test_a_changed_adapter_is_refused(first: lt.Training) -> None:
         bases.resolve(f"models:/{damaged.version}")
 
 
+def test_a_model_that_is_its_own_base_is_refused(first: lt.Training) -> None:
+    loop = train("exp_id=loop")
+    uri = connect().get_model_version_download_uri(*str(loop.version).split("/"))
+    (file,) = Path(uri.removeprefix("file://")).rglob("bundle.json")
+    content = json.loads(file.read_text("utf-8"))
+    content["base"] |= {"name": f"models:/{loop.version}", "origin": "run"}
+    file.write_text(json.dumps(content), "utf-8")
+    with pytest.raises(lt.UserError, match="its base is the model itself"):
+        bases.resolve(f"models:/{loop.version}")
+
+
 def test_a_foreign_adapter_config_asks_for_nothing_but_names(first: lt.Training, tmp_path: Path) -> None:
     """A pattern that never ends, another method of PEFT, a rank of a billion: who seals may write it."""
     assert first.folder is not None
