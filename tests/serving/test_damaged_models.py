@@ -271,6 +271,7 @@ def with_tensors(change: Callable[[torch.Tensor], torch.Tensor]) -> Damage:
         ("../base/config.json", with_settings(conv_dim=[1] * 10**5), "layers must be at most 1,000"),
         ("../base/tokenizer_config.json", lambda content: b"[]", "tokenizer_config.json is not a JSON"),
         ("../base/tokenizer_config.json", with_settings(tokenizer_class=5), "the tokenizer cannot be"),
+        ("../base/tokenizer_config.json", with_settings(pad_token={"\x1b[2J": 1}), "names must be printable"),
         ("../base/vocab.txt", lambda content: b"", "the tokenizer cannot be loaded"),
         ("../base/vocab.txt", lambda content: b"[PAD]\n" * 99 + content, "the tokenizer gives tokens up to"),
     ],

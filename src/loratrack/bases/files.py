@@ -12,7 +12,7 @@ from typing import Any
 
 from loratrack.bases.trust import Trust
 from loratrack.disk import read_json, sha256_of, write_text
-from loratrack.errors import did_you_mean
+from loratrack.errors import did_you_mean, quoted
 from loratrack.places import cache_folder
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -127,12 +127,32 @@ def code_named(folder: Path) -> list[str]:
 
 
 def tokenizer_config_faults(folder: Path) -> list[str]:
-    file = folder / TOKENIZER_CONFIG
-    try:
-        content = read_json(file) if file.is_file() else {}
-    except (OSError, ValueError) as error:
-        return [f"{TOKENIZER_CONFIG} is not a JSON mapping: {error}"]
-    return [] if isinstance(content, dict) else [f"{TOKENIZER_CONFIG} is not a JSON mapping"]
+    """Why the settings of the tokenizer cannot be read.
+
+    The tokenizers library prints a name that it does not know by itself, past our door to the terminal.
+    """
+    faults = []
+    for name in (TOKENIZER_CONFIG, "special_tokens_map.json"):
+        try:
+            content = read_json(folder / name) if (folder / name).is_file() else {}
+        except (OSError, ValueError) as error:
+            faults.append(f"{name} is not a JSON mapping: {error}")
+            continue
+        if not isinstance(content, dict):
+            faults.append(f"{name} is not a JSON mapping")
+        elif odd := [key for key in _names(content) if not key.isprintable()]:
+            faults.append(f"{name}: names must be printable, got {quoted(odd[0])}")
+    return faults
+
+
+def _names(content: Any) -> Iterator[str]:
+    if isinstance(content, dict):
+        for key, value in content.items():
+            yield str(key)
+            yield from _names(value)
+    elif isinstance(content, list):
+        for value in content:
+            yield from _names(value)
 
 
 def code_faults(folder: Path) -> list[str]:
