@@ -56,12 +56,18 @@ _SIGNATURE = re.compile(
     r"|access_token|accountkey|sharedaccesskey)=)(?P<value>[^\s&;\"'<>]{8,})"
 )
 _SURE_FORMATS = re.compile(
-    r"""-----BEGIN[A-Z ]{0,40}PRIVATE\ KEY-----.*?(?:-----END[A-Z ]{0,40}PRIVATE\ KEY-----|\Z)
+    r"""-----BEGIN[A-Z ]{0,40}PRIVATE\ KEY(?:\ BLOCK)?-----.*?(?:-----END[A-Z ]{0,40}-----|\Z)
       | \b(?:AKIA|ASIA)[0-9A-Z]{16}\b
       | \bgh[pousr]_[A-Za-z0-9]{20,}
       | \bgithub_pat_\w{20,}
       | \bAIza[\w-]{30,}
       | \bdapi[0-9a-f]{32}\b
+      | \bSG\.[\w-]{16,}\.[\w-]{16,}
+      | \bya29\.[\w-]{20,}
+      | \bshp(?:at|ca|pa|ss)_[0-9a-fA-F]{32}\b
+      | \bhv[sb]\.[\w-]{20,}
+      | \bATATT[\w=-]{20,}
+      | \bdckr_pat_[\w-]{20,}
       | (?<![\w-])xox[abeoprs]-[\w-]{10,}
       | (?<![\w-])eyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]*""",
     re.VERBOSE | re.DOTALL,
