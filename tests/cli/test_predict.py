@@ -162,7 +162,7 @@ def test_a_file_that_cannot_be_read_is_told_with_its_lines(
     assert not Path("out.csv").exists()
 
 
-@pytest.mark.parametrize("text", ["", "  ", "half \udce9 of a character"])
+@pytest.mark.parametrize("text", ["", "  "])
 def test_a_text_must_be_text(words: Words, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert words("--text", text) == 2
     assert capsys.readouterr().err == f"loratrack: --text: must be text, got {text!r}\n"

@@ -46,7 +46,8 @@ def test_the_best_version_of_an_experiment_becomes_champion(ask: Any) -> None:
 
 def test_a_run_is_named_by_the_beginning_of_its_id(ask: Any) -> None:
     run_id = client().get_model_version("tiny", "2").run_id
-    assert ask("promote", run_id[:12], "--to", "Staging")[0] == 0
+    code, _, err = ask("promote", run_id[:12], "--to", "Staging")
+    assert code == 0, err
     assert aliases() == {"challenger": 2}
     assert ask("promote", run_id)[0] == 0
     assert aliases() == {"champion": 2}

@@ -29,7 +29,7 @@ from loratrack.cli import (
     sync,
 )
 from loratrack.cli.screen import Complaints, Parser, complain
-from loratrack.errors import RefusedError, UserError, is_text
+from loratrack.errors import RefusedError, UserError, is_text, quoted
 from loratrack.store.place import database_file, store_name, tracking_uri
 
 COMMANDS = (
@@ -67,8 +67,9 @@ INTERRUPTED = 128 + signal.SIGINT
 def main(words: Sequence[str] | None = None) -> int:
     logging.lastResort = Complaints(logging.WARNING)
     try:
-        if not all(map(is_text, sys.argv[1:] if words is None else words)):
-            raise UserError("the words of a command must be UTF-8 text, got other bytes")
+        for word in sys.argv[1:] if words is None else words:
+            if not is_text(word):
+                raise UserError(f"the words of a command must be UTF-8 text, got {quoted(word)}")
         arguments = parser().parse_args(words)
         command: Callable[[argparse.Namespace], int] = arguments.command
         if not sys.stderr.isatty():  # MLflow's bar would write a line for each file

@@ -8,7 +8,7 @@ from pathlib import Path
 from loratrack.bases.trust import said_by_loader
 from loratrack.cli.commands import Commands, add_trust_to
 from loratrack.cli.screen import console
-from loratrack.errors import DataError, UserError, is_text
+from loratrack.errors import DataError, UserError
 
 
 def add_to(commands: Commands) -> None:
@@ -60,7 +60,7 @@ def command(arguments: argparse.Namespace) -> int:
                 f"--text: the model reads {len(names)} columns, {list(names)}; give them with --file"
             )
         for text in arguments.text:
-            if not text.strip() or not is_text(text):
+            if not text.strip():
                 raise DataError(f"--text: must be text, got {text!r}")
         columns = {names[0]: arguments.text}
     rows = files.labelled(classifier, columns)

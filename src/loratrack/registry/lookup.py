@@ -30,6 +30,8 @@ from loratrack.store.place import store_name, tracking_uri
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 BEST = ("best_avg_f1", "best_f1")
 MAX_SHOWN = 5
+MAX_DIGITS_ALONE = 7
+"""A longer number by itself is the beginning of a run's id, which may hold digits alone."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def version_of(text: str, model: str | None = None) -> Candidate:
         name, mark, number = text.removeprefix(MODELS).rpartition("@" if "@" in text else "/")
         if mark and not number.isdecimal():
             return _numbered(client, name, _at_alias(client, name, number))
-        if number.isdecimal() and len(number) <= MAX_VERSION_DIGITS:
+        if number.isdecimal() and len(number) <= (MAX_VERSION_DIGITS if mark else MAX_DIGITS_ALONE):
             return _numbered(client, name or _only_model(client, model, text), int(number))
         matches = list(_versions(client, _filter(model, f"tags.exp_id = {quoted(text)}")))
         if matches:
