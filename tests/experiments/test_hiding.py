@@ -74,6 +74,7 @@ def test_what_is_hidden_still_loads_serves_is_promoted_and_reproduced(
     assert lt.reproduce(result.run_id, check=True).check.is_equal  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_what_a_sweep_keeps_is_hidden_too(config_file: Path, tiny_project: Path) -> None:
     sweep = "sweep={name: hidden, trials: 1, space: {train.seed: {choice: [1, 2]}}}"
     result = lt.sweep(lt.load(config_file, sweep))

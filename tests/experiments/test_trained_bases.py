@@ -139,6 +139,7 @@ def test_a_foreign_adapter_config_asks_for_nothing_but_names(first: lt.Training,
         merged_base(folder, "the model", trust=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use_lora", [True, False])
 def test_a_base_that_brings_code_keeps_it(first: lt.Training, coded_base: CodedBase, use_lora: bool) -> None:
     settings = ("model.trust_remote_code=true", f"model.use_lora={str(use_lora).lower()}", "register=false")

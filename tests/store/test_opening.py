@@ -195,6 +195,7 @@ def test_beside_a_server_the_project_keeps_the_other_files(
     assert store_folder() == tmp_path / "mlruns"
 
 
+@pytest.mark.slow
 def test_a_disk_without_room_for_the_database_is_told(tmp_path: Path) -> None:
     program = (
         "import resource, signal, sys; from loratrack.store.opening import initialise;"
