@@ -11,7 +11,13 @@ from typing import Any
 
 import pytest
 
-from loratrack.mlflow_plugin import CONDA_STAND_IN, conda_settings, defaults, is_mlflow_run
+from loratrack.mlflow_plugin import (
+    CONDA_STAND_IN,
+    conda_settings,
+    defaults,
+    is_mlflow_run,
+    project_of_this_process,
+)
 from loratrack.store.place import tracking_uri
 
 PROJECT = Path("/home/anna/lora")
@@ -86,6 +92,12 @@ def test_mlflow_run_is_known_by_its_words(
 ) -> None:
     monkeypatch.setattr(sys, "argv", words)
     assert is_mlflow_run() == is_it
+
+
+def test_a_long_setting_is_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "MLproject").write_text("name: loratrack\n")
+    monkeypatch.setattr(sys, "argv", ["mlflow", "run", "-P", f"set=description={'x' * 300}", str(tmp_path)])
+    assert project_of_this_process() == tmp_path
 
 
 def test_the_stand_in_is_for_machines_without_conda() -> None:

@@ -97,7 +97,8 @@ def registry_store(store_uri: str) -> Any:
 def project_of_this_process() -> Path | None:
     """Our project that `mlflow run FOLDER` names, else the one around the current folder."""
     words = sys.argv[2:] if is_mlflow_run() else []
-    named = (our_project(Path(word)) for word in words if Path(word, PROJECT_FILE).is_file())
+    # os.path, since a long -P set=… is no path at all, at which Path.is_file raises
+    named = (our_project(Path(word)) for word in words if os.path.isfile(os.path.join(word, PROJECT_FILE)))
     return next((project for project in named if project is not None), our_project())
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,24 @@ def test_who_may_not_write_reads_everything_and_is_told_the_rest(read_only: Any,
         " mend its rights, or work in another folder\n"
     )
     assert "outbox.db: the outbox of metrics must be writable, got" in sync
+
+
+@pytest.mark.slow
+def test_who_may_not_write_sees_what_a_living_writer_has_just_written(trained: Any) -> None:
+    """It lies in the file beside the database, which a reader that is told "immutable" would not open."""
+    with closing(sqlite3.connect(trained.database)) as writer:
+        writer.execute("UPDATE tags SET value = 'renamed' WHERE key = 'exp_id' AND value = 'first'")
+        writer.commit()
+        set_rights(trained.folder, is_writable=False)
+        questions = json.dumps([["show", "renamed"], ["restore", "renamed", "--out", "/nowhere/x"]])
+        command = [sys.executable, "-c", DROP_RIGHTS, CALL_ALL, questions, str(trained.folder)]
+        process = subprocess.run(command, capture_output=True, text=True, env=os.environ)
+        set_rights(trained.folder, is_writable=True)
+    if process.stderr.strip() == "writable":
+        pytest.skip("this user may write everything, and may not give that up")
+    shown, restored = json.loads(process.stdout.splitlines()[-1])
+    assert shown[0] == 0, shown
+    assert "no such run" not in restored[2]
 
 
 def test_the_files_of_a_run_have_the_rights_that_umask_gives(trained_once: Any) -> None:

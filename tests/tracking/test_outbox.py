@@ -178,9 +178,15 @@ def test_files_that_were_handed_over_on_a_full_disk_are_sent_when_there_is_space
     work = work_folder(tmp_path, "r") / "artifacts"
     work.mkdir(parents=True)
     (work / "adapter.bin").write_bytes(b"weights")
+    outbox.add("r", "tags", {"exp_id": "exp_v1"})
+    all_rows(outbox)
     with full_disk(0), pytest.raises(StoreError):
         outbox.take_artifacts("r", work)
     assert outbox.runs() == []
+    other = Outbox(tmp_path, "http://127.0.0.1:5001")
+    other.clean()  # the run is not one of this store
+    assert other.runs() == []
+    other.close()
     outbox.clean()
     [row] = outbox.next_rows("r", 10)
     assert (outbox.spooled(row) / "adapter.bin").read_bytes() == b"weights"

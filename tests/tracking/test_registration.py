@@ -1,3 +1,4 @@
+import sqlite3
 import subprocess
 import sys
 from contextlib import closing
@@ -87,6 +88,9 @@ def test_a_version_that_is_asked_for_waits_for_its_files(client: MlflowClient, t
     assert client.search_model_versions("name = 'clinc'") == []
     with closing(Outbox(store_folder(), store_name())) as outbox:
         reasons = [reason for _, reason in outbox.reasons("waiting")]
+    with closing(sqlite3.connect(store_folder() / "outbox.db")) as database:
+        attempts = database.execute("SELECT attempts FROM rows WHERE kind = 'version'").fetchall()
+    assert attempts == [(0,)]  # to wait is no failure
     assert "the model's own files are waiting" in reasons
     home.unlink()
     sync(store_folder(), store_name(), client)

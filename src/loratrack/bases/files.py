@@ -42,7 +42,7 @@ CODE = ("*.py",)
 LIMITS = {r"(layers?|groups?|blocks?|group_num|per_block|depths?)$": 1000, r"^num_labels$": 1_000_000}
 """Numbers in config.json, at any depth, that transformers would build for hours with."""
 MAX_LIST = 1000
-"""Of one entry for each layer; lists of names of labels are mappings."""
+"""Numbers in a list, which may be one for each layer."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*.msgpack")
 
 
@@ -106,9 +106,9 @@ def _numbers(content: Any, name: str = "") -> Iterator[tuple[str, int]]:
         for key, value in content.items():
             yield from _numbers(value, str(key))
     elif isinstance(content, list):
-        if len(content) > MAX_LIST:
+        if len(content) > MAX_LIST and all(isinstance(value, int) for value in content):
             yield f"length of {name}, layers", len(content)
-        for value in content[:MAX_LIST]:
+        for value in content:
             yield from _numbers(value, name)
     elif isinstance(content, int):
         yield name, content

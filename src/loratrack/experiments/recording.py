@@ -135,8 +135,10 @@ def keep(
     if answers:
         class_scores.write(folder / CLASS_SCORES, answers)
     metrics = session.summary(member, outcome)
-    log.writer.hand_over(folder)
-    log.writer.log_metrics(metrics, step=len(member.history))
+    try:  # before the files: a run that has kept its model has its scores
+        log.writer.log_metrics(metrics, step=len(member.history))
+    finally:  # also on a full disk, for moving the files takes no space
+        log.writer.hand_over(folder)
     if member.history:
         _draw(member, answers, log, work / "pictures")
     return metrics

@@ -7,7 +7,6 @@ tables (`mirror`). Nothing here imports MLflow, which alone takes longer than mo
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 from loratrack.errors import StoreError
 from loratrack.store import secrets
 from loratrack.store.client import remedy_for
-from loratrack.store.place import store_name
+from loratrack.store.place import read_options, store_name
 
 Row = tuple[Any, ...]
 
@@ -92,9 +91,7 @@ class SqliteTables(Tables):
     def __init__(self, file: Path, mode: str = "ro") -> None:
         self.file = file
         try:
-            options = (
-                "immutable=1" if mode == "ro" and not os.access(file.parent, os.W_OK) else f"mode={mode}"
-            )
+            options = read_options(file) if mode == "ro" else f"mode={mode}"
             self.database = sqlite3.connect(
                 f"{file.as_uri()}?{options}", uri=True, timeout=BUSY_TIMEOUT_SECONDS
             )

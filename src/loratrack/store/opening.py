@@ -6,12 +6,11 @@ import os
 import sqlite3
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from loratrack.disk import DRAFT_SUFFIX, locked
 from loratrack.errors import StoreError
 from loratrack.store import process, relocation
-from loratrack.store.place import SQLITE, database_file
+from loratrack.store.place import SQLITE, database_file, read_options
 
 
 def open_tracking_store(uri: str, artifact_root: str | None = None, *, is_mlflow_run: bool = False) -> Any:
@@ -70,7 +69,8 @@ def _read_only(dialect: Any, record: Any, arguments: list[Any], options: dict[st
     """A connection to a SQLite file that we may not write: without the files that SQLite makes beside it."""
     if dialect.name != "sqlite" or not arguments or os.access(Path(arguments[0]).parent, os.W_OK):
         return None  # SQLAlchemy connects as ever
-    return sqlite3.connect(f"file:{quote(str(arguments[0]))}?immutable=1", uri=True, **options)
+    file = Path(arguments[0]).absolute()
+    return sqlite3.connect(f"{file.as_uri()}?{read_options(file)}", uri=True, **options)
 
 
 def initialise(uri: str) -> None:

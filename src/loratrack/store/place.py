@@ -37,6 +37,16 @@ def database_file(uri: str) -> Path | None:
     return Path(path).absolute() if is_file else None
 
 
+def read_options(file: Path) -> str:
+    """With what SQLite opens a file to read, also where it may not write.
+
+    It would make two files beside one in WAL mode. Where a writer has made them, they are read; where none is
+    at work, `immutable` says that they are not needed.
+    """
+    needs_no_more = os.access(file.parent, os.W_OK) or file.with_name(f"{file.name}-wal").exists()
+    return "mode=ro" if needs_no_more else "immutable=1"
+
+
 def store_name() -> str:
     """The tracking URI without user and password: what the outbox knows the store by."""
     return str(secrets.scrub_text(tracking_uri()))

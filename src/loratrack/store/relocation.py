@@ -55,12 +55,12 @@ def here(uri: str) -> str:
     return uri
 
 
-def follow(uri: str) -> None:
+def follow(uri: str, own_run: str | None = None) -> None:
     """Before anything is written: each path below the folder's old path leads to the new one.
 
     A copy is a project of its own: its paths must not lead into the one it was copied from. StoreError while
     a run is live, for whoever writes it may have mounted the folder where the paths lead now: they are true
-    for him, and would be false for him afterwards.
+    for him, and would be false for him afterwards. `own_run` is written by the one who asks.
     """
     file = database_file(uri)
     if file is None or not _is_ours(file) or (_marker(file).is_file() and recorded(file) is None):
@@ -68,7 +68,7 @@ def follow(uri: str) -> None:
     with locked(file.with_name(f".{file.name}.lock")):
         old = recorded(file)
         if old is not None:
-            if runs := live_runs(file.parent):
+            if runs := [run_id for run_id in live_runs(file.parent) if run_id != own_run]:
                 raise StoreError(
                     f"{file.parent}: its artifact paths lead to {old}, and run {runs[0]} is being written;"
                     f" use the store as {old}, or wait until that run has ended"

@@ -166,13 +166,13 @@ class Outbox:
             if row.kind == "artifacts" and row.id not in refused:
                 shutil.rmtree(self.spooled(row), ignore_errors=True)
 
-    def put_off(self, rows: Sequence[Row], reason: str, seconds: float) -> None:
-        """The store could not take these now: they come again after `seconds`, the rows behind them go on."""
+    def put_off(self, rows: Sequence[Row], reason: str, seconds: float, *, is_failure: bool = True) -> None:
+        """Not now: these come again after `seconds`, the rows behind them go on. A failure is counted."""
         moment_ms = time.time_ns() // 1_000_000 + int(1000 * seconds)
         with self._transaction() as cursor:
             cursor.executemany(
-                "UPDATE rows SET attempts = attempts + 1, reason = ?, not_before_ms = ? WHERE id = ?",
-                [(reason, moment_ms, row.id) for row in rows],
+                "UPDATE rows SET attempts = attempts + ?, reason = ?, not_before_ms = ? WHERE id = ?",
+                [(int(is_failure), reason, moment_ms, row.id) for row in rows],
             )
 
     def state_of_files(self, run_id: str) -> Literal["sent", "waiting", "refused"]:
@@ -183,10 +183,8 @@ class Outbox:
 
     def is_held_up(self, run_id: str) -> bool:
         """Whether something of the run was put off."""
-        query = (
-            "SELECT count(*) FROM rows WHERE store = ? AND run_id = ? AND state = 'waiting' AND attempts > 0"
-        )
-        return bool(self._one(f"{query} AND state != 'sent'", self.store, run_id)[0])
+        query = "SELECT count(*) FROM rows WHERE store = ? AND run_id = ? AND state = 'waiting'"
+        return bool(self._one(f"{query} AND reason IS NOT NULL AND state != 'sent'", self.store, run_id)[0])
 
     def forget_finished(self, run_id: str) -> None:
         """Drop the rows of a run that is finished and has nothing left to send."""
@@ -224,7 +222,7 @@ class Outbox:
         with self._transaction() as cursor:
             cursor.execute(
                 "UPDATE rows SET state = 'waiting', reason = NULL, attempts = 0, not_before_ms = 0"
-                " WHERE store = ? AND state != 'sent' AND (state = 'refused' OR attempts > 0)",
+                " WHERE store = ? AND state != 'sent' AND reason IS NOT NULL",
                 (self.store,),
             )
 
@@ -237,7 +235,9 @@ class Outbox:
             is_draft = rest.endswith(DRAFT_SUFFIX)
             if states.get(folder.name) == "sent" or (is_draft and _age_seconds(folder) > ORPHAN_AGE_SECONDS):
                 shutil.rmtree(folder, ignore_errors=True)
-            elif folder.name not in states and not is_draft and (lease := self.lease(run_id)) is not None:
+            elif folder.name in states or is_draft or not self._knows(run_id):
+                continue
+            elif (lease := self.lease(run_id)) is not None:
                 self.add(run_id, "artifacts", folder.name)  # its process died before it wrote the row
                 lease.close()
         for folder in work_folders(self.folder):
@@ -251,6 +251,11 @@ class Outbox:
                 " HAVING max(timestamp_ms) < ? AND sum(state != 'sent') = 0)",
                 ((time.time_ns() - KEPT_SECONDS * 10**9) // 1_000_000,),
             )
+
+    def _knows(self, run_id: str) -> bool:
+        """Whether the run is one of this store; the spool is that of all stores."""
+        query = "SELECT count(*) FROM rows WHERE store = ? AND run_id = ?"
+        return bool(self._one(query, self.store, run_id)[0])
 
     def lease(self, run_id: str) -> IO[bytes] | None:
         """The right to send the run's rows, until the file is closed; None while another one has it."""

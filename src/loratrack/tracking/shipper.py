@@ -32,7 +32,7 @@ FIRST_RETRY_SECONDS = 0.5
 LAST_RETRY_SECONDS = 3.0
 LONGEST_PAUSE_SECONDS = 60.0
 MAX_ATTEMPTS = 10
-"""Five minutes in all, before a value that an answering store does not take counts as refused."""
+"""Three minutes in all, before a value that an answering store does not take counts as refused."""
 ROWS_AT_ONCE = 500
 
 
@@ -192,7 +192,7 @@ class _Pass:
                 if state == "refused":
                     self.outbox.settle(rows, {row.id: reason for row in rows})
                 else:
-                    self.outbox.put_off(rows, reason, LAST_RETRY_SECONDS)
+                    self.outbox.put_off(rows, reason, LAST_RETRY_SECONDS, is_failure=False)
                 continue
             refused: dict[int, str] = {}
             failed: dict[int, str] = {}

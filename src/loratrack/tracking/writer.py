@@ -108,7 +108,10 @@ class RunWriter:
     @classmethod
     def _open(cls, run_id: str, experiment_id: str, client: Client) -> RunWriter:
         store, folder = store_name(), store_folder()
-        return cls(run_id, experiment_id, Outbox(folder, store), adopt(run_id, folder, store, client))
+        shipper = adopt(run_id, folder, store, client)
+        # Another mount may have moved the paths since the run was made; from now on our lease forbids it.
+        follow(tracking_uri(), own_run=run_id)
+        return cls(run_id, experiment_id, Outbox(folder, store), shipper)
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """A metric has one value for each step: the first. Logging a step again changes nothing."""

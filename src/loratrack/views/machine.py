@@ -128,7 +128,11 @@ def check_paths(*, is_fix: bool) -> Iterator[Finding]:
     if file is None or old is None:
         return
     if is_fix:
-        relocation.follow(tracking_uri())
+        try:
+            relocation.follow(tracking_uri())
+        except StoreError as error:
+            yield Finding("paths", "fault", str(error))
+            return
         yield Finding(
             "paths", "ok", f"the recorded artifact paths led to {old}, and lead to {file.parent} now"
         )
