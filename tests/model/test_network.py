@@ -36,7 +36,7 @@ from transformers import (
     XLMModel,
 )
 
-from loratrack.config.schema import Lora
+from loratrack.config.model import Lora
 from loratrack.errors import UserError
 from loratrack.model.batch import Layout
 from loratrack.model.dropout import Dropout

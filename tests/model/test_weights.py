@@ -13,7 +13,7 @@ from peft import AutoPeftModelForFeatureExtraction, PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
-from loratrack.config.schema import Lora
+from loratrack.config.model import Lora
 from loratrack.errors import UserError
 from loratrack.model import weights
 from loratrack.model.network import Network

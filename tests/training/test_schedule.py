@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loratrack.config.schema import Train
+from loratrack.config.train import Train
 from loratrack.training.schedule import epoch_batches, learning_rate, micro_batches
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import yaml
 
-from loratrack.config.schema import LORA_ALIASES, path_problem
+from loratrack.config.fields import path_problem
+from loratrack.config.model import LORA_ALIASES
 from loratrack.config.yaml_text import MAX_DEPTH, problem_of, value_of
 from loratrack.errors import ConfigError, did_you_mean
 from loratrack.places import PROJECT_FILE

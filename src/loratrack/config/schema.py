@@ -7,98 +7,25 @@ Scalars arrive as the text that stands in the YAML file, and the types here deci
 from __future__ import annotations
 
 import re
-from collections import Counter
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import (
-    AfterValidator,
-    AliasChoices,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    Tag,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, field_validator, model_validator
 
+from loratrack.config.data import Data, Subset
+from loratrack.config.fields import NotEmpty, Section
+from loratrack.config.model import Model
+from loratrack.config.train import Train
 from loratrack.errors import counted
 
 SINGLE_TASK = "label"
 """The name of the only task of a `single_cls` run, and its default column."""
 
-MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4000
-"""What file systems take, with some room for what is put before a path."""
 MAX_REGISTERED_BYTES = 200
-MAX_TASK_CHARACTERS = 60
-"""Pictures are named after tasks: `confusion_NAME.png`."""
-
 YES, NO = {"true", "yes", "on"}, {"false", "no", "off"}
 
 
-def _one_shape_of(must: str, *words: str) -> Discriminator:
-    """Tells a list, a mapping and one of a few words apart, so that a message names what was meant."""
-
-    def shape(value: object) -> str | None:
-        if isinstance(value, list | tuple):
-            return "<list>"
-        if isinstance(value, dict):
-            return "<mapping>"
-        return "<word>" if value in words or (not words and isinstance(value, str)) else None
-
-    return Discriminator(shape, custom_error_type="shape", custom_error_message=must)
-
-
-def _label(value: object) -> object:
-    if value is None or value == "":
-        raise ValueError("a label must be text; null and the empty text mean none, 'null' in quotes is one")
-    return value
-
-
-def _different_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
-    if len(labels) < 2:
-        raise ValueError(f"a task needs at least two labels, got {list(labels)!r}")
-    repeated = sorted(label for label, count in Counter(labels).items() if count > 1)
-    if repeated:
-        raise ValueError(f"listed more than once: {', '.join(repeated)}")
-    return labels
-
-
-def _task_name(name: str) -> str:
-    """Task names become names of metrics, files and parameters."""
-    if not re.fullmatch(r"\w[\w-]*", name):
-        raise ValueError(f"a task's name must be letters, digits, `_` and `-`, got {name!r}")
-    if len(name) > MAX_TASK_CHARACTERS:
-        raise ValueError(f"a task's name must have at most {MAX_TASK_CHARACTERS} characters, got {len(name)}")
-    if name == "avg" or name.startswith(("best_", "test_")):
-        raise ValueError(f"a task's name must leave avg, best_… and test_… to the metrics, got {name!r}")
-    if name == "loss":
-        raise ValueError("a task's name must leave loss to the picture of the loss, got 'loss'")
-    return name
-
-
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-
-
-def path_problem(path: str) -> str | None:
-    """What no file system takes: a part of more than 255 bytes, or a NUL."""
-    longest = max(path.split("/"), key=lambda part: len(part.encode()))
-    num_bytes = len(longest.encode())
-    if num_bytes > MAX_NAME_BYTES:
-        return f"must have names of at most {MAX_NAME_BYTES} bytes, got {num_bytes}: {longest:.40}…"
-    if len(path.encode()) > MAX_PATH_BYTES:
-        return f"must be a path of at most {MAX_PATH_BYTES} bytes, got {len(path.encode())}"
-    return f"must be a path without NUL, got {path!r}" if "\0" in path else None
-
-
-def _path(path: str) -> str:
-    if problem := path_problem(path):
-        raise ValueError(problem)
-    return path
+TaskType = Literal["single_cls", "double_cls", "multi_cls"]
 
 
 def registry_problem(name: str) -> str | None:
@@ -108,122 +35,6 @@ def registry_problem(name: str) -> str | None:
     if len(name.encode()) > MAX_REGISTERED_BYTES:
         return f"must be a name of at most {MAX_REGISTERED_BYTES} bytes, got {len(name.encode())}"
     return None
-
-
-Share = Annotated[float, Field(ge=0, lt=1)]
-NotEmpty = Annotated[str, Field(min_length=1)]
-FilePath = Annotated[str, Field(min_length=1), AfterValidator(_path)]
-Size = Annotated[int, Field(gt=0, le=1_000_000)]
-"""Of a batch, in epochs or steps: no machine holds or trains more."""
-Factor = Annotated[float, Field(gt=0, le=1_000_000)]
-Weight = Annotated[float, Field(ge=0, le=1_000_000)]
-TaskType = Literal["single_cls", "double_cls", "multi_cls"]
-TaskName = Annotated[str, AfterValidator(_task_name)]
-
-_All = Annotated[Literal["all"], Tag("<word>")]
-_Labels = Annotated[
-    tuple[Annotated[str, BeforeValidator(_label)], ...], AfterValidator(_different_labels), Tag("<list>")
-]
-Subset = Annotated[_All | _Labels, _one_shape_of("must be a list of labels, or `all`", "all")]
-LabelSubset = Annotated[
-    _All | _Labels | Annotated[dict[TaskName, Subset], Tag("<mapping>")],
-    _one_shape_of("must be a list of labels, `all`, or a mapping of tasks to one of these", "all"),
-]
-Columns = Annotated[
-    Annotated[NotEmpty, Tag("<word>")] | Annotated[tuple[NotEmpty, ...], Tag("<list>")],
-    _one_shape_of("must be the name of a column, or a list of names"),
-]
-TargetModules = Annotated[
-    Annotated[Literal["auto", "all-linear"], Tag("<word>")]
-    | Annotated[tuple[NotEmpty, ...], Field(min_length=1), Tag("<list>")],
-    _one_shape_of("must be a list of module names, `auto` or `all-linear`", "auto", "all-linear"),
-]
-LossWeight = Annotated[
-    Annotated[tuple[Weight, ...], Tag("<list>")] | Annotated[dict[str, Weight], Tag("<mapping>")],
-    _one_shape_of("must be a list of weights in the order of the tasks, or a mapping of tasks to weights"),
-]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class Data(Section):
-    raw_data_path: FilePath
-    validation_path: FilePath | None = None
-    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """Share of the raw data that is split off when `validation_path` names no file."""
-    split_seed: Seed = 0
-    """Which rows are split off; `train.seed` does not move them."""
-    test_path: FilePath | None = None
-    global_label_map: FilePath | None = None
-    label_columns: dict[str, NotEmpty] = {}
-    text_column: Columns = "text"
-    label_subset: LabelSubset | None = None
-    unknown_label: Literal["error", "drop"] = "error"
-    max_len: Annotated[int, Field(ge=4, le=1_000_000)] = 128
-    """Tokens of one example at most, special tokens counted."""
-    data_process_version: str = "v1"
-
-    @field_validator("text_column")
-    @classmethod
-    def _names_different_columns(cls, value: str | tuple[str, ...]) -> str | tuple[str, ...]:
-        if isinstance(value, tuple) and (not value or len(set(value)) != len(value)):
-            raise ValueError(f"must name one column, or several different ones, got {list(value)!r}")
-        return value
-
-
-class Lora(Section):
-    rank: Annotated[int, Field(gt=0, le=8192)] = Field(default=16, validation_alias=AliasChoices("rank", "r"))
-    alpha: Factor = Field(default=32, validation_alias=AliasChoices("alpha", "lora_alpha"))
-    dropout: Share = Field(default=0.05, validation_alias=AliasChoices("dropout", "lora_dropout"))
-    target_modules: TargetModules = "auto"
-    allow_partial: bool = False
-    """Accept target modules that exist in some layers only."""
-
-
-LORA_ALIASES = {
-    str(alias): name
-    for name, field in Lora.model_fields.items()
-    if isinstance(field.validation_alias, AliasChoices)
-    for alias in field.validation_alias.choices
-}
-
-
-class Model(Section):
-    arch: FilePath = "minilm"
-    """`minilm` (the built-in), a hub name, a local folder, or a network trained here: models:/NAME@ALIAS,
-    models:/NAME/N or runs:/ID."""
-    use_lora: bool = True
-    trust_remote_code: bool = False
-    pooling: Literal["cls", "mean", "last"] = "cls"
-    lora: Lora = Lora()
-
-
-class Train(Section):
-    batch_size: Size = 32
-    micro_batch_size: Size | None = None
-    """Examples in one forward pass; the gradients of a batch are summed over its micro-batches."""
-    lr: PositiveFloat = 2e-5
-    epochs: Size = 3
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup_share: Share = 0.06
-    weight_decay: NonNegativeFloat = 0.01
-    max_grad_norm: Factor | None = 1.0
-    loss_weight: LossWeight | None = None
-    save_strategy: str = "best_avg_f1"
-    """`last`, or `best_<metric>`; with one task `avg_f1` is its `f1`."""
-    early_stopping_epochs: Size | None = None
-    """Stop after this many epochs without a better `save_strategy` metric."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    layout: Literal["auto", "packed", "padded"] = "auto"
-    """How sequences lie in a step; `auto` measures both once at the start, or packs on a GPU in bf16."""
-    gradient_checkpointing: bool = False
-    log_steps: Size = 10
-    """Read the loss back, check it and show it every so many steps."""
-    threads: Annotated[int, Field(gt=0, le=1024)] | None = None
-    """CPU threads of torch; null: torch's own number, or 1 where that is clearly faster."""
-    seed: Seed = 42
 
 
 class Resources(Section):

@@ -18,10 +18,12 @@ from pydantic import (
     model_validator,
 )
 
+from loratrack.config.fields import Factor, NotEmpty, Section, Size
 from loratrack.config.files import plain
 from loratrack.config.layers import Settings, merged, read_layers, with_paths
+from loratrack.config.model import LORA_ALIASES
 from loratrack.config.problems import problems_of
-from loratrack.config.schema import LORA_ALIASES, Factor, NotEmpty, RunConfig, Section, Size
+from loratrack.config.schema import RunConfig
 from loratrack.errors import ConfigError, problems_message
 
 KINDS = (

@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
-from loratrack.config.schema import Lora
+from loratrack.config.model import Lora
 from loratrack.errors import UserError
 from loratrack.model import attention
 from loratrack.model.batch import Batch, BatchLayout, Layout, Sequences, arrange

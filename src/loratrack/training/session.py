@@ -23,7 +23,7 @@ from loratrack.bases.files import tokenizer_choice
 from loratrack.bases.precision import precision_name
 from loratrack.bases.trust import Trust
 from loratrack.config import RunConfig
-from loratrack.config.schema import Train
+from loratrack.config.train import Train
 from loratrack.data import Dataset, Encoded
 from loratrack.disk import write_json
 from loratrack.errors import UserError

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from loratrack.config.schema import Subset
+from loratrack.config.data import Subset
 from loratrack.errors import DataError, did_you_mean, quoted
 
 MAX_LISTED_LABELS = 5

@@ -1,0 +1,40 @@
+"""The `train` section: how it is learned."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, Tag
+
+from loratrack.config.fields import Factor, Section, Seed, Share, Size, Weight, one_shape_of
+
+LossWeight = Annotated[
+    Annotated[tuple[Weight, ...], Tag("<list>")] | Annotated[dict[str, Weight], Tag("<mapping>")],
+    one_shape_of("must be a list of weights in the order of the tasks, or a mapping of tasks to weights"),
+]
+
+
+class Train(Section):
+    batch_size: Size = 32
+    micro_batch_size: Size | None = None
+    """Examples in one forward pass; the gradients of a batch are summed over its micro-batches."""
+    lr: PositiveFloat = 2e-5
+    epochs: Size = 3
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_share: Share = 0.06
+    weight_decay: NonNegativeFloat = 0.01
+    max_grad_norm: Factor | None = 1.0
+    loss_weight: LossWeight | None = None
+    save_strategy: str = "best_avg_f1"
+    """`last`, or `best_<metric>`; with one task `avg_f1` is its `f1`."""
+    early_stopping_epochs: Size | None = None
+    """Stop after this many epochs without a better `save_strategy` metric."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    layout: Literal["auto", "packed", "padded"] = "auto"
+    """How sequences lie in a step; `auto` measures both once at the start, or packs on a GPU in bf16."""
+    gradient_checkpointing: bool = False
+    log_steps: Size = 10
+    """Read the loss back, check it and show it every so many steps."""
+    threads: Annotated[int, Field(gt=0, le=1024)] | None = None
+    """CPU threads of torch; null: torch's own number, or 1 where that is clearly faster."""
+    seed: Seed = 42
