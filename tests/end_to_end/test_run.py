@@ -105,13 +105,15 @@ def test_a_run_ends_well_and_says_what_to_do_next(dual: Any) -> None:
     assert "Warning" not in dual.errors
     assert dual.run.info.status == "FINISHED"
     assert dual.run.info.run_name == "dual"
-    tail = dual.output.splitlines()[-6:]
+    tail = dual.output.splitlines()[-7:]
     assert tail[0] == f"best epoch   {dual.run.data.metrics['best_epoch']:.0f} of 2 (by avg_f1)"
     assert tail[1:] == [
         f"run          {dual.run_id}",
         f"artifacts    {dual.artifacts}",
         f"model        models:/tiny/{dual.version}",
-        "look at it   mlflow ui",
+        f"view         http://127.0.0.1:5000/#/experiments/{dual.run.info.experiment_id}/runs/{dual.run_id}"
+        "?workflowType=machine_learning",
+        "             loratrack ui serves it",
         f'predict      loratrack predict --model models:/tiny/{dual.version} --text "…"',
     ]
 

@@ -27,6 +27,7 @@ from loratrack.cli import (
     show,
     sweep,
     sync,
+    ui,
 )
 from loratrack.cli.screen import Complaints, Parser, complain
 from loratrack.errors import RefusedError, UserError, is_text, quoted
@@ -38,6 +39,7 @@ COMMANDS = (
     predict,
     compare,
     show,
+    ui,
     promote,
     rollback,
     history,

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from loratrack.cli.commands import Commands
-from loratrack.cli.screen import console
+from loratrack.cli.screen import console, view
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -57,7 +57,7 @@ def summary(config: RunConfig, result: Training) -> list[str]:
         f"run          {result.run_id}",
         f"artifacts    {result.artifact_uri}",
         f"model        {result.model}",
-        "look at it   mlflow ui",
+        *view(result.link),
         f"predict      loratrack predict --model {result.model} {texts}",
     ]
     if not result.is_sent:

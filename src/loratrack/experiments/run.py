@@ -57,6 +57,7 @@ def run(config: RunConfig, watcher: Watcher | None = None) -> Training:
         version=None if version is None else f"{config.register_as}/{version}",
         notices=tuple(log.notices),
         artifact_uri=artifact_uri(writer.run_id),
+        experiment_id=writer.experiment_id,
         ended_by=interruption.signal,
         is_sent=is_sent,
         epochs=tuple(dict(values) for values in member.history),

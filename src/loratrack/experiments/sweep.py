@@ -126,6 +126,7 @@ def _end(work: Work) -> Sweep:
         metrics={f"best_{name}": value for name, value in bests.items()},
         version=(concluded or {}).get(VERSION, "").removeprefix("models:/") or None,
         artifact_uri=artifact_uri(parent.run_id),
+        experiment_id=parent.experiment_id,
         ended_by=interruption.signal,
         is_concluded=concluded is not None,
         num_done=search.num_done(),

@@ -14,6 +14,7 @@ from datetime import datetime
 from loratrack.errors import UserError, closest, is_text
 from loratrack.index.comparisons import Value, meaning, number
 from loratrack.index.expression import ExpressionError, comparisons, holds, parse
+from loratrack.index.opened import open_tables
 from loratrack.index.runs import (
     ATTRIBUTES,
     HEADINGS,
@@ -126,6 +127,13 @@ def summaries(tables: Tables, clause: str = "", **values: object) -> list[RunSum
         for run_id, name, exp_id, status, experiment_id, *rest in rows
     ]
     return sorted(runs, key=lambda summary: summary.started_ms, reverse=True)
+
+
+def newest_experiment() -> str | None:
+    """The id of the experiment in which something was trained last."""
+    with open_tables() as tables:
+        runs = summaries(tables)
+    return runs[0].experiment_id if runs else None
 
 
 def parents(tables: Tables) -> set[str]:
