@@ -65,10 +65,13 @@ def test_the_pages_open_on_the_runs_and_end_with_ctrl_c(store_of_runs: str, tmp_
         assert process.stdout.readline() == "Ctrl-C ends it\n"
         assert (links.ui(), links.is_served()) == (address[1], True)
         with urlopen(f"{address[1]}/") as page:
-            assert f'location.replace("{RUNS}")' in page.read().decode()
+            text = page.read().decode()
+        assert f'location.replace("{RUNS}")' in text
+        assert r"metrics.`best_avg_f1`" in text
         if chromium := shutil.which("chromium"):
             text = shown(chromium, f"{address[1]}/")
             assert "matching runs" in text
+            assert "best_avg_f1" in text
             assert "Welcome to MLflow" not in text
         assert psutil.Process(process.pid).children() == []
         process.send_signal(signal.SIGINT)

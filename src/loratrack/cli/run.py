@@ -33,11 +33,12 @@ def command(arguments: argparse.Namespace) -> int:
 
     config = load_run(arguments.config, arguments.set)
     from loratrack.cli.progress import ProgressBar
+    from loratrack.config.layers import separated
     from loratrack.experiments.run import run
 
     screen = console()
     with ProgressBar(screen) as bar:
-        result = run(config, bar)
+        result = run(config, bar, separated(arguments.set))
     if result.ended_by is not None:
         epoch = f"epoch {result.best_epoch} is kept" if result.best_epoch else "nothing was learned yet"
         screen.print(f"ended by {result.ended_by.name}; {epoch}")

@@ -31,7 +31,7 @@ def add_to(commands: Commands) -> None:
 
 
 def command(arguments: argparse.Namespace) -> int:
-    from loratrack.index.search import newest_experiment
+    from loratrack.index.search import newest_experiment, score_columns
     from loratrack.store import links, ui
     from loratrack.store.place import tracking_uri
 
@@ -49,6 +49,9 @@ def command(arguments: argparse.Namespace) -> int:
             webbrowser.open(address())
         return 0
 
+    def first_page() -> ui.FirstPage:
+        return ui.FirstPage(address().removeprefix(links.ui()), score_columns())
+
     def opened() -> None:
         screen.print(f"{address()}\nCtrl-C ends it")
         if has_browser:
@@ -58,7 +61,7 @@ def command(arguments: argparse.Namespace) -> int:
         if arguments.port is None and place.port != links.PORT:
             complain(f"port {links.PORT} is taken; using {place.port}")
         with suppress(KeyboardInterrupt):  # the way to end it
-            ui.serve(place, lambda: address().removeprefix(links.ui()), opened)
+            ui.serve(place, first_page, opened)
     return 0
 
 

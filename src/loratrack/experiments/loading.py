@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from loratrack import config as configs
 from loratrack.config import RunConfig
+from loratrack.config.layers import project_name
 from loratrack.config.schema import registry_problem
 from loratrack.config.sweep import SweepConfig, load_sweep
 from loratrack.errors import ConfigError
@@ -33,9 +34,10 @@ def load_search(path: str | Path, settings: Sequence[str] = ()) -> SweepConfig:
 
 
 def with_project(config: AnyConfig, file: Path) -> AnyConfig:
-    """The folder that the config lies in is its project; `register: true` becomes the project's name.
+    """The folder that the config lies in is its project; `register: true` becomes the project's name, and so
+    does an experiment that nobody named.
 
-    A frozen copy says both, wherever it is loaded from.
+    A frozen copy says all of it, wherever it is loaded from.
     """
     project = config.project or project_name(file)
     if problem := registry_problem(project):
@@ -43,12 +45,5 @@ def with_project(config: AnyConfig, file: Path) -> AnyConfig:
             f"{file}: project: {problem}, the name of its folder; say project: NAME, or rename the folder"
         )
     name = project if config.register_as is True else config.register_as
-    return config.model_copy(update={"project": project, "register_as": name})
-
-
-def project_name(file: Path) -> str:
-    """The folder below projects/ that the config lies in, else the folder itself."""
-    folders = file.resolve().parent.parts
-    if "projects" in folders[:-1]:
-        return folders[len(folders) - 1 - folders[::-1].index("projects") + 1]
-    return folders[-1]
+    experiment = config.experiment or project
+    return config.model_copy(update={"project": project, "register_as": name, "experiment": experiment})

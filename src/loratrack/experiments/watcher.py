@@ -94,8 +94,8 @@ class Lines:
         last = member.history[-1]
         self.notice(
             f"epoch {len(member.history)}/{member.config.train.epochs}  loss {last['train/loss']:.3f}"
-            f"  validation {scores_line(member)}  {last['time/epoch_seconds']:.1f} s"
-            f"  {last['time/examples_per_second']:.0f} examples/s"
+            f"  validation {scores_line(member)}  {last['system/epoch_seconds']:.1f} s"
+            f"  {last['system/examples_per_second']:.0f} examples/s"
         )
 
     def trial(self, end: TrialEnd) -> None:

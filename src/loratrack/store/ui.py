@@ -15,9 +15,9 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from loratrack.disk import try_lock
@@ -40,6 +40,17 @@ REMEMBERED = {
     "_mlflow_model_registry_promo_modal_dismissed_v1": True,
 }
 """What MLflow 3.17 keeps in the browser, as after a first visit in the mode Model training."""
+LIST = 'MLflowLocalStorage-1.1-ExperimentPage-["ID"]-ReactComponentState'
+"""How MLflow's list of runs in an experiment was left."""
+LIST_STATE = {
+    "searchFilter": "",
+    "orderByKey": "attributes.start_time",
+    "orderByAsc": False,
+    "startTime": "ALL",
+    "lifecycleFilter": "Active",
+    "datasetsFilter": [],
+    "modelVersionFilter": "All Runs",
+}
 SCRIPT = """\
 <script>
 for (const [key, value] of Object.entries(REMEMBERED))
@@ -89,10 +100,34 @@ def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
-def serve(place: Place, first_page: Callable[[], str], opened: Callable[[], None]) -> None:
+@dataclass(frozen=True)
+class FirstPage:
+    """Where `/` leads to."""
+
+    path: str
+    """The part of the address behind the host."""
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By experiment, what its list of runs shows besides the name: `metrics.best_f1`, `params.train.lr`."""
+
+    @property
+    def remembered(self) -> dict[str, object]:
+        """What the browser is to remember where it remembers nothing yet."""
+        columns = {each: list(map(_as_column, names)) for each, names in self.columns.items()}
+        lists = {
+            LIST.replace("ID", each): LIST_STATE | {"selectedColumns": columns[each]} for each in columns
+        }
+        return REMEMBERED | lists
+
+
+def _as_column(name: str) -> str:
+    kind, _, key = name.partition(".")
+    return f"{kind}.`{key}`"
+
+
+def serve(place: Place, first_page: Callable[[], FirstPage], opened: Callable[[], None]) -> None:
     """Serve until Ctrl-C or SIGTERM; `opened` is called when the pages are there.
 
-    `first_page`: the part of an address behind the host that `/` leads to, asked at each visit.
+    `first_page` is asked at each visit.
     """
     from loratrack.store.opening import initialise
 
@@ -110,8 +145,11 @@ def serve(place: Place, first_page: Callable[[], str], opened: Callable[[], None
     index = Path(str(pages.static_folder), "index.html").read_text("utf-8")
 
     def first() -> str:
-        script = SCRIPT.replace("REMEMBERED", json.dumps(REMEMBERED))
-        script = script.replace("FIRST_PAGE", json.dumps(first_page()).replace("<", "\\u003c"))
+        page = first_page()
+        values = {"REMEMBERED": page.remembered, "FIRST_PAGE": page.path}
+        script = SCRIPT
+        for name, value in values.items():
+            script = script.replace(name, json.dumps(value).replace("<", "\\u003c"))
         return index.replace("<head>", f"<head>{script}", 1)
 
     pages.view_functions["serve"] = first
