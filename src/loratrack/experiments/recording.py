@@ -16,6 +16,7 @@ from pathlib import Path
 from loratrack import __version__, disk
 from loratrack.config import RunConfig, files, flat, plain
 from loratrack.config.schema import data_paths
+from loratrack.config.train import AUTO
 from loratrack.errors import StoreError
 from loratrack.experiments.hiding import storable
 from loratrack.model.bundle import MEMBER
@@ -61,9 +62,10 @@ class WriterLog:
 def start(config: RunConfig, parent_run_id: str | None = None) -> RunWriter:
     """A run that shows the config's settings without their secrets."""
     config = storable(config)
-    return RunWriter.start(
-        name=config.exp_id, params=flat(plain(config)), tags=tags(config), parent_run_id=parent_run_id
-    )
+    params = flat(plain(config))
+    if config.train.lr == AUTO:  # a param never changes: `enter` logs the rate that it comes to
+        del params["train.lr"]
+    return RunWriter.start(name=config.exp_id, params=params, tags=tags(config), parent_run_id=parent_run_id)
 
 
 def tags(config: RunConfig) -> dict[str, str]:
@@ -99,7 +101,10 @@ def enter(
             writer.log_dataset(path.name, str(path), prepared.files_sha256[setting], context, num_rows)
     member = session.enter(prepared, storable(config), log, work, name or MEMBER)
     trainable, total = prepared.network.parameter_counts(member.name)
-    writer.log_params({"trainable_parameters": trainable, "total_parameters": total})
+    sizes = {"trainable_parameters": trainable, "total_parameters": total}
+    writer.log_params(
+        sizes if config.train.lr != AUTO else {**sizes, "train.lr": member.config.train.peak_rate}
+    )
     return member
 
 

@@ -45,6 +45,7 @@ from loratrack.training.member import Member
 from loratrack.training.memory import TOO_LARGE
 from loratrack.training.objectives.classification import Classification
 from loratrack.training.objectives.objective import Answers
+from loratrack.training.rate import auto_rate, chosen_rate
 from loratrack.training.threads import choose_threads
 
 
@@ -114,8 +115,13 @@ def enter(
 
     if not prepared.entered:
         _settle(network, split, name, config.train, log.notice)
-    # What was measured here takes the place of `auto`: the frozen copy gives the same run again.
-    choices = {"layout": network.layout, "precision": precision_name(network.dtype)}
+    use_lora = network.use_lora
+    auto = auto_rate(network.config.hidden_size, use_lora=use_lora, is_causal=network.is_causal)
+    rate, note = chosen_rate(config.train, auto, use_lora=use_lora)
+    if note is not None:
+        log.notice(note)
+    # What was measured or chosen takes the place of `auto`: the frozen copy gives the same run again.
+    choices = {"layout": network.layout, "precision": precision_name(network.dtype), "lr": rate}
     config = config.model_copy(update={"train": config.train.model_copy(update=choices)})
 
     prepared.entered.add(name)
