@@ -216,6 +216,8 @@ class TrialRunner:
                 raise
             member.status, member.reason, values = "failed", str(error), []
         state = TRIAL_STATES[member.status]
+        if state == "failed":
+            recording.keep_reason(running.log, member.reason)
         self._end_run(trial, state)
         match state:
             case "complete":
@@ -243,6 +245,8 @@ class TrialRunner:
 
     def _fail(self, trial: Trial, reason: str) -> None:
         """A trial that could not even begin."""
+        if trial.number in self._writers:
+            recording.keep_reason(WriterLog(self._writers[trial.number]), reason)
         self._end_run(trial, "failed")
         self.search.fail(trial, reason)
         self._report(trial, "failed", {}, epochs=0, reason=reason)
