@@ -19,6 +19,7 @@ from loratrack.config.schema import data_paths
 from loratrack.config.train import AUTO
 from loratrack.errors import StoreError, UserError
 from loratrack.experiments.hiding import storable
+from loratrack.experiments.verdict import LEARNED_NOTHING, learned_nothing
 from loratrack.model.bundle import MEMBER
 from loratrack.places import (
     ARTIFACTS,
@@ -122,6 +123,11 @@ def keep(
     with_weights: bool = True,
 ) -> dict[str, float]:
     """The run's files, checked and handed over, and its last metrics, which are returned."""
+    if outcome is not None:
+        nothing = learned_nothing(member.config, member.history, outcome.answers)
+        if nothing is not None:
+            log.writer.set_tags({LEARNED_NOTHING: nothing})
+            log.notice(f"{member.config.exp_id}: {nothing}")
     folder = work / ARTIFACTS
     session.write(prepared, member, outcome, folder, with_weights=with_weights)
     disk.write_json(folder / DATA_REPORT, scrub_values(prepared.dataset.report, scrub_name))
