@@ -15,6 +15,7 @@ from loratrack.index.comparisons import LENGTHS, MOMENTS, Value, number
 from loratrack.index.runs import HEADINGS, SWEEP, StoredRun
 from loratrack.metrics import SCORE
 from loratrack.store import process
+from loratrack.store.client import ERROR_TAG
 
 NOT_SETTINGS = (
     "config",
@@ -76,6 +77,7 @@ def columns(
         return [_column(runs, name, names) for name in dict.fromkeys(names)]
     settings = differing_settings(runs)
     states = ["status"] if any(run.summary.status != "FINISHED" for run in runs) else []
+    states += [ERROR_TAG] if any(ERROR_TAG in run.tags for run in runs) and not is_diff else []
     sorted_by = [] if sort_by is None else [sort_by]
     chosen = ["exp_id", "run_id", *states, *settings, *differing_sources(runs), *sorted_by, *scores(runs)]
     if not is_diff:
