@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ class TaskLabels:
     name: str
     labels: tuple[str, ...]
     global_ids: tuple[int, ...]
+    is_multi_label: bool = False
+    """A row has any number of the labels, none among them."""
 
     @property
     def local_ids(self) -> dict[str, int]:
@@ -40,6 +43,16 @@ class TaskLabels:
 @dataclass(frozen=True)
 class LabelMap:
     tasks: tuple[TaskLabels, ...]
+
+    @property
+    def columns(self) -> dict[str, slice]:
+        """Where each task stands in the matrix of labels, one row for each example.
+
+        One column with the local id of its label; of a multi-label task a column of 0 and 1 for each label.
+        """
+        sizes = [len(task.labels) if task.is_multi_label else 1 for task in self.tasks]
+        ends = list(accumulate(sizes, initial=0))
+        return {task.name: slice(*pair) for task, pair in zip(self.tasks, pairwise(ends), strict=True)}
 
     def to_dict(self) -> dict[str, dict[str, dict[str, int]]]:
         """What `label_map.json` holds."""
