@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loratrack.data.labelled.labels import MAX_LISTED_LABELS
+from loratrack.data.labelled.labels import MAX_LISTED_LABELS, labels_of_cell
 from loratrack.data.tables import Table, lines_text
 from loratrack.errors import did_you_mean, quoted
 
@@ -41,11 +41,18 @@ def label_problems(table: Table, column: str) -> list[str]:
     return problems
 
 
-def unknown_label_problems(table: Table, column: str, labels: Sequence[str]) -> list[str]:
-    unknown = sorted(map(str, set(table.columns[column]) - set(labels)))
+def unknown_label_problems(
+    table: Table, column: str, labels: Sequence[str], separator: str | None = None
+) -> list[str]:
+    rows = [labels_of_cell(cell, separator) for cell in table.columns[column]]
+    unknown = sorted({label for row in rows for label in row} - set(labels))
+
+    def lines_with(label: str) -> list[int]:
+        return [line for row, line in zip(rows, table.lines, strict=True) if label in row]
+
     problems = [
         f"{table.file}: the label {quoted(column)} must be one of the task's {len(labels)}, got"
-        f" {quoted(label)} at {lines_text(_lines_of(table, column, {label}))}{did_you_mean(label, labels)}"
+        f" {quoted(label)} at {lines_text(lines_with(label))}{did_you_mean(label, labels)}"
         for label in unknown[:MAX_LISTED_LABELS]
     ]
     if len(unknown) > MAX_LISTED_LABELS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -65,8 +65,11 @@ class LabelMap:
         }
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> LabelMap:
-        """Reads what `to_dict` gave; DataError when the local ids are not 0…n-1."""
+    def from_dict(cls, content: Mapping[str, Any], multi_label: Collection[str] = ()) -> LabelMap:
+        """Reads what `to_dict` gave; DataError when the local ids are not 0…n-1.
+
+        `multi_label`: the names of the tasks that are so, which the config says.
+        """
         tasks = []
         for name, numbers in content.items():
             try:
@@ -79,13 +82,20 @@ class LabelMap:
                 ) from None
             if local_ids != list(range(len(ordered))):
                 raise DataError(f"label map: {name}: local ids must be 0…{len(ordered) - 1}, got {local_ids}")
-            tasks.append(TaskLabels(name, tuple(label for label, _ in ordered), global_ids))
+            labels = tuple(label for label, _ in ordered)
+            tasks.append(TaskLabels(name, labels, global_ids, name in multi_label))
         return cls(tuple(tasks))
 
     @property
     def sha256(self) -> str:
         numbers = [[task.name, task.labels, task.global_ids] for task in self.tasks]
         return hashlib.sha256(json.dumps(numbers).encode()).hexdigest()
+
+
+def labels_of_cell(cell: str | None, separator: str | None = None) -> list[str]:
+    """The label that a cell holds, or with a separator any number of them; nothing in an empty one."""
+    parts = [cell or ""] if separator is None else map(str.strip, (cell or "").split(separator))
+    return [part for part in parts if part]
 
 
 def read_global_map(file: Path, tasks: tuple[str, ...], problems: list[str]) -> GlobalMap:
@@ -150,7 +160,13 @@ def _id_problems(ids: Mapping[str, object]) -> list[str]:
 
 
 def task_labels(
-    task: str, subset: Subset, labels_in_data: set[str], global_map: GlobalMap | None, problems: list[str]
+    task: str,
+    subset: Subset,
+    labels_in_data: set[str],
+    global_map: GlobalMap | None,
+    problems: list[str],
+    *,
+    is_multi_label: bool = False,
 ) -> TaskLabels:
     """The labels of a task: its subset, else the global map by id, else those of the data, sorted.
 
@@ -178,4 +194,4 @@ def task_labels(
         problems.append(f"{setting}: … and {more} more of its {len(labels)} labels are not in {source}")
     if len(labels) < 2:
         problems.append(f"{setting}: a task needs at least two labels, got {quoted(list(labels))}")
-    return TaskLabels(task, labels, tuple(ids.get(label, -1) for label in labels))
+    return TaskLabels(task, labels, tuple(ids.get(label, -1) for label in labels), is_multi_label)
