@@ -9,7 +9,7 @@ write(prepared, member, outcome, folder)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,6 +72,8 @@ class Outcome:
     """Of each task, on the test set where there is one, else on the validation set."""
     probe: Probe
     """What the saved model must give when it is loaded."""
+    thresholds: Mapping[str, float]
+    """Of its multi-label tasks, tuned on the validation set."""
 
 
 def set_up(
@@ -112,6 +114,8 @@ def enter(
     """A new member of the cohort, with weights drawn from its own seed."""
     network, split = prepared.network, prepared.dataset.train
     prepared.cohort.objective.add_member(network, name, config)
+    for text in prepared.cohort.objective.notices(config):
+        log.notice(text)
 
     if not prepared.entered:
         _settle(network, split, name, config.train, log.notice)
@@ -178,6 +182,7 @@ def conclude(prepared: Prepared, member: Member) -> Outcome:
         test={f"test_{metric}": value for metric, value in scores.items()},
         answers=evaluation.answers(),
         probe=objective.probe(network, member.name),
+        thresholds=evaluation.thresholds,
     )
 
 
@@ -203,6 +208,7 @@ def write(
             member.config,
             prepared.cohort.objective.label_map,
             outcome.probe if outcome else None,
+            outcome.thresholds if outcome else {},
         )
     write_json(folder / METRICS, metrics_by_epoch(member, outcome))
 
