@@ -249,6 +249,10 @@ def test_multi_cls_needs_a_task() -> None:
             "train.early_stopping_epochs: needs a metric to watch; train.save_strategy must name one",
         ),
         (
+            {"train": {"optimizer": "sgd"}},
+            "train.lr: auto has no rate for train.optimizer sgd; write a number, such as 0.1",
+        ),
+        (
             {"train": {"micro_batch_size": 64}},
             "train.micro_batch_size (64) must not be larger than train.batch_size (32)",
         ),

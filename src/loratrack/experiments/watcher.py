@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from loratrack.errors import counted
+
 if TYPE_CHECKING:
     from loratrack.training.member import Member
 
@@ -84,8 +86,8 @@ class Lines:
     def step(self, members: Sequence[Member]) -> None:
         for member in members:
             if member.name not in self._members:
-                epochs, steps = member.config.train.epochs, member.total_steps
-                self.notice(f"{member.config.exp_id}: training, {steps:,} steps in {epochs} epochs")
+                epochs, steps = counted(member.epochs, "epoch"), member.total_steps
+                self.notice(f"{member.config.exp_id}: training, {steps:,} steps in {epochs}")
                 self._members.add(member.name)
 
     def epoch(self, member: Member) -> None:
@@ -93,7 +95,7 @@ class Lines:
             return
         last = member.history[-1]
         self.notice(
-            f"epoch {len(member.history)}/{member.config.train.epochs}  loss {last['train/loss']:.3f}"
+            f"epoch {len(member.history)}/{member.epochs}  loss {last['train/loss']:.3f}"
             f"  validation {scores_line(member)}  {last['time/epoch_seconds']:.1f} s"
             f"  {last['time/examples_per_second']:.0f} examples/s"
         )

@@ -6,7 +6,8 @@ own rows, with its own rate, dropout and order, and ends its epochs in its own t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from loratrack.model.network import Network
@@ -14,7 +15,7 @@ from loratrack.model.out_of_memory import TooLargeError
 from loratrack.training.cuda_graphs import GraphCache
 from loratrack.training.member import Member
 from loratrack.training.memory import Memory
-from loratrack.training.objectives.objective import Objective
+from loratrack.training.objectives.objective import Evaluation, Objective
 from loratrack.training.step import take_step
 
 
@@ -46,6 +47,20 @@ class Cohort:
         """One batch of every member; returns those whose epoch this ended."""
         return take_step(self.training, self.network, self.objective, self.graphs, self.memory)
 
+    def evaluate_due(self) -> None:
+        """Evaluate the members that `eval_steps` asks for in the middle of an epoch."""
+        for member in self.training:
+            if member.is_due:
+                member.check_losses()
+        members = [member for member in self.training if member.is_due]
+        if members:
+            started = time.perf_counter()
+            evaluations = self._evaluate(members)
+            seconds = time.perf_counter() - started
+            for member in members:
+                evaluation = evaluations[member.name]
+                member.evaluated({**evaluation.scores(), "validation/loss": evaluation.loss}, seconds)
+
     def end_epochs(self, ended: Sequence[Member]) -> None:
         """Evaluate the members whose epoch is over, in shared passes; each decides how it goes on."""
         for member in ended:
@@ -54,19 +69,23 @@ class Cohort:
         if not members:
             return
         seconds = {member.name: member.epoch_seconds() for member in members}
-        try:
-            evaluations = self.objective.evaluate(self.network, "validation", members)
-        except TooLargeError:  # CUDA graphs hold memory that nothing else can use
-            if not self.memory.free_graphs():
-                raise
-            evaluations = self.objective.evaluate(self.network, "validation", members)
+        evaluations = self._evaluate(members)
         for member in members:
             evaluation = evaluations[member.name]
             values = evaluation.scores()
             values |= self.objective.train_losses(member, member.meter.means())
             values["validation/loss"] = evaluation.loss
             member.end_epoch(values, seconds[member.name])
+
+    def _evaluate(self, members: Sequence[Member]) -> Mapping[str, Evaluation]:
+        try:
+            evaluations = self.objective.evaluate(self.network, "validation", members)
+        except TooLargeError:  # CUDA graphs hold memory that nothing else can use
+            if not self.memory.free_graphs():
+                raise
+            evaluations = self.objective.evaluate(self.network, "validation", members)
         self.network.train()
+        return evaluations
 
 
 def train(
@@ -85,6 +104,7 @@ def train(
             return
         ended = cohort.step()
         watcher.step(cohort.training)
+        cohort.evaluate_due()
         cohort.end_epochs(ended)
         for member in ended:
             watcher.epoch(member)

@@ -108,7 +108,8 @@ def enter(
     if not prepared.entered:
         _settle(network, split, name, config.train, log.notice)
     use_lora = network.use_lora
-    auto = auto_rate(network.config.hidden_size, use_lora=use_lora, is_causal=network.is_causal)
+    width, optimizer = network.config.hidden_size, config.train.optimizer
+    auto = auto_rate(width, optimizer, use_lora=use_lora, is_causal=network.is_causal)
     rate, note = chosen_rate(config.train, auto, use_lora=use_lora)
     if note is not None:
         log.notice(note)
@@ -177,9 +178,12 @@ def summary(member: Member, outcome: Outcome | None) -> dict[str, float]:
     """The metrics that are logged once, at the end."""
     if member.best is None:
         return {}
-    best = member.history[member.best.epoch - 1]
-    values = {f"best_{metric}": best[metric] for metric in member.config.metric_names}
-    return {**values, "best_epoch": member.best.epoch, **(outcome.test if outcome else {})}
+    best = member.best
+    values = {f"best_{metric}": best.values[metric] for metric in member.config.metric_names}
+    place: dict[str, float] = {"best_epoch": best.epoch}
+    if member.config.train.eval_steps is not None:
+        place["best_step"] = best.step
+    return {**values, **place, **(outcome.test if outcome else {})}
 
 
 def write(
@@ -203,7 +207,7 @@ def metrics_by_epoch(member: Member, outcome: Outcome | None) -> dict[str, dict[
     """`epoch_1`, `epoch_2` …, `best` and, with a test set, `test`."""
     content = {f"epoch_{number}": values for number, values in enumerate(member.history, start=1)}
     if member.best is not None:
-        content["best"] = {"epoch": member.best.epoch, **member.history[member.best.epoch - 1]}
+        content["best"] = {"epoch": member.best.epoch, "step": member.best.step, **member.best.values}
     if outcome is not None and outcome.test:
         content["test"] = outcome.test
     return content
