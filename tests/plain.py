@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from peft import (
     LoraConfig,
+    PeftModel,
     TaskType,
     get_peft_model,
     get_peft_model_state_dict,
@@ -18,10 +20,20 @@ from peft import (
 )
 from tests.cohorts import BASES, CLASSES, DATASET
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from loratrack.training.member import Member
 
 Groups = list[dict[str, Any]]
+
+
+def peft_of(encoder: PreTrainedModel, adapter: LoraConfig | Path) -> Any:
+    """A new adapter, or the one in a folder."""
+    with warnings.catch_warnings():  # PEFT asks transformers by a name that will go in v6
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        if isinstance(adapter, Path):
+            return PeftModel.from_pretrained(encoder, adapter)
+        return get_peft_model(encoder, adapter)
 
 
 class Plain:
@@ -40,9 +52,7 @@ class Plain:
             target_modules=list(network.coverage[member.name].modules),
             **lora,
         )
-        with warnings.catch_warnings():  # PEFT asks transformers by a name that will go in v6
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-            self.peft = get_peft_model(encoder, settings)
+        self.peft = peft_of(encoder, settings)
         state = get_peft_model_state_dict(network.peft, adapter_name=member.name)
         set_peft_model_state_dict(self.peft, {name: value.clone() for name, value in state.items()})
         heads = network.heads[member.name]
