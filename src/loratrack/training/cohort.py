@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+import torch
+
 from loratrack.model.network import Network
 from loratrack.model.out_of_memory import TooLargeError
 from loratrack.training.cuda_graphs import GraphCache
@@ -17,6 +19,7 @@ from loratrack.training.member import Member
 from loratrack.training.memory import Memory
 from loratrack.training.objectives.objective import Evaluation, Objective
 from loratrack.training.step import take_step
+from loratrack.training.threads import Pace
 
 
 class Watcher(Protocol):
@@ -34,6 +37,14 @@ class Cohort:
         self.members: list[Member] = []
         self.graphs = GraphCache(network.device, notice)
         self.memory = Memory(network, self.graphs, notice)
+        self.notice = notice
+        self.choose_threads: Callable[[], None] | None = None
+        """Measures which number is the fastest; None where it is given, or a GPU computes."""
+        self.threads_at_start: int | None = None
+        """Where the number was changed in the middle: results are then no longer exact to the last bit."""
+        self._pace = Pace()
+        self._paced: list[Member] = []
+        self._told_of_pace = False
 
     def join(self, member: Member) -> None:
         self.members.append(member)
@@ -45,7 +56,36 @@ class Cohort:
 
     def step(self) -> list[Member]:
         """One batch of every member; returns those whose epoch this ended."""
-        return take_step(self.training, self.network, self.objective, self.graphs, self.memory)
+        members, started = self.training, time.perf_counter()
+        rows_before = sum(member.meter.rows for member in members)
+        ended = take_step(members, self.network, self.objective, self.graphs, self.memory)
+        rows = sum(member.meter.rows for member in members) - rows_before
+        if self.network.device.type == "cpu":
+            self.watch_pace(members, time.perf_counter() - started, rows)
+        return ended
+
+    def watch_pace(self, members: list[Member], seconds: float, rows: int) -> None:
+        """When steps became several times slower, say so once, and measure the threads again."""
+        if members != self._paced:  # other members have steps of another size
+            self._pace, self._paced = Pace(), members
+        times = self._pace.slower(seconds, rows)
+        if times is None:
+            return
+        if not self._told_of_pace:
+            self.notice(
+                f"steps take {times:.0f} times as long as before: something else keeps this machine busy"
+            )
+            self._told_of_pace = True
+        before = torch.get_num_threads()
+        if self.choose_threads is not None and self.training:
+            self.choose_threads()
+        self._pace = Pace()  # what is usual begins anew
+        if torch.get_num_threads() != before:
+            self.threads_at_start = self.threads_at_start or before
+            self.notice(
+                f"threads: {torch.get_num_threads()} instead of {before} from here on; results are no longer"
+                " exact to the last bit"
+            )
 
     def evaluate_due(self) -> None:
         """Evaluate the members that `eval_steps` asks for in the middle of an epoch."""

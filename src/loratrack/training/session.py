@@ -107,6 +107,8 @@ def enter(
 
     if not prepared.entered:
         _settle(network, split, name, config.train, log.notice)
+    if config.train.threads is None and network.device.type == "cpu":
+        prepared.cohort.choose_threads = lambda: _choose_threads_again(prepared)
     use_lora = network.use_lora
     width, optimizer = network.config.hidden_size, config.train.optimizer
     auto = auto_rate(width, optimizer, use_lora=use_lora, is_causal=network.is_causal)
@@ -158,6 +160,18 @@ def _settle(
         )
     if network.use_lora:
         check_that_nothing_drops(network, split, member)
+
+
+def _choose_threads_again(prepared: Prepared) -> None:
+    """Between two steps, on a batch of one of those who train now."""
+    network, split, cohort = prepared.network, prepared.dataset.train, prepared.cohort
+    member = cohort.training[0]
+    limits = (member.config.train.micro_batch_size, cohort.memory.micro_batch_limits.get(member.name))
+    size = min(len(split), member.config.train.batch_size, *(limit for limit in limits if limit is not None))
+    rows = np.arange(size)
+    choose_threads(
+        lambda: step_seconds(network, split, member.name, network.layout, rows), prepared.cohort.notice
+    )
 
 
 def conclude(prepared: Prepared, member: Member) -> Outcome:
