@@ -51,7 +51,12 @@ class Train(Section):
     """Examples in one forward pass; the gradients of a batch are summed over its micro-batches."""
     lr: LearningRate = "auto"
     """Peak rate; `auto`: by the base and by what is trained of it, see `training/rate.py`."""
+    optimizer: Literal["adamw", "adam", "sgd", "lion", "adafactor"] = "adamw"
     epochs: Size = 3
+    max_steps: Size | None = None
+    """Ends the training after so many steps of the optimizer, within an epoch too."""
+    eval_steps: Size | None = None
+    """Validate after every so many steps, besides the end of each epoch."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup_share: Share = 0.06
     weight_decay: NonNegativeFloat = 0.01
