@@ -32,13 +32,16 @@ def command(arguments: argparse.Namespace) -> int:
     from loratrack.experiments.loading import load_run
 
     config = load_run(arguments.config, arguments.set)
+    from loratrack.experiments.checking import check
+
+    corpus = check(config)
     from loratrack.cli.progress import ProgressBar
     from loratrack.config.layers import separated
     from loratrack.experiments.run import run
 
     screen = console()
     with ProgressBar(screen) as bar:
-        result = run(config, bar, separated(arguments.set))
+        result = run(config, bar, corpus, separated(arguments.set))
     if result.ended_by is not None:
         epoch = f"epoch {result.best_epoch} is kept" if result.best_epoch else "nothing was learned yet"
         screen.print(f"ended by {result.ended_by.name}; {epoch}")
@@ -53,8 +56,9 @@ def summary(config: RunConfig, result: Training) -> list[str]:
     """The best epoch, where everything is, and what to do next."""
     texts = '--text "…"' if len(config.text_columns) == 1 else "--file in.csv"
     chosen_by = config.best_metric or "save_strategy: last"
+    at_step = f", at step {result.metrics['best_step']:.0f}," if "best_step" in result.metrics else ""
     lines = [
-        f"best epoch   {result.best_epoch} of {len(result.epochs)} (by {chosen_by})",
+        f"best epoch   {result.best_epoch}{at_step} of {len(result.epochs)} (by {chosen_by})",
         f"run          {result.run_id}",
         f"artifacts    {result.artifact_uri}",
         f"model        {result.model}",

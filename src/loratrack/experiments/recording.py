@@ -16,8 +16,10 @@ from pathlib import Path
 from loratrack import __version__, disk
 from loratrack.config import RunConfig, files, flat, plain
 from loratrack.config.schema import data_paths
+from loratrack.config.train import AUTO
 from loratrack.errors import StoreError, UserError
 from loratrack.experiments.hiding import storable
+from loratrack.experiments.verdict import LEARNED_NOTHING, learned_nothing
 from loratrack.model.bundle import MEMBER
 from loratrack.places import (
     ARTIFACTS,
@@ -72,9 +74,12 @@ def start(config: RunConfig, parent_run_id: str | None = None, changed: Sequence
     them, and the next one that would be called the same gets a number; a child run is called by its exp_id.
     """
     config = storable(config)
+    params = flat(plain(config))
+    if config.train.lr == AUTO:  # a param never changes: `enter` logs the rate that it comes to
+        del params["train.lr"]
     return RunWriter.start(
         name=run_name(config.exp_id, changed),
-        params=flat(plain(config)),
+        params=params,
         tags=tags(config, changed),
         parent_run_id=parent_run_id,
         experiment=config.experiment or EXPERIMENT,
@@ -133,7 +138,10 @@ def enter(
             writer.log_dataset(path.name, str(path), prepared.files_sha256[setting], context, num_rows)
     member = session.enter(prepared, storable(config), log, work, name or MEMBER)
     trainable, total = prepared.network.parameter_counts(member.name)
-    writer.log_params({"trainable_parameters": trainable, "total_parameters": total})
+    sizes = {"trainable_parameters": trainable, "total_parameters": total}
+    writer.log_params(
+        sizes if config.train.lr != AUTO else {**sizes, "train.lr": member.config.train.peak_rate}
+    )
     return member
 
 
@@ -147,6 +155,11 @@ def keep(
     with_weights: bool = True,
 ) -> dict[str, float]:
     """The run's files, checked and handed over, and its last metrics, which are returned."""
+    if outcome is not None:
+        nothing = learned_nothing(member.config, member.history, outcome.answers)
+        if nothing is not None:
+            log.writer.set_tags({LEARNED_NOTHING: nothing})
+            log.notice(f"{member.config.exp_id}: {nothing}")
     folder = work / ARTIFACTS
     session.write(prepared, member, outcome, folder, with_weights=with_weights)
     disk.write_json(folder / DATA_REPORT, scrub_values(prepared.dataset.report, scrub_name))
@@ -156,7 +169,10 @@ def keep(
         draft = folder.with_name(PYFUNC)  # MLflow copies the folder, so it cannot write into it
         pyfunc.save(folder, draft, member.config)
         draft.rename(folder / PYFUNC)
-    disk.write_json(folder / ENVIRONMENT, environment())
+    facts = environment()
+    if prepared.cohort.threads_at_start is not None:
+        facts["torch"]["threads_at_start"] = prepared.cohort.threads_at_start
+    disk.write_json(folder / ENVIRONMENT, facts)
     disk.write_text(folder / NOTICES, notices(log))
     # the gate of every run: what was saved is what was trained
     if files.sha256(files.load(folder / CONFIG_COPY)) != files.sha256(member.config):

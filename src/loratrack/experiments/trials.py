@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from loratrack.data import Corpus
 from loratrack.errors import UserError
 from loratrack.experiments import recording
 from loratrack.experiments.recording import WriterLog
@@ -50,8 +51,17 @@ class RunningTrial:
 class TrialRunner:
     """This process's trials. It watches the cohort: it sees every step and every epoch."""
 
-    def __init__(self, search: Search, parent: RunWriter, watcher: Watcher, stop: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        search: Search,
+        parent: RunWriter,
+        watcher: Watcher,
+        stop: Callable[[], bool],
+        corpus: Corpus | None = None,
+    ) -> None:
         self.search, self.parent, self.watcher, self.stop = search, parent, watcher, stop
+        self.corpus = corpus
+        """What the data of the sweep's own config holds, where it was read before."""
         self.places = Parallelism(search.sweep.parallel, memory_left)
         self.prepared: Prepared | None = None
         self._group = ""
@@ -89,7 +99,9 @@ class TrialRunner:
         if first.config.train.threads is not None:
             torch.set_num_threads(first.config.train.threads)
         try:
-            prepared = session.set_up(first.config, self.watcher.notice)
+            is_same_data = first.config.data == self.search.config.data
+            corpus = self.corpus if is_same_data else None
+            prepared = session.set_up(first.config, self.watcher.notice, corpus=corpus)
         except UserError as error:
             if all(is_own(setting) for setting in first.values):
                 raise  # what is wrong is shared by all trials: none can be trained
@@ -194,7 +206,7 @@ class TrialRunner:
             if is_done:
                 assert member.best is not None, "a finished member has a best epoch"
                 trainable = float(prepared.network.parameter_counts(member.name)[0])
-                scores = {**member.history[member.best.epoch - 1], "trainable_parameters": trainable}
+                scores = {**member.best.values, "trainable_parameters": trainable}
                 values = [scores[metric] for metric in search.sweep.metrics]
                 outcome = session.conclude(prepared, member)
             with_weights = keep == "all" or (is_done and (keep == "finished" or search.is_best(values)))
