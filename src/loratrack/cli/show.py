@@ -11,6 +11,7 @@ from rich.text import Text
 
 from loratrack.cli.commands import Commands
 from loratrack.cli.screen import console, fitted_table, in_colours, print_json
+from loratrack.index.naming import MODEL_HELP, MODEL_WORDS
 
 PIPE_WIDTH = 120
 """Columns at least, where no terminal says its width."""
@@ -23,9 +24,7 @@ def add_to(commands: Commands) -> None:
         description="Everything of one run: settings, scores, epochs, versions, files, environment, notices.",
         epilog="exit codes: 0 found, 1 no such run, 2 wrong use",
     )
-    parser.add_argument(
-        "run", metavar="RUN|EXP", help="a run's id or the start of it, or an exp_id for its newest run"
-    )
+    parser.add_argument("run", metavar=MODEL_WORDS, help=MODEL_HELP)
     parser.add_argument("--json", action="store_true", help="everything as JSON")
     parser.set_defaults(command=command)
 
