@@ -14,6 +14,10 @@ SCORE = re.compile(r"([\w-]+_)?(accuracy|f1|f1_micro)")
 """Metrics between 0 and 1 that say how good a model is; the group is the task's name and an underscore."""
 
 
+MAIN_SCORES = ("best_avg_f1", "best_f1", "test_avg_f1", "test_f1")
+"""Those that lists of runs and versions show."""
+
+
 def is_lower_better(metric: str) -> bool:
     return LOWER_IS_BETTER.search(metric) is not None
 

@@ -114,7 +114,7 @@ def test_all_files_come_back(ask: Any) -> None:
     assert sorted(path.name for path in Path("some").iterdir()) == ["files"]
     code, _, err = ask("restore", "first", "--out", "some/files")
     assert code == 2
-    assert "--out: must be a folder that is empty or not there yet, got 'some/files'" in err
+    assert "--out: must be an empty or new folder, got 'some/files'" in err
 
 
 def test_the_current_folder_may_take_the_files(

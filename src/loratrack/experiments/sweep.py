@@ -15,7 +15,7 @@ import optuna
 from loratrack.config import RunConfig, files, flat, plain
 from loratrack.config.sweep import SweepConfig
 from loratrack.data import Corpus
-from loratrack.errors import UserError
+from loratrack.errors import RefusedError
 from loratrack.experiments import recording
 from loratrack.experiments.checking import check
 from loratrack.experiments.hiding import storable, texts_hidden
@@ -27,6 +27,7 @@ from loratrack.experiments.run import artifact_uri
 from loratrack.experiments.trained_bases import pinned
 from loratrack.experiments.trials import TrialRunner
 from loratrack.experiments.watcher import Nobody, Watcher
+from loratrack.registry import pages
 from loratrack.store.client import EXPERIMENT
 from loratrack.store.place import store_folder
 from loratrack.store.secrets import scrub_name
@@ -74,7 +75,7 @@ def existing(name: str, storage: str | None = None) -> tuple[optuna.Study, Repor
     """A sweep that was begun, and how it stands."""
     file = store_folder() / DATABASE
     if storage is None and not file.exists():
-        raise UserError(f"sweep show: there is no sweep yet in {file}")
+        raise RefusedError(f"sweep show: there is no sweep yet in {file}")
     begun = study.existing(storage or f"sqlite:///{file}", name)
     return begun, reports.report(begun)
 
@@ -166,9 +167,10 @@ def _conclude(work: Work) -> dict[str, str]:
             tags |= {"best_trial": str(best.number), "best_run_id": run_id}
             metrics = dict(zip(search.sweep.metrics, best.values, strict=True))
             if search.sweep.register_best and search.attr("registered") != best.number:
-                name = str(config.project if config.register_as is False else config.register_as)
+                name = config.registered_model or str(config.project)
                 bests = {f"best_{metric}": value for metric, value in metrics.items()}
-                parent.ask_version(name, recording.version_tags(best_config.exp_id, bests), run_id)
+                text = pages.about(run_id, recording.description(best_config), bests)
+                parent.ask_version(name, pages.tags(best_config.exp_id, bests), text, run_id)
                 search.set_attr("registered", best.number)
                 if parent.flush(run_id=run_id):
                     tags[VERSION] = f"models:/{name}/{registered(run_id, name)}"
