@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from loratrack import __version__
 from loratrack.cli import (
     cache,
+    check,
     compare,
     doctor,
     history,
@@ -33,6 +34,7 @@ from loratrack.errors import RefusedError, UserError, is_text, quoted
 from loratrack.store.place import database_file, store_name, tracking_uri
 
 COMMANDS = (
+    check,
     run,
     sweep,
     predict,
