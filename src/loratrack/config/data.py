@@ -71,6 +71,7 @@ class Data(Section):
     text_column: Columns = "text"
     label_subset: LabelSubset | None = None
     unknown_label: Literal["error", "drop"] = "error"
+    empty_text: Literal["error", "drop"] = "error"
     max_len: Annotated[int, Field(ge=4, le=1_000_000)] = 128
     """Tokens of one example at most, special tokens counted."""
     data_process_version: str = "v1"

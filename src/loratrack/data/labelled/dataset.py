@@ -94,6 +94,7 @@ def cache_settings(
         "text_columns": config.text_columns,
         "label_columns": config.label_columns,
         "unknown_label": data.unknown_label,
+        "empty_text": data.empty_text,
         "data_process_version": data.data_process_version,
         "task_type": config.task_type,
         "label_map": corpus.label_map.sha256,
