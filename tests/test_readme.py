@@ -36,7 +36,7 @@ ROWS_KEPT = 120
 QUESTIONS = ("compare", "show")
 MOVES = ("promote", "rollback", "history", "registry")
 LITTLE = ("predict", "cache", "sync")
-BEFORE = ("check",)
+BEFORE = ("init", "check")
 AFTERWARDS = ("reproduce", "restore", "doctor", "register")
 START_SECONDS = 90
 

@@ -17,6 +17,7 @@ from loratrack.cli import (
     compare,
     doctor,
     history,
+    init,
     predict,
     promote,
     register,
@@ -34,6 +35,7 @@ from loratrack.errors import RefusedError, UserError, is_text, quoted
 from loratrack.store.place import database_file, store_name, tracking_uri
 
 COMMANDS = (
+    init,
     check,
     run,
     sweep,
