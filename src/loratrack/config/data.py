@@ -91,6 +91,7 @@ class Data(Section):
     label_separator: Annotated[str, Field(min_length=1, max_length=20)] = ";"
     """Between the labels of a row in a CSV or TSV file."""
     unknown_label: Literal["error", "drop"] = "error"
+    empty_text: Literal["error", "drop"] = "error"
     max_len: Annotated[int, Field(ge=4, le=1_000_000)] = 128
     """Tokens of one example at most, special tokens counted."""
     data_process_version: str = "v1"

@@ -84,7 +84,7 @@ def dump(config: RunConfig) -> str:
     """YAML that `load` reads back to the same config, here or where the project has moved."""
     root = project_root(Path.cwd())
     settings = with_paths(plain(config), lambda path: _below(root, path))
-    text: str = yaml.dump(settings, Dumper=_ExactDumper, allow_unicode=True, sort_keys=False)
+    text: str = yaml.dump(settings, Dumper=ExactDumper, allow_unicode=True, sort_keys=False)
     return f"{FROZEN_MARK}\n{text}"
 
 
@@ -93,7 +93,7 @@ def save(config: RunConfig, file: Path) -> None:
     write_text(file, dump(config), mode=0o444)
 
 
-class _ExactDumper(yaml.SafeDumper):
+class ExactDumper(yaml.SafeDumper):
     """Double quotes for text with Unicode's line breaks, which PyYAML else reads back as spaces."""
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
@@ -101,7 +101,7 @@ class _ExactDumper(yaml.SafeDumper):
         return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
 
 
-_ExactDumper.add_representer(str, _ExactDumper.represent_str)
+ExactDumper.add_representer(str, ExactDumper.represent_str)
 
 
 def _below(root: Path | None, path: str) -> str:

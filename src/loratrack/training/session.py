@@ -19,7 +19,6 @@ import torch
 from loratrack import data
 from loratrack.bases import base as bases
 from loratrack.bases.base import Base
-from loratrack.bases.files import tokenizer_choice
 from loratrack.bases.precision import precision_name
 from loratrack.bases.trust import Trust
 from loratrack.config import RunConfig
@@ -99,8 +98,7 @@ def set_up(
             f"data.max_len: must be at most {network.max_tokens}, the positions of the base {base.name}, got"
             f" {config.data.max_len}"
         )
-    tokenizer_facts = {"files": base.tokenizer_sha256, **tokenizer_choice(base.folder)}
-    dataset = data.encode(corpus, config, tokenizer, tokenizer_facts, notice)
+    dataset = data.encode(corpus, config, tokenizer, bases.tokenizer_facts(base), notice)
     for part in (dataset.train, dataset.validation, dataset.test):
         if part is not None:
             check_tokens(part, network)

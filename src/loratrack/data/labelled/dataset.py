@@ -14,6 +14,7 @@ from loratrack.data.labelled.corpus import Corpus, Examples
 from loratrack.data.labelled.labels import LabelMap
 from loratrack.data.labelled.report import Report
 from loratrack.data.tokens import Array, Tokenizer, Tokens, encode_texts, full_lengths
+from loratrack.errors import counted
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def encode(
     tokenizer_facts: object,
     notice: Callable[[str], None],
 ) -> Dataset:
-    """The corpus as tokens, from the cache when it holds them. The corpus' warnings go to `notice`.
+    """The corpus as tokens, from the cache when it holds them. What is worth a warning goes to `notice`.
 
     `tokenizer_facts`, JSON, tell one tokenizer of this class from another.
     """
@@ -54,6 +55,13 @@ def encode(
         lambda: _build(corpus.parts, tokenizer, config.data.max_len),
         notice,
     )
+    for name, facts in stored.facts.items():
+        if facts["truncated"]:
+            cut, max_len = counted(facts["truncated"], "text"), config.data.max_len
+            notice(
+                f"{name}: {cut} of {len(corpus.parts[name]):,} cut to data.max_len ({max_len} tokens), the"
+                f" longest has {facts['max']:,}"
+            )
     arrays, parts = stored.arrays, dict[str, Encoded]()
     for name, part in corpus.parts.items():
         types = arrays.get(f"{name}.token_types")
@@ -86,6 +94,7 @@ def cache_settings(
         "text_columns": config.text_columns,
         "label_columns": config.label_columns,
         "unknown_label": data.unknown_label,
+        "empty_text": data.empty_text,
         "data_process_version": data.data_process_version,
         "task_type": config.task_type,
         "label_map": corpus.label_map.sha256,
