@@ -29,6 +29,7 @@ from loratrack.cli import (
     show,
     sweep,
     sync,
+    ui,
 )
 from loratrack.cli.screen import Complaints, Parser, complain, complain_of_error
 from loratrack.errors import RefusedError, UserError, is_text, quoted
@@ -42,6 +43,7 @@ COMMANDS = (
     predict,
     compare,
     show,
+    ui,
     promote,
     rollback,
     history,

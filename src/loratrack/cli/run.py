@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from loratrack.cli.commands import Commands
-from loratrack.cli.screen import console
+from loratrack.cli.screen import console, view
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,11 +36,12 @@ def command(arguments: argparse.Namespace) -> int:
 
     corpus = check(config)
     from loratrack.cli.progress import ProgressBar
+    from loratrack.config.layers import separated
     from loratrack.experiments.run import run
 
     screen = console()
     with ProgressBar(screen) as bar:
-        result = run(config, bar, corpus)
+        result = run(config, bar, corpus, separated(arguments.set))
     if result.ended_by is not None:
         epoch = f"epoch {result.best_epoch} is kept" if result.best_epoch else "nothing was learned yet"
         screen.print(f"ended by {result.ended_by.name}; {epoch}")
@@ -61,7 +62,7 @@ def summary(config: RunConfig, result: Training) -> list[str]:
         f"run          {result.run_id}",
         f"artifacts    {result.artifact_uri}",
         f"model        {result.model}",
-        "look at it   mlflow ui",
+        *view(result.link),
         f"predict      loratrack predict --model {result.model} {texts}",
     ]
     if not result.is_sent:

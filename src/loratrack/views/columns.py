@@ -24,6 +24,7 @@ NOT_SETTINGS = (
     "task_type",
     "description",
     "base_config",
+    "experiment",
     "trainable_parameters",
     "total_parameters",
 )
