@@ -53,6 +53,8 @@ class RunConfig(Section):
     """Name in the model registry; true: the project's name; false: no version is made."""
     project: NotEmpty | None = None
     """A tag to filter by; null: the folder below projects/ that the config lies in."""
+    baseline: bool = True
+    """Fit a TF-IDF classifier on the same rows, for comparison."""
     data: Data
     model: Model = Model()
     train: Train = Train()

@@ -18,7 +18,13 @@ from loratrack.config import RunConfig, files, flat, plain
 from loratrack.config.schema import data_paths
 from loratrack.errors import StoreError
 from loratrack.experiments.hiding import storable
-from loratrack.experiments.verdict import LEARNED_NOTHING, learned_nothing
+from loratrack.experiments.verdict import (
+    LEARNED_NOTHING,
+    against_baseline,
+    is_worse,
+    learned_nothing,
+    remedies,
+)
 from loratrack.model.bundle import MEMBER
 from loratrack.places import (
     ARTIFACTS,
@@ -101,6 +107,7 @@ def enter(
     member = session.enter(prepared, storable(config), log, work, name or MEMBER)
     trainable, total = prepared.network.parameter_counts(member.name)
     writer.log_params({"trainable_parameters": trainable, "total_parameters": total})
+    writer.log_metrics(prepared.yardstick, step=0)
     return member
 
 
@@ -114,11 +121,17 @@ def keep(
     with_weights: bool = True,
 ) -> dict[str, float]:
     """The run's files, checked and handed over, and its last metrics, which are returned."""
+    metrics = session.summary(member, outcome)
     if outcome is not None:
-        nothing = learned_nothing(member.config, member.history, outcome.answers)
-        if nothing is not None:
-            log.writer.set_tags({LEARNED_NOTHING: nothing})
-            log.notice(f"{member.config.exp_id}: {nothing}")
+        compared = {**prepared.yardstick, **metrics}
+        verdict = learned_nothing(member.config, member.history, outcome.answers)
+        if verdict is not None:
+            log.writer.set_tags({LEARNED_NOTHING: verdict})
+        elif is_worse(member.config, compared):
+            verdict = against_baseline(member.config, compared)
+        if verdict is not None:
+            tries = remedies(member.config, prepared.dataset.report)
+            log.notice(f"{member.config.exp_id}: {verdict}; {tries}")
     folder = work / ARTIFACTS
     session.write(prepared, member, outcome, folder, with_weights=with_weights)
     disk.write_json(folder / DATA_REPORT, scrub_values(prepared.dataset.report, scrub_name))
@@ -140,7 +153,6 @@ def keep(
     answers = {task: (labels[task], *pair) for task, pair in pairs.items()}
     if answers:
         class_scores.write(folder / CLASS_SCORES, answers)
-    metrics = session.summary(member, outcome)
     try:  # before the files: a run that has kept its model has its scores
         log.writer.log_metrics(metrics, step=len(member.history))
     finally:  # also on a full disk, for moving the files takes no space

@@ -31,7 +31,9 @@ from loratrack.index.tables import Tables
 from loratrack.metrics import is_lower_better
 from loratrack.store.client import EVENTS_EXPERIMENT, PARENT_TAG
 
-ALWAYS_KNOWN = re.compile(r"(best_|test_)?(avg_)?(accuracy|f1)|(train|validation)/loss|best_epoch")
+ALWAYS_KNOWN = re.compile(
+    r"(best_|test_|baseline_|majority_)?(avg_)?(accuracy|f1)|(train|validation)/loss|best_epoch"
+)
 """Metrics that are no mistake in a store where no run has one yet."""
 MANY_SHARE = 0.1
 """From this share of all runs on, one scan is quicker than looking each run up."""

@@ -9,7 +9,7 @@ write(prepared, member, outcome, folder)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,6 +46,7 @@ from loratrack.training.memory import TOO_LARGE
 from loratrack.training.objectives.classification import Classification
 from loratrack.training.objectives.objective import Answers
 from loratrack.training.threads import choose_threads
+from loratrack.training.yardstick import yardstick
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Prepared:
     cohort: Cohort
     files_sha256: dict[str, str]
     """The data files, by the setting that names them."""
+    yardstick: Mapping[str, float]
+    """Scores that every member must beat, by their names in MLflow."""
     entered: set[str] = field(default_factory=set)
     """The names of all members that ever were."""
 
@@ -93,8 +96,10 @@ def set_up(config: RunConfig, notice: Callable[[str], None], trust: Trust | None
     for part in (dataset.train, dataset.validation, dataset.test):
         if part is not None:
             check_tokens(part, network)
-    cohort = Cohort(network, Classification(dataset), notice)
-    return Prepared(base, dataset, network, cohort, corpus.files_sha256)
+    objective = Classification(dataset)
+    cohort = Cohort(network, objective, notice)
+    scores = yardstick(corpus, objective, notice, with_baseline=config.baseline)
+    return Prepared(base, dataset, network, cohort, corpus.files_sha256, scores)
 
 
 def enter(

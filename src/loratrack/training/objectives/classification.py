@@ -138,6 +138,18 @@ class Classification:
             )
         return evaluations
 
+    def score(self, split: Split, predicted: Mapping[str, NDArray[np.int64]]) -> dict[str, float]:
+        """The scores of answers that somebody else gave to the rows of a split."""
+        rows = self.dataset.test if split == "test" else self.dataset.validation
+        assert rows is not None, "a test set is scored only where there is one"
+        tasks = self.dataset.label_map.tasks
+        return Predictions(
+            classes={task.name: len(task.labels) for task in tasks},
+            truth={task.name: np.array(rows.labels[:, column]) for column, task in enumerate(tasks)},
+            predicted=predicted,
+            loss=0.0,
+        ).scores()
+
     def probe(self, network: Network, member: str) -> Probe:
         """The first rows of the validation set."""
         split = self.dataset.validation

@@ -1,0 +1,155 @@
+"""What a model must beat: a classifier that counts words, and below it the most frequent label.
+
+    yardstick(corpus, objective, notice)
+    # {"majority_f1": 0.06, "baseline_f1": 0.901, "baseline_test_f1": 0.894, …}
+
+The baseline is scikit-learn's TF-IDF and a linear support vector machine with its own settings, fitted on the
+run's training rows and scored by the run's own measures. It is fitted before the training begins, so that
+neither slows the other down, and once for the same rows and labels: the cache keeps its scores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import sklearn
+from numpy.typing import NDArray
+from sklearn.dummy import DummyClassifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.svm import LinearSVC
+
+from loratrack.data import Corpus, Examples, cache
+from loratrack.metrics import BASELINE, MAJORITY
+from loratrack.training.objectives.classification import Classification
+from loratrack.training.objectives.objective import Split
+
+FORMAT = 1
+"""Another number where the same rows come to other scores than before."""
+WITHOUT_SPACES = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""Letters of scripts that put no space between words: Thai, Lao, Burmese, Khmer, Kana, Chinese characters."""
+LETTER = re.compile(r"\w")
+WITHOUT_SPACES_SHARE = 0.2
+LOOKED_AT_ROWS, LOOKED_AT_CHARACTERS = 1000, 200
+MAX_ROWS = 50_000
+MAX_CHARACTERS, MAX_CHARACTERS_COUNTED_SINGLY = 20_000_000, 2_000_000
+"""Of the training texts: counting their words, or their characters, takes some two seconds of one core."""
+MAX_PRODUCTS = 40_000_000
+"""Counted words of all training rows, times labels: fitting takes some three seconds of one core."""
+MIN_ROWS_A_LABEL = 5
+"""With fewer of them the rows that there is time for say nothing."""
+MAX_WEIGHTS = 20_000_000
+"""Words times labels: 160 MB."""
+ANSWERED_ROWS = 10_000
+"""Rows that are answered in one go: their decisions are a dense matrix of rows and labels."""
+
+Ids = NDArray[np.int64]
+
+
+def yardstick(
+    corpus: Corpus, objective: Classification, notice: Callable[[str], None], *, with_baseline: bool = True
+) -> dict[str, float]:
+    """`majority_…` of the validation rows; `baseline_…` of them, and `baseline_test_…` with a test set."""
+    labels = corpus.train.labels
+    most_frequent = {
+        task.name: np.full(len(corpus.validation), np.bincount(labels[:, column]).argmax())
+        for column, task in enumerate(corpus.label_map.tasks)
+    }
+    scores = objective.score("validation", most_frequent)
+    majority = {f"{MAJORITY}{name}": value for name, value in scores.items()}
+    return majority | (_baseline(corpus, objective, notice) if with_baseline else {})
+
+
+def _baseline(corpus: Corpus, objective: Classification, notice: Callable[[str], None]) -> dict[str, float]:
+    """The scores of the baseline, from the cache where it was fitted on these rows before."""
+    parts = corpus.parts.items()
+    settings = {
+        "baseline": FORMAT,
+        "scikit-learn": sklearn.__version__,
+        "texts": {name: part.texts_sha256 for name, part in parts},
+        "labels": {name: hashlib.sha256(part.labels.tobytes()).hexdigest() for name, part in parts},
+        "tasks": [[task.name, len(task.labels)] for task in corpus.label_map.tasks],
+    }
+    facts = cache.fetch(settings, lambda: cache.Stored({}, _fitted(corpus, objective)), notice).facts
+    scores: dict[str, float] = facts["scores"]
+    num_rows, num_fitted = len(corpus.train), facts["rows"]
+    if not scores:
+        notice(
+            f"baseline: none; {num_fitted:,} of {num_rows:,} rows fit into its time, too few for the labels"
+        )
+        return {}
+    name = next(name for name in ("avg_f1", "f1") if f"{BASELINE}{name}" in scores)
+    sample = "" if num_fitted == num_rows else f" (fitted on {num_fitted:,} of {num_rows:,} training rows)"
+    notice(
+        f"baseline: TF-IDF of {facts['counted']} and a linear classifier: {name}"
+        f" {scores[BASELINE + name]:.3f} on the validation rows{sample}"
+    )
+    return scores
+
+
+def _fitted(corpus: Corpus, objective: Classification) -> dict[str, Any]:
+    """`scores`, none where there is time for too few rows; `counted`, what is counted; `rows`, how many."""
+    texts, tasks = joined(corpus.train), corpus.label_map.tasks
+    most_labels, all_labels = (pick(len(task.labels) for task in tasks) for pick in (max, sum))
+    counted, max_characters = "words", MAX_CHARACTERS
+    counting: dict[str, Any] = {"token_pattern": r"\w+"}
+    if has_no_spaces(texts):
+        counted, max_characters = "characters", MAX_CHARACTERS_COUNTED_SINGLY
+        counting = {"analyzer": "char", "ngram_range": (1, 2)}
+
+    order = np.random.default_rng(0).permutation(len(texts))  # a sample is always the same rows
+    ends = np.cumsum([len(texts[row]) for row in order])
+    rows = np.sort(order[: min(MAX_ROWS, max(1, int(np.sum(ends <= max_characters))))])
+    vectorizer = TfidfVectorizer(sublinear_tf=True, max_features=MAX_WEIGHTS // most_labels, **counting)
+    matrix = vectorizer.fit_transform([texts[row] for row in rows])
+    num_fitted = min(len(rows), len(rows) * MAX_PRODUCTS // (matrix.nnz * all_labels))
+    facts = {"scores": {}, "counted": counted, "rows": num_fitted}
+    if num_fitted < min(len(texts), MIN_ROWS_A_LABEL * most_labels):
+        return facts
+    if num_fitted < len(rows):
+        chosen = np.sort(np.random.default_rng(1).permutation(len(rows))[:num_fitted])
+        rows, matrix = rows[chosen], matrix[chosen]
+
+    classifiers = {}
+    for column, task in enumerate(tasks):
+        own = corpus.train.labels[rows, column]
+        has_several = len(np.unique(own)) > 1
+        classifiers[task.name] = LinearSVC(random_state=0) if has_several else DummyClassifier()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            classifiers[task.name].fit(matrix, own)
+
+    scores: dict[str, float] = {}
+    splits: dict[Split, Examples | None] = {"validation": corpus.validation, "test": corpus.test}
+    for split, part in splits.items():
+        if part is None:
+            continue
+        answers: dict[str, list[Ids]] = {task.name: [] for task in tasks}
+        to_answer = joined(part)
+        for start in range(0, len(to_answer), ANSWERED_ROWS):
+            rows_matrix = vectorizer.transform(to_answer[start : start + ANSWERED_ROWS])
+            for name, classifier in classifiers.items():
+                answers[name].append(classifier.predict(rows_matrix))
+        found = objective.score(split, {name: np.concatenate(each) for name, each in answers.items()})
+        prefix = BASELINE if split == "validation" else f"{BASELINE}test_"
+        scores |= {f"{prefix}{name}": value for name, value in found.items()}
+    return {**facts, "scores": scores}
+
+
+def joined(part: Examples) -> list[str]:
+    """The text of each row; that of several columns as one."""
+    return ["\n".join(row) for row in zip(*part.columns, strict=True)]
+
+
+def has_no_spaces(texts: Sequence[str]) -> bool:
+    """Whether the words of these texts cannot be told by the spaces between them."""
+    start = "".join(text[:LOOKED_AT_CHARACTERS] for text in texts[:LOOKED_AT_ROWS])
+    letters = len(LETTER.findall(start))
+    return len(WITHOUT_SPACES.findall(start)) >= WITHOUT_SPACES_SHARE * letters
