@@ -60,7 +60,9 @@ def again(loratrack_run: Any, dual: Any, tmp_path_factory: pytest.TempPathFactor
 def single(loratrack_run: Any, written: Any) -> Any:
     data = {"label_subset": ["shop", "007", "web"], "label_columns": {"label": "channel"}, "test_path": None}
     config = written("single", task_type="single_cls", data=data)
-    return loratrack_run(config, "train.precision=bf16", "train.epochs=1", "train.layout=auto")
+    return loratrack_run(
+        config, "train.precision=bf16", "train.epochs=1", "train.layout=auto", "train.lr=auto"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -240,7 +242,10 @@ def test_a_single_task_has_short_names_and_no_test(single: Any) -> None:
 def test_a_frozen_copy_holds_what_was_measured_in_place_of_auto(single: Any) -> None:
     told = re.search(r"^layout: (\w+) \(", single.output, re.MULTILINE)
     assert told, single.output
-    assert load(single.artifacts / "config_copy.yaml").train.layout == told[1]
+    kept = load(single.artifacts / "config_copy.yaml").train
+    assert (kept.layout, kept.lr) == (told[1], 2e-3)
+    assert "\ntrain.lr: auto is 0.002 for LoRA on this base\n" in single.output
+    assert single.run.data.params["train.lr"] == "0.002"
 
 
 def test_a_third_label_is_a_key_more(three: Any) -> None:

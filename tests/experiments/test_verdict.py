@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import cohen_kappa_score
 
 from loratrack.config import RunConfig
-from loratrack.experiments.verdict import agreement, learned_nothing
+from loratrack.experiments.verdict import against_baseline, agreement, is_worse, learned_nothing, remedies
 
 FALLING = [{"train/loss": 0.9}, {"train/loss": 0.5}]
 IDS = NDArray[np.int64]
@@ -94,3 +94,48 @@ def test_the_agreement_is_cohens_kappa(seed: int) -> None:
     truth = draw.integers(0, 4, 80)
     predicted = np.where(draw.random(80) < 0.3 * seed, truth, draw.integers(0, 5, 80))
     assert agreement(truth, predicted)[0] == pytest.approx(cohen_kappa_score(truth, predicted))
+
+
+METRICS = {"best_accuracy": 0.93, "best_f1": 0.955, "baseline_accuracy": 0.94, "baseline_f1": 0.901}
+TWO = {
+    "best_avg_f1": 0.9,
+    "best_risk_f1": 0.95,
+    "best_taken_f1": 0.85,
+    "baseline_avg_f1": 0.89,
+    "baseline_risk_f1": 0.9,
+    "baseline_taken_f1": 0.88,
+}
+
+
+def test_the_kept_epoch_is_compared_by_the_metric_it_was_kept_for() -> None:
+    assert against_baseline(config("label"), METRICS) == "beats TF-IDF by 5.4 points (f1 0.955 against 0.901)"
+    by_accuracy = config("label", save_strategy="best_accuracy")
+    assert against_baseline(by_accuracy, METRICS) == "worse than TF-IDF: accuracy 0.930 against 0.940"
+    assert is_worse(by_accuracy, METRICS)
+    last = config("label", save_strategy="last")
+    assert against_baseline(last, METRICS) == against_baseline(config("label"), METRICS)
+    same = {"best_f1": 0.9, "baseline_f1": 0.9}
+    assert against_baseline(config("label"), same) == "as good as TF-IDF: f1 0.900"
+    assert not is_worse(config("label"), same)
+
+
+def test_of_several_tasks_those_that_are_worse_are_named() -> None:
+    assert against_baseline(config("risk", "taken"), TWO) == (
+        "beats TF-IDF by 1.0 points (avg_f1 0.900 against 0.890); worse: taken_f1 0.850 against 0.880"
+    )
+
+
+def test_without_a_baseline_nothing_is_compared() -> None:
+    assert against_baseline(config("label"), {"best_f1": 0.5, "majority_f1": 0.6}) is None
+    assert not is_worse(config("label"), {"best_f1": 0.5, "majority_f1": 0.6})
+
+
+def test_what_to_try_depends_on_what_was_tried() -> None:
+    cut = {"tokens": {"train": {"truncated_share": 0.46}}}
+    assert remedies(config("label"), 2e-3, cut) == (
+        "try train.lr=0.002 (now 2e-05), more train.epochs (now 8), a larger data.max_len (now 128, which cuts"
+        " 46 % of the texts), or a base that knows the language of the texts"
+    )
+    assert remedies(config("label", lr=1e-3), 2e-3, {}) == (
+        "try more train.epochs (now 8), or a base that knows the language of the texts"
+    )

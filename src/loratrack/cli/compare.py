@@ -7,6 +7,7 @@ from pathlib import Path
 
 from loratrack.cli.commands import Commands
 from loratrack.cli.screen import complain, console, fitted_table, print_json
+from loratrack.errors import counted
 
 NOTHING_FOUND = 1
 PICTURES = (".png", ".html")
@@ -31,7 +32,8 @@ moments    started, ended: 2026-11-01, 2026-11-01T14:30, which last a day and a 
 duration   90s 30m 2h: duration>2h took more than two hours
 
 Runs are the trainings that LoRATrack made and nobody deleted, without the sweeps and chains around them;
-the newest first without --sort-by.
+the newest first without --sort-by. Those that failed are left out, unless --all or a filter by status
+asks for them.
 exit codes: 0 found, 1 nothing found, 2 wrong use
 """
 
@@ -52,6 +54,7 @@ def add_to(commands: Commands) -> None:
         "--columns", metavar="NAME,…", type=_names, default=(), help="only these columns, in this order"
     )
     parser.add_argument("--limit", metavar="N", type=_count, default=20, help="at most N rows; default 20")
+    parser.add_argument("--all", action="store_true", help="runs that failed too, and why")
     parser.add_argument("--diff", action="store_true", help="only the settings that differ")
     parser.add_argument(
         "--plot",
@@ -82,6 +85,7 @@ def command(arguments: argparse.Namespace) -> int:
             sort_by=sort_by,
             columns=arguments.columns,
             limit=arguments.limit,
+            with_failed=arguments.all,
         )
     if arguments.plot is not None and result.runs:
         from loratrack.views import charts  # matplotlib takes a second
@@ -105,6 +109,8 @@ def command(arguments: argparse.Namespace) -> int:
             screen.print(line)
         if arguments.plot is not None:
             screen.print(f"drawn into {arguments.plot}")
+    elif result.num_failed:
+        screen.print(f"{counted(result.num_failed, 'run')} failed; --all shows why")
     elif result.num_in_store:
         screen.print(f"none of {result.num_in_store:,} runs has {arguments.filter}")
     else:

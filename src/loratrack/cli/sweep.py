@@ -51,11 +51,14 @@ def command(arguments: argparse.Namespace) -> int:
     if arguments.name is not None:
         raise UserError(f"sweep: takes one config, got {arguments.config!r} and {arguments.name!r}")
     config = load_search(arguments.config, arguments.set)
+    from loratrack.experiments.checking import check
+
+    corpus = check(config)
     from loratrack.experiments.sweep import sweep
     from loratrack.experiments.watcher import Lines
 
     screen = console()
-    result = sweep(config, Lines(screen.print))
+    result = sweep(config, Lines(screen.print), corpus)
     if result.is_concluded and result.report is not None:
         print_report(result.report, screen)
     if result.version is not None:

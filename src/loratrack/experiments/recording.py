@@ -16,7 +16,8 @@ from pathlib import Path
 from loratrack import __version__, disk
 from loratrack.config import RunConfig, files, flat, plain
 from loratrack.config.schema import data_paths
-from loratrack.errors import StoreError
+from loratrack.config.train import AUTO
+from loratrack.errors import StoreError, UserError
 from loratrack.experiments.hiding import storable
 from loratrack.experiments.verdict import (
     LEARNED_NOTHING,
@@ -39,6 +40,7 @@ from loratrack.places import (
 )
 from loratrack.serving import pyfunc
 from loratrack.serving.classifier import check_reload
+from loratrack.store.client import ERROR_TAG
 from loratrack.store.place import store_folder
 from loratrack.store.secrets import scrub_name, scrub_text, scrub_values
 from loratrack.tracking import outbox
@@ -48,6 +50,9 @@ from loratrack.training import session
 from loratrack.training.member import Member
 from loratrack.training.session import Outcome, Prepared
 from loratrack.views import class_scores, curves
+
+MAX_REASON_CHARACTERS = 1000
+"""Of the tag `error`; `notices.txt` has all of it."""
 
 
 class WriterLog:
@@ -68,9 +73,10 @@ class WriterLog:
 def start(config: RunConfig, parent_run_id: str | None = None) -> RunWriter:
     """A run that shows the config's settings without their secrets."""
     config = storable(config)
-    return RunWriter.start(
-        name=config.exp_id, params=flat(plain(config)), tags=tags(config), parent_run_id=parent_run_id
-    )
+    params = flat(plain(config))
+    if config.train.lr == AUTO:  # a param never changes: `enter` logs the rate that it comes to
+        del params["train.lr"]
+    return RunWriter.start(name=config.exp_id, params=params, tags=tags(config), parent_run_id=parent_run_id)
 
 
 def tags(config: RunConfig) -> dict[str, str]:
@@ -106,7 +112,10 @@ def enter(
             writer.log_dataset(path.name, str(path), prepared.files_sha256[setting], context, num_rows)
     member = session.enter(prepared, storable(config), log, work, name or MEMBER)
     trainable, total = prepared.network.parameter_counts(member.name)
-    writer.log_params({"trainable_parameters": trainable, "total_parameters": total})
+    sizes = {"trainable_parameters": trainable, "total_parameters": total}
+    writer.log_params(
+        sizes if config.train.lr != AUTO else {**sizes, "train.lr": member.config.train.peak_rate}
+    )
     writer.log_metrics(prepared.yardstick, step=0)
     return member
 
@@ -130,7 +139,7 @@ def keep(
         elif is_worse(member.config, compared):
             verdict = against_baseline(member.config, compared)
         if verdict is not None:
-            tries = remedies(member.config, prepared.dataset.report)
+            tries = remedies(member.config, session.rate_to_try(prepared.network), prepared.dataset.report)
             log.notice(f"{member.config.exp_id}: {verdict}; {tries}")
     folder = work / ARTIFACTS
     session.write(prepared, member, outcome, folder, with_weights=with_weights)
@@ -195,13 +204,26 @@ def version_tags(exp_id: str, metrics: Mapping[str, float]) -> dict[str, str]:
 
 
 @contextmanager
-def failing(writer: RunWriter) -> Iterator[None]:
-    """However a run breaks off, it is not left RUNNING."""
+def failing(log: WriterLog) -> Iterator[None]:
+    """However a run breaks off, it is not left RUNNING, and it says why it failed."""
     try:
         yield
-    except BaseException:
-        writer.finish("FAILED")
+    except BaseException as error:
+        keep_reason(log, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+        log.writer.finish("FAILED")
         raise
+
+
+def keep_reason(log: WriterLog, reason: str) -> None:
+    """Why a run failed: its tag `error` and the last of its notices, as far as the disk takes them."""
+    log.notices.append(reason)
+    shown = str(scrub_text(reason))  # before it is cut: half a secret has no format
+    if len(shown) > MAX_REASON_CHARACTERS:
+        shown = f"{shown[: MAX_REASON_CHARACTERS - 1]}…"
+    with suppress(OSError, StoreError), work_folder(log.writer.run_id) as work:
+        log.writer.set_tags({ERROR_TAG: shown})
+        disk.write_text(work / ARTIFACTS / NOTICES, notices(log))
+        log.writer.hand_over(work / ARTIFACTS)
 
 
 @contextmanager

@@ -30,6 +30,8 @@ LOWEST_KAPPA = 0.05
 """Of a task that has learned something; on few rows it must be above its standard error, too."""
 HARDLY_MOVED, LOW_KAPPA = 0.02, 0.2
 """A loss that fell by less than this share, in a task that agrees with its labels no better than this."""
+RATES_ALIKE = (0.5, 4)
+"""Times the rate to try: nothing is said of rates between."""
 MANY_CUT = 0.1
 """Share of the texts; it is worth a word when more are cut."""
 
@@ -88,9 +90,12 @@ def is_worse(config: RunConfig, metrics: Mapping[str, float]) -> bool:
     return metrics[f"best_{metric}"] < metrics.get(f"{BASELINE}{metric}", -math.inf)
 
 
-def remedies(config: RunConfig, report: Mapping[str, Any]) -> str:
+def remedies(config: RunConfig, rate_to_try: float, report: Mapping[str, Any]) -> str:
     """What to try; `report`: what `data_report.json` holds."""
-    tries = [f"a higher train.lr (now {config.train.lr:g})", f"more train.epochs (now {config.train.epochs})"]
+    rate, tries = config.train.peak_rate, []
+    if not RATES_ALIKE[0] < rate / rate_to_try < RATES_ALIKE[1]:
+        tries.append(f"train.lr={rate_to_try:g} (now {rate:g})")
+    tries.append(f"more train.epochs (now {config.train.epochs})")
     cut = report.get("tokens", {}).get("train", {}).get("truncated_share", 0.0)
     if cut > MANY_CUT:
         tries.append(

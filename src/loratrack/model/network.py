@@ -82,7 +82,8 @@ class Network:
         self._attention = encoder.config._attn_implementation
         """What transformers has chosen, for padded rows: not all architectures take `sdpa`."""
         self._takes_cache = "use_cache" in inspect.signature(encoder.forward).parameters
-        if pooling == "cls" and is_causal(self.encoder):
+        self.is_causal = is_causal(self.encoder)
+        if pooling == "cls" and self.is_causal:
             raise UserError(
                 "model.pooling: 'cls' reads the first token, which has seen nothing in a causal network;"
                 " write model.pooling: last or mean"

@@ -96,7 +96,7 @@ class Member:
             {"params": [self.flat_parameters.matrices], "weight_decay": config.train.weight_decay},
             {"params": [self.flat_parameters.vectors], "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.train.lr, fused=True)
+        self.optimizer = torch.optim.AdamW(groups, lr=config.train.peak_rate, fused=True)
         self._batches = self._start_epoch()
 
     @property

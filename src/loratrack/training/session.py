@@ -24,7 +24,7 @@ from loratrack.bases.precision import precision_name
 from loratrack.bases.trust import Trust
 from loratrack.config import RunConfig
 from loratrack.config.train import Train
-from loratrack.data import Dataset, Encoded
+from loratrack.data import Corpus, Dataset, Encoded
 from loratrack.disk import write_json
 from loratrack.errors import UserError
 from loratrack.model import bundle
@@ -45,6 +45,7 @@ from loratrack.training.member import Member
 from loratrack.training.memory import TOO_LARGE
 from loratrack.training.objectives.classification import Classification
 from loratrack.training.objectives.objective import Answers
+from loratrack.training.rate import auto_rate, chosen_rate
 from loratrack.training.threads import choose_threads
 from loratrack.training.yardstick import yardstick
 
@@ -76,9 +77,17 @@ class Outcome:
     """What the saved model must give when it is loaded."""
 
 
-def set_up(config: RunConfig, notice: Callable[[str], None], trust: Trust | None = None) -> Prepared:
-    """`trust` in the code of bases; None: as the config says, which whoever trains has written."""
-    corpus = data.read(config)
+def set_up(
+    config: RunConfig,
+    notice: Callable[[str], None],
+    trust: Trust | None = None,
+    corpus: Corpus | None = None,
+) -> Prepared:
+    """`trust` in the code of bases; None: as the config says, which whoever trains has written.
+
+    `corpus`: what the data files hold, where they were read before.
+    """
+    corpus = data.read(config) if corpus is None else corpus
     base = bases.resolve(config.model.arch, trust=config.model.trust_remote_code if trust is None else trust)
     if base.origin_note:
         notice(f"base {base.name}: {base.origin_note}")
@@ -111,8 +120,11 @@ def enter(
 
     if not prepared.entered:
         _settle(network, split, name, config.train, log.notice)
-    # What was measured here takes the place of `auto`: the frozen copy gives the same run again.
-    choices = {"layout": network.layout, "precision": precision_name(network.dtype)}
+    rate, note = chosen_rate(config.train, rate_to_try(network), use_lora=network.use_lora)
+    if note is not None:
+        log.notice(note)
+    # What was measured or chosen takes the place of `auto`: the frozen copy gives the same run again.
+    choices = {"layout": network.layout, "precision": precision_name(network.dtype), "lr": rate}
     config = config.model_copy(update={"train": config.train.model_copy(update=choices)})
 
     prepared.entered.add(name)
@@ -124,6 +136,11 @@ def enter(
     member = Member(name, config, network, len(split), log, folder / "best")
     prepared.cohort.join(member)
     return member
+
+
+def rate_to_try(network: Network) -> float:
+    """What `train.lr: auto` is for this network."""
+    return auto_rate(network.config.hidden_size, use_lora=network.use_lora, is_causal=network.is_causal)
 
 
 def _settle(

@@ -15,6 +15,7 @@ from loratrack.index.comparisons import LENGTHS, MOMENTS, Value, number
 from loratrack.index.runs import HEADINGS, StoredRun
 from loratrack.metrics import SCORE
 from loratrack.store import process
+from loratrack.store.client import ERROR_TAG
 
 NOT_SETTINGS = (
     "config",
@@ -77,6 +78,7 @@ def columns(
     chosen = ["exp_id", "run_id", *settings, *differing_sources(runs), *sorted_by]
     if not is_diff:
         states = ["status"] if any(run.summary.status != "FINISHED" for run in runs) else []
+        states += [ERROR_TAG] if any(ERROR_TAG in run.tags for run in runs) else []
         versions = ["version"] if any(run.versions for run in runs) else []
         heads = ["exp_id", "run_id", "task_type", "started", "device", *states]
         chosen = [*heads, *settings, *sorted_by, *scores(runs), *versions]

@@ -70,6 +70,8 @@ def remarks(result: SearchResult, *, sort_by: str | None = None, is_diff: bool =
         lines.append(f"{same}, their {' and '.join(sources)} are not" if sources else same)
     order = f"sorted by {sort_by}" if sort_by else "newest first"
     more = "" if len(result.runs) == result.total else "; --limit shows more"
+    if result.num_failed:
+        more += f"; {result.num_failed:,} failed, shown with --all"
     lines.append(f"{len(result.runs):,} of {result.total:,} runs, {order}{more}")
     return lines
 
