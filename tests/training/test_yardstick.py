@@ -20,7 +20,7 @@ from loratrack.config import RunConfig
 from loratrack.data import Corpus, Dataset, Encoded
 from loratrack.training.objectives.classification import Classification
 from loratrack.training.objectives.objective import Split
-from loratrack.training.yardstick import has_no_spaces, yardstick
+from loratrack.training.yardstick import yardstick
 
 ENGLISH = {
     "topic": {"sky": ["rain wind", "cloud storm rain"], "money": ["bank coin", "coin loan bank"]},
@@ -191,21 +191,3 @@ def test_a_task_with_one_label_in_training_has_that_answer(tmp_path: Path) -> No
     corpus = corpus_of(tmp_path, rows, ("mark",))
     scores = yardstick(corpus, objective_of(corpus), lambda text: None)
     assert scores["baseline_accuracy"] == scores["majority_accuracy"] == 0.75
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("will it rain tomorrow", False),
-        ("明天会下雨吗", True),
-        ("iPhone 13 手机壳很好看", True),
-        ("明日は雨ですか", True),
-        ("พรุ่งนี้ฝนตกไหม", True),
-        ("내일 비가 오나요", False),
-        ("будет ли дождь", False),
-        ("The Beijing Daily (北京日报) reported on the meeting of the two ministers today", False),
-        ("!!! :-) 🙂", True),
-    ],
-)
-def test_words_are_counted_where_spaces_part_them(text: str, expected: bool) -> None:
-    assert has_no_spaces([text]) == expected

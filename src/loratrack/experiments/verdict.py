@@ -21,6 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loratrack.config import RunConfig
+from loratrack.data.familiarity import HARDLY_SEEN
+from loratrack.data.labelled.dataset import MANY_CUT
 from loratrack.metrics import BASELINE
 from loratrack.training.objectives.objective import Answers
 
@@ -32,8 +34,6 @@ HARDLY_MOVED, LOW_KAPPA = 0.02, 0.2
 """A loss that fell by less than this share, in a task that agrees with its labels no better than this."""
 RATES_ALIKE = (0.5, 4)
 """Times the rate to try: nothing is said of rates between."""
-MANY_CUT = 0.1
-"""Share of the texts; it is worth a word when more are cut."""
 
 
 def learned_nothing(
@@ -93,7 +93,7 @@ def is_worse(config: RunConfig, metrics: Mapping[str, float]) -> bool:
 def remedies(config: RunConfig, rate_to_try: float, report: Mapping[str, Any]) -> str:
     """What to try; `report`: what `data_report.json` holds."""
     rate, tries = config.train.peak_rate, []
-    if not RATES_ALIKE[0] < rate / rate_to_try < RATES_ALIKE[1]:
+    if not RATES_ALIKE[0] <= rate / rate_to_try <= RATES_ALIKE[1]:
         tries.append(f"train.lr={rate_to_try:g} (now {rate:g})")
     tries.append(f"more train.epochs (now {config.train.epochs})")
     cut = report.get("tokens", {}).get("train", {}).get("truncated_share", 0.0)
@@ -101,7 +101,8 @@ def remedies(config: RunConfig, rate_to_try: float, report: Mapping[str, Any]) -
         tries.append(
             f"a larger data.max_len (now {config.data.max_len}, which cuts {100 * cut:.0f} % of the texts)"
         )
-    tries.append("a base that knows the language of the texts")
+    is_foreign = report.get("vocabulary", {}).get("broken_share", 0.0) >= HARDLY_SEEN
+    tries.append("a base that knows the language of the texts" if is_foreign else "another base")
     return f"try {', '.join(tries[:-1])}, or {tries[-1]}"
 
 

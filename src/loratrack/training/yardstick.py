@@ -11,9 +11,8 @@ neither slows the other down, and once for the same rows and labels: the cache k
 from __future__ import annotations
 
 import hashlib
-import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,19 +24,13 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.svm import LinearSVC
 
 from loratrack.data import Corpus, Examples, cache
+from loratrack.data.scripts import has_no_spaces
 from loratrack.metrics import BASELINE, MAJORITY
 from loratrack.training.objectives.classification import Classification
 from loratrack.training.objectives.objective import Split
 
 FORMAT = 1
 """Another number where the same rows come to other scores than before."""
-WITHOUT_SPACES = re.compile(
-    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
-)
-"""Letters of scripts that put no space between words: Thai, Lao, Burmese, Khmer, Kana, Chinese characters."""
-LETTER = re.compile(r"\w")
-WITHOUT_SPACES_SHARE = 0.2
-LOOKED_AT_ROWS, LOOKED_AT_CHARACTERS = 1000, 200
 MAX_ROWS = 50_000
 MAX_CHARACTERS, MAX_CHARACTERS_COUNTED_SINGLY = 20_000_000, 2_000_000
 """Of the training texts: counting their words, or their characters, takes some two seconds of one core."""
@@ -96,7 +89,7 @@ def _baseline(corpus: Corpus, objective: Classification, notice: Callable[[str],
 
 def _fitted(corpus: Corpus, objective: Classification) -> dict[str, Any]:
     """`scores`, none where there is time for too few rows; `counted`, what is counted; `rows`, how many."""
-    texts, tasks = joined(corpus.train), corpus.label_map.tasks
+    texts, tasks = corpus.train.joined, corpus.label_map.tasks
     most_labels, all_labels = (pick(len(task.labels) for task in tasks) for pick in (max, sum))
     counted, max_characters = "words", MAX_CHARACTERS
     counting: dict[str, Any] = {"token_pattern": r"\w+"}
@@ -132,7 +125,7 @@ def _fitted(corpus: Corpus, objective: Classification) -> dict[str, Any]:
         if part is None:
             continue
         answers: dict[str, list[Ids]] = {task.name: [] for task in tasks}
-        to_answer = joined(part)
+        to_answer = part.joined
         for start in range(0, len(to_answer), ANSWERED_ROWS):
             rows_matrix = vectorizer.transform(to_answer[start : start + ANSWERED_ROWS])
             for name, classifier in classifiers.items():
@@ -141,15 +134,3 @@ def _fitted(corpus: Corpus, objective: Classification) -> dict[str, Any]:
         prefix = BASELINE if split == "validation" else f"{BASELINE}test_"
         scores |= {f"{prefix}{name}": value for name, value in found.items()}
     return {**facts, "scores": scores}
-
-
-def joined(part: Examples) -> list[str]:
-    """The text of each row; that of several columns as one."""
-    return ["\n".join(row) for row in zip(*part.columns, strict=True)]
-
-
-def has_no_spaces(texts: Sequence[str]) -> bool:
-    """Whether the words of these texts cannot be told by the spaces between them."""
-    start = "".join(text[:LOOKED_AT_CHARACTERS] for text in texts[:LOOKED_AT_ROWS])
-    letters = len(LETTER.findall(start))
-    return len(WITHOUT_SPACES.findall(start)) >= WITHOUT_SPACES_SHARE * letters
