@@ -79,7 +79,11 @@ def test_columns_line_up_with_chinese_letters_too(
 def test_the_difference_alone(store_of_runs: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["compare", "--filter", "exp_id=exp_v4", "--diff"]
     assert main(words) == 0
-    assert rows(capsys.readouterr().out)[0] == ["exp_id", "run", "rank"]
+    assert [row[2:] for row in rows(capsys.readouterr().out)] == [
+        ["rank", "avg_f1"],
+        ["32", "0.6500"],
+        ["16", "0.9300"],
+    ]
     assert main([*words, "--sort-by", "avg_f1"]) == 0
     assert [row[2:] for row in rows(capsys.readouterr().out)] == [
         ["rank", "avg_f1"],
@@ -87,7 +91,7 @@ def test_the_difference_alone(store_of_runs: str, capsys: pytest.CaptureFixture[
         ["32", "0.6500"],
     ]
     assert main(["compare", "--filter", "alias=champion", "--diff"]) == 0
-    assert "the settings of these runs are the same\n" in capsys.readouterr().out
+    assert "these runs have identical settings\n" in capsys.readouterr().out
 
 
 def test_data_that_changed_behind_its_path_is_a_difference(store_of_runs: str) -> None:
@@ -95,8 +99,10 @@ def test_data_that_changed_behind_its_path_is_a_difference(store_of_runs: str) -
         runs = search.search(tables, filter_text="exp_id=exp_v4", limit=2).runs
     told = [replace(run, tags={**run.tags, "data_sha256": 8 * str(n)}) for n, run in enumerate(runs)]
     found = columns.columns(told, is_diff=True)
-    assert [column.name for column in found] == ["exp_id", "run_id", "model.lora.rank", "data_sha256"]
-    assert found[-1].cells == ("00000000", "11111111")
+    assert [column.name for column in found] == [
+        *("exp_id", "run_id", "model.lora.rank", "data_sha256", "avg_f1")
+    ]
+    assert found[3].cells == ("00000000", "11111111")
     assert "data_sha256" not in [column.name for column in columns.columns(told)]
 
 
@@ -113,6 +119,35 @@ def test_chosen_columns(store_of_runs: str, capsys: pytest.CaptureFixture[str]) 
     assert output.endswith("3 of 5 runs, newest first; --limit shows more; 1 failed, shown with --all\n")
 
 
+def test_a_file_is_as_wide_as_COLUMNS_says(
+    store_of_runs: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["compare"]) == 0
+    output = capsys.readouterr().out
+    assert max(cell_len(line) for line in output.splitlines() if line[:1] in LETTERS) <= 80
+    assert "columns not shown (no room): task_type, started, device; choose with --columns" in output
+
+
+@pytest.mark.parametrize(("no_colour", "shown"), [("", "\x1b[31mFAILED\x1b[0m"), ("1", "FAILED ")])
+def test_a_terminal_shows_states_in_colours(
+    store_of_runs: str,
+    no_colour: str,
+    shown: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    be_a_terminal(200, monkeypatch)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", no_colour)
+    assert main(["compare", "--all"]) == 0
+    output = capsys.readouterr().out
+    assert shown in output
+    assert ("\x1b[32m" in output) == (no_colour == "")
+    assert main(["compare", "--filter", "a>"]) == 2
+    assert ("\x1b[1;31mloratrack: \x1b[0m" in capsys.readouterr().err) == (no_colour == "")
+
+
 @pytest.mark.parametrize("width", [40, 80, 100, 200])
 def test_a_narrow_terminal_leaves_columns_out_and_says_which(
     store_of_runs: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -125,7 +160,8 @@ def test_a_narrow_terminal_leaves_columns_out_and_says_which(
     assert "…" not in output
     assert len(lines) == 5
     assert heading[:2] == ["exp_id", "run"]
-    assert ("avg_f1" in heading) == (width > 40 or "no room" in output)
+    assert "avg_f1" in heading
+    assert ("status" in heading) == (width > 40)
     assert ("; choose with --columns, or see all with --json" in output) == (width < 200)
 
 

@@ -37,7 +37,7 @@ def test_a_run_that_learned_nothing_says_so(
     )
     assert done.exit_code == 0, done.errors
     said = (
-        r"chance: learned nothing \(75\.0 % right, 75\.0 % by always giving the most frequent label\)"
+        r"chance: learned nothing \(75\.0 % right, 75\.0 % by always giving the same answer\)"
         r"(; the loss hardly moved, from \d\.\d{3} to \d\.\d{3})?; try train\.lr=0\.002 \(now 0\.0001\),"
         r" more train\.epochs \(now 2\), or another base"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -35,7 +37,7 @@ def test_always_the_same_answer_is_nothing() -> None:
     """Of the first hour of a user: 60 rows, accuracy 0.6167, F1 0.3814, and the model was registered."""
     truth = rows(37, 23)
     assert learned_nothing(config("label"), FALLING, {"label": (truth, np.zeros(60, np.int64))}) == (
-        "learned nothing (61.7 % right, 61.7 % by always giving the most frequent label)"
+        "learned nothing (61.7 % right, 61.7 % by always giving the same answer)"
     )
 
 
@@ -44,7 +46,7 @@ def test_each_task_that_learned_nothing_is_named() -> None:
     constant, perfect = (truth, np.zeros(60, np.int64)), (truth, truth)
     two = config("risk", "taken")
     assert learned_nothing(two, FALLING, {"risk": perfect, "taken": constant}) == (
-        "learned nothing of taken (61.7 % right, 61.7 % by always giving the most frequent label)"
+        "learned nothing of taken (61.7 % right, 61.7 % by always giving the same answer)"
     )
     assert learned_nothing(two, FALLING, {"risk": perfect, "taken": perfect}) is None
     # Nobody wanted it to learn a task of weight 0.
@@ -57,7 +59,7 @@ def test_answers_drawn_by_lot_are_nothing() -> None:
     truth = rows(500, 500, 500, 500)
     drawn = np.tile(np.arange(4), 500)
     assert learned_nothing(config("label"), FALLING, {"label": (truth, drawn)}) == (
-        "learned nothing (25.0 % right, 25.0 % by always giving the most frequent label)"
+        "learned nothing (25.0 % right, 25.0 % by always giving the same answer)"
     )
 
 
@@ -75,12 +77,26 @@ def test_a_loss_that_hardly_moved_is_nothing_where_the_answers_are_hardly_better
     still = [{"train/loss": 5.013}, {"train/loss": 4.99}]
     answers = {"label": (truth, predicted)}
     assert learned_nothing(config("label"), still, answers) == (
-        "learned nothing (10.6 % right, 0.7 % by always giving the most frequent label); the loss hardly"
+        "learned nothing (10.6 % right, 0.7 % by always giving the same answer); the loss hardly"
         " moved, from 5.013 to 4.990"
     )
     assert learned_nothing(config("label"), [{"train/loss": 5.013}, {"train/loss": 4.2}], answers) is None
     # A training that goes on with a trained base has a loss that does not move, either.
     assert learned_nothing(config("label"), still, {"label": (truth, truth)}) is None
+
+
+def test_of_several_labels_a_row_the_same_for_each_row_is_nothing() -> None:
+    """To know that one label is frequent and another one rare is 90 % right, and nothing learned."""
+    draw = np.random.default_rng(0)
+    truth = (draw.random((300, 2)) < [0.9, 0.1]).astype(np.int8)
+    constant = np.tile(np.array([1, 0], np.int8), (300, 1))
+    said = learned_nothing(config("label"), FALLING, {"label": (truth, constant)})
+    assert said is not None
+    assert re.fullmatch(
+        r"learned nothing \((\d\d\.\d) % right, \1 % by always giving the same answer\)", said
+    )
+    half = np.where(draw.random((300, 2)) < 0.5, truth, constant)
+    assert learned_nothing(config("label"), FALLING, {"label": (truth, half)}) is None
 
 
 def test_rows_of_one_label_say_nothing() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from sklearn.dummy import DummyClassifier
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.metrics import accuracy_score, f1_score
@@ -20,6 +19,7 @@ from loratrack.config import RunConfig
 from loratrack.data import Corpus, Dataset, Encoded
 from loratrack.training.objectives.classification import Classification
 from loratrack.training.objectives.objective import Split
+from loratrack.training.objectives.task import Labels
 from loratrack.training.yardstick import yardstick
 
 ENGLISH = {
@@ -38,7 +38,7 @@ class Counting(Classification):
 
     count = 0
 
-    def score(self, split: Split, predicted: Mapping[str, NDArray[np.int64]]) -> dict[str, float]:
+    def score(self, split: Split, predicted: Mapping[str, Labels]) -> dict[str, float]:
         self.count += 1
         return super().score(split, predicted)
 
@@ -55,7 +55,9 @@ def objective_of(corpus: Corpus) -> Counting:
     )
 
 
-def corpus_of(folder: Path, rows: Mapping[str, list[dict[str, str]]], tasks: tuple[str, ...]) -> Corpus:
+def corpus_of(
+    folder: Path, rows: Mapping[str, list[dict[str, str]]], tasks: tuple[str, ...], **data_settings: Any
+) -> Corpus:
     for name, lines in rows.items():
         with (folder / f"{name}.csv").open("w", encoding="utf-8", newline="") as opened:
             writer = csv.DictWriter(opened, ["text", *tasks])
@@ -68,7 +70,7 @@ def corpus_of(folder: Path, rows: Mapping[str, list[dict[str, str]]], tasks: tup
     settings = {
         "exp_id": "tiny",
         "task_type": "multi_cls",
-        "data": {**paths, "label_subset": dict.fromkeys(tasks, "all")},
+        "data": {**paths, "label_subset": dict.fromkeys(tasks, "all"), **data_settings},
     }
     return data.read(RunConfig.model_validate(settings))
 
@@ -191,3 +193,33 @@ def test_a_task_with_one_label_in_training_has_that_answer(tmp_path: Path) -> No
     corpus = corpus_of(tmp_path, rows, ("mark",))
     scores = yardstick(corpus, objective_of(corpus), lambda text: None)
     assert scores["baseline_accuracy"] == scores["majority_accuracy"] == 0.75
+
+
+def test_a_task_of_several_labels_has_a_classifier_for_each_and_a_tuned_threshold(tmp_path: Path) -> None:
+    """By hand: probabilities from 0.01 to 0.99 of a logistic function, the best macro-F1 wins."""
+    words = {"sky": "rain", "money": "coin", "food": "bread"}
+    draw = np.random.default_rng(0)
+    rows: dict[str, list[dict[str, str]]] = {}
+    for name, size in (("train", 200), ("validation", 60)):
+        rows[name] = []
+        for row in range(size):
+            labels = [label for label in words if draw.random() < 0.4]
+            hints = [words[label] if draw.random() < 0.8 else "other" for label in labels]
+            rows[name].append({"text": " ".join([*hints, f"n{row}"]), "topics": ";".join(labels)})
+    corpus = corpus_of(tmp_path, rows, ("topics",), multi_label=["topics"])
+    scores = yardstick(corpus, objective_of(corpus), lambda text: None)
+
+    vectorizer = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+")
+    train = vectorizer.fit_transform([row["text"] for row in rows["train"]])
+    matrix = vectorizer.transform([row["text"] for row in rows["validation"]])
+    known, truth = (
+        np.array([[label in row["topics"] for label in sorted(words)] for row in rows[name]]) for name in rows
+    )
+    classifiers = [LinearSVC(random_state=0).fit(train, column) for column in known.T]
+    decisions = np.stack([each.decision_function(matrix) for each in classifiers], axis=1)
+    predictions = [decisions >= np.log(step / (100 - step)) for step in range(1, 100)]
+    best = max(f1_score(truth, each, average="macro", zero_division=0) for each in predictions)
+    assert scores["baseline_f1"] == pytest.approx(best)
+    assert 0.7 < best < 1
+    assert scores["majority_f1"] == 0  # no label is in most rows
+    assert scores["majority_accuracy"] == pytest.approx(np.mean(~truth.any(axis=1)))

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from loratrack.cli.commands import Commands
-from loratrack.cli.screen import complain, console, fitted_table, print_json
+from loratrack.cli.screen import complain, console, fitted_table, left_out_line, print_json
 from loratrack.errors import counted
 
 NOTHING_FOUND = 1
@@ -25,6 +25,9 @@ names      run_id exp_id name status experiment started ended duration; model ve
 metrics    the value at the best epoch, so far the best of a run without one; avg_f1 of a run with one
            task is its f1; best_…, test_… as logged
 operators  =  !=  <  <=  >  >=  ~ (contains)  !~; numbers by value, texts in any case
+MLflow's   metrics.avg_f1 > 0.9 and params.`model.lora.rank` IN ('8', '16') and tags.project LIKE 'r%' and
+           attributes.end_time IS NOT NULL mean here what they mean there, except that a metric is its value
+           at the best epoch
 values     a word, or in quotes ("one two"); null means that the run has none (alias!=null: has an alias)
 task_type  double_cls and multi_cls each find both
 moments    started, ended: 2026-11-01, 2026-11-01T14:30, which last a day and a minute, or so long
@@ -55,7 +58,7 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("--limit", metavar="N", type=_count, default=20, help="at most N rows; default 20")
     parser.add_argument("--all", action="store_true", help="runs that failed too, and why")
-    parser.add_argument("--diff", action="store_true", help="only the settings that differ")
+    parser.add_argument("--diff", action="store_true", help="only the settings that differ, and the scores")
     parser.add_argument(
         "--plot",
         metavar="FILE",
@@ -103,8 +106,7 @@ def command(arguments: argparse.Namespace) -> int:
         )
         screen.print(table)
         if left_out:
-            names = ", ".join(column.name for column in left_out)
-            screen.print(f"no room for {names}; choose with --columns, or see all with --json")
+            screen.print(f"{left_out_line(left_out)}; choose with --columns, or see all with --json")
         for line in comparison.remarks(result, sort_by=sort_by, is_diff=is_diff):
             screen.print(line)
         if arguments.plot is not None:

@@ -139,7 +139,8 @@ def keep(
         elif is_worse(member.config, compared):
             verdict = against_baseline(member.config, compared)
         if verdict is not None:
-            tries = remedies(member.config, session.rate_to_try(prepared.network), prepared.dataset.report)
+            rate = session.rate_to_try(prepared.network, member.config.train)
+            tries = remedies(member.config, rate, prepared.dataset.report)
             log.notice(f"{member.config.exp_id}: {verdict}; {tries}")
     folder = work / ARTIFACTS
     session.write(prepared, member, outcome, folder, with_weights=with_weights)
@@ -150,7 +151,10 @@ def keep(
         draft = folder.with_name(PYFUNC)  # MLflow copies the folder, so it cannot write into it
         pyfunc.save(folder, draft, member.config)
         draft.rename(folder / PYFUNC)
-    disk.write_json(folder / ENVIRONMENT, environment())
+    facts = environment()
+    if prepared.cohort.threads_at_start is not None:
+        facts["torch"]["threads_at_start"] = prepared.cohort.threads_at_start
+    disk.write_json(folder / ENVIRONMENT, facts)
     disk.write_text(folder / NOTICES, notices(log))
     # the gate of every run: what was saved is what was trained
     if files.sha256(files.load(folder / CONFIG_COPY)) != files.sha256(member.config):

@@ -1,7 +1,7 @@
 """Whether a training was worth it: what nobody sees in a score of 0.86 by itself.
 
     learned_nothing(member.config, member.history, outcome.answers)
-    # "learned nothing of is_adopt (61.7 % right, 61.7 % by always giving the most frequent label)"
+    # "learned nothing of is_adopt (61.7 % right, 61.7 % by always giving the same answer)"
     against_baseline(config, metrics)
     # "worse than TF-IDF: f1 0.533 against 0.838"
 
@@ -18,13 +18,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from loratrack.config import RunConfig
 from loratrack.data.familiarity import HARDLY_SEEN
 from loratrack.data.labelled.dataset import MANY_CUT
 from loratrack.metrics import BASELINE
 from loratrack.training.objectives.objective import Answers
+from loratrack.training.objectives.task import Labels
 
 LEARNED_NOTHING = "learned_nothing"
 """The tag of such a run; it holds the sentence."""
@@ -51,10 +51,10 @@ def learned_nothing(
         bound = max(LOWEST_KAPPA, error) if has_moved else LOW_KAPPA
         if kappa < bound and config.loss_weights[task] > 0:
             of_task = f" of {task}" if len(answers) > 1 else ""
-            right, most_frequent = np.mean(truth == predicted), np.bincount(truth).max() / len(truth)
+            right, constant = np.mean(truth == predicted), np.mean(_most_frequent_shares(truth))
             tasks.append(
-                f"{of_task} ({100 * right:.1f} % right, {100 * most_frequent:.1f} % by always giving the most"
-                " frequent label)"
+                f"{of_task} ({100 * right:.1f} % right, {100 * constant:.1f} % by always giving the same"
+                " answer)"
             )
     if not tasks:
         return None
@@ -106,13 +106,31 @@ def remedies(config: RunConfig, rate_to_try: float, report: Mapping[str, Any]) -
     return f"try {', '.join(tries[:-1])}, or {tries[-1]}"
 
 
-def agreement(truth: NDArray[np.int64], predicted: NDArray[np.int64]) -> tuple[float, float]:
-    """Cohen's kappa and its standard error under chance; infinite where all rows have one label."""
-    if (truth == truth[0]).all():
+def agreement(truth: Labels, predicted: Labels) -> tuple[float, float]:
+    """Cohen's kappa and its standard error under chance; infinite where all rows have one label.
+
+    Of a multi-label task over all its labels, chance being counted for each: to know that one is frequent and
+    another is rare is no agreement.
+    """
+    by_label = [
+        (one, other)
+        for one, other in zip(_columns(truth), _columns(predicted), strict=True)
+        if (one != one[0]).any()
+    ]
+    if not by_label:
         return math.inf, 0.0
     size = int(max(truth.max(), predicted.max())) + 1
-    shares = [np.bincount(labels, minlength=size) / len(truth) for labels in (truth, predicted)]
-    by_chance = float(shares[0] @ shares[1])
-    right = float(np.mean(truth == predicted))
-    error = math.sqrt(by_chance * (1 - by_chance) / len(truth))
+    counts = [[np.bincount(ids, minlength=size) / len(ids) for ids in pair] for pair in by_label]
+    by_chance = float(np.mean([one @ other for one, other in counts]))
+    right = float(np.mean([np.mean(one == other) for one, other in by_label]))
+    error = math.sqrt(by_chance * (1 - by_chance) / (len(truth) * len(by_label)))
     return (right - by_chance) / (1 - by_chance), error / (1 - by_chance)
+
+
+def _most_frequent_shares(truth: Labels) -> list[float]:
+    return [np.bincount(column).max() / len(column) for column in _columns(truth)]
+
+
+def _columns(labels: Labels) -> Labels:
+    """One for a task with one label a row, else one for each label."""
+    return labels.reshape(len(labels), -1).T

@@ -20,6 +20,7 @@ from loratrack.index.runs import (
     KINDS,
     ONLY_LATEST,
     REGISTERED,
+    SWEEP,
     RunSummary,
     StoredRun,
     ending_in,
@@ -193,7 +194,9 @@ class RunTable:
         return f"no run has {name!r}" + (f"; did you mean {full_names[near]!r}?" if near else "")
 
     def _settings(self) -> list[str]:
-        return [key for (key,) in self.tables.rows("SELECT DISTINCT t.key FROM params t")]
+        """Those of trainings: `seed` is no question about the seed of a sweep."""
+        keys = [key for (key,) in self.tables.rows("SELECT DISTINCT t.key FROM params t")]
+        return [key for key in keys if not key.startswith(SWEEP)]
 
     def _texts(self, table: str, key: str) -> Column:
         rows = self.tables.rows(f"SELECT t.run_uuid, t.value FROM {table} t WHERE t.key = :key", key=key)

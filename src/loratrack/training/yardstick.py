@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import sklearn
+import torch
 from numpy.typing import NDArray
 from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import ConvergenceWarning
@@ -27,7 +28,9 @@ from loratrack.data import Corpus, Examples, cache
 from loratrack.data.scripts import has_no_spaces
 from loratrack.metrics import BASELINE, MAJORITY
 from loratrack.training.objectives.classification import Classification
+from loratrack.training.objectives.multi_label import MultiLabel
 from loratrack.training.objectives.objective import Split
+from loratrack.training.objectives.task import Labels
 
 FORMAT = 1
 """Another number where the same rows come to other scores than before."""
@@ -43,19 +46,14 @@ MAX_WEIGHTS = 20_000_000
 ANSWERED_ROWS = 10_000
 """Rows that are answered in one go: their decisions are a dense matrix of rows and labels."""
 
-Ids = NDArray[np.int64]
-
 
 def yardstick(
     corpus: Corpus, objective: Classification, notice: Callable[[str], None], *, with_baseline: bool = True
 ) -> dict[str, float]:
     """`majority_…` of the validation rows; `baseline_…` of them, and `baseline_test_…` with a test set."""
-    labels = corpus.train.labels
-    most_frequent = {
-        task.name: np.full(len(corpus.validation), np.bincount(labels[:, column]).argmax())
-        for column, task in enumerate(corpus.label_map.tasks)
-    }
-    scores = objective.score("validation", most_frequent)
+    rows = len(corpus.validation)
+    constant = {task.name: np.tile(task.constant_answer(), (rows, 1)) for task in objective.tasks}
+    scores = objective.score("validation", constant)
     majority = {f"{MAJORITY}{name}": value for name, value in scores.items()}
     return majority | (_baseline(corpus, objective, notice) if with_baseline else {})
 
@@ -68,7 +66,7 @@ def _baseline(corpus: Corpus, objective: Classification, notice: Callable[[str],
         "scikit-learn": sklearn.__version__,
         "texts": {name: part.texts_sha256 for name, part in parts},
         "labels": {name: hashlib.sha256(part.labels.tobytes()).hexdigest() for name, part in parts},
-        "tasks": [[task.name, len(task.labels)] for task in corpus.label_map.tasks],
+        "tasks": [[task.name, len(task.labels), task.is_multi_label] for task in corpus.label_map.tasks],
     }
     facts = cache.fetch(settings, lambda: cache.Stored({}, _fitted(corpus, objective)), notice).facts
     scores: dict[str, float] = facts["scores"]
@@ -89,7 +87,7 @@ def _baseline(corpus: Corpus, objective: Classification, notice: Callable[[str],
 
 def _fitted(corpus: Corpus, objective: Classification) -> dict[str, Any]:
     """`scores`, none where there is time for too few rows; `counted`, what is counted; `rows`, how many."""
-    texts, tasks = corpus.train.joined, corpus.label_map.tasks
+    texts, tasks = corpus.train.joined, objective.tasks
     most_labels, all_labels = (pick(len(task.labels) for task in tasks) for pick in (max, sum))
     counted, max_characters = "words", MAX_CHARACTERS
     counting: dict[str, Any] = {"token_pattern": r"\w+"}
@@ -110,27 +108,46 @@ def _fitted(corpus: Corpus, objective: Classification) -> dict[str, Any]:
         chosen = np.sort(np.random.default_rng(1).permutation(len(rows))[:num_fitted])
         rows, matrix = rows[chosen], matrix[chosen]
 
-    classifiers = {}
-    for column, task in enumerate(tasks):
-        own = corpus.train.labels[rows, column]
-        has_several = len(np.unique(own)) > 1
-        classifiers[task.name] = LinearSVC(random_state=0) if has_several else DummyClassifier()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            classifiers[task.name].fit(matrix, own)
+    labels = corpus.train.labels[rows]
+    classifiers = [_classifier(matrix, labels[:, column]) for column in range(labels.shape[1])]
 
     scores: dict[str, float] = {}
+    thresholds: dict[str, float | None] = {}
     splits: dict[Split, Examples | None] = {"validation": corpus.validation, "test": corpus.test}
     for split, part in splits.items():
         if part is None:
             continue
-        answers: dict[str, list[Ids]] = {task.name: [] for task in tasks}
-        to_answer = part.joined
-        for start in range(0, len(to_answer), ANSWERED_ROWS):
-            rows_matrix = vectorizer.transform(to_answer[start : start + ANSWERED_ROWS])
-            for name, classifier in classifiers.items():
-                answers[name].append(classifier.predict(rows_matrix))
-        found = objective.score(split, {name: np.concatenate(each) for name, each in answers.items()})
+        to_answer, chunks = part.joined, range(0, len(part), ANSWERED_ROWS)
+        matrices = [vectorizer.transform(to_answer[start : start + ANSWERED_ROWS]) for start in chunks]
+        answers: dict[str, Labels] = {}
+        for task in tasks:
+            own, truth = classifiers[task.columns], torch.from_numpy(part.labels[:, task.columns])
+            if isinstance(task, MultiLabel):  # its threshold is tuned as that of a network is
+                decisions = torch.from_numpy(np.concatenate([_decisions(own, each) for each in matrices]))
+                if split == "validation":
+                    thresholds[task.name] = task.tuned_threshold(decisions, truth)
+                answers[task.name] = task.answers(decisions, thresholds[task.name])
+            else:
+                answers[task.name] = np.concatenate([own[0].predict(each) for each in matrices])[:, None]
+        found = objective.score(split, answers)
         prefix = BASELINE if split == "validation" else f"{BASELINE}test_"
         scores |= {f"{prefix}{name}": value for name, value in found.items()}
     return {**facts, "scores": scores}
+
+
+def _classifier(matrix: Any, labels: Labels) -> Any:
+    """One class needs no classifier, and LinearSVC refuses it."""
+    has_several = len(np.unique(labels)) > 1
+    classifier = LinearSVC(random_state=0) if has_several else DummyClassifier()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return classifier.fit(matrix, labels)
+
+
+def _decisions(classifiers: Sequence[Any], matrix: Any) -> NDArray[np.float64]:
+    """[rows, labels]: above 0 for a yes."""
+    columns = [
+        each.decision_function(matrix) if isinstance(each, LinearSVC) else 2.0 * each.predict(matrix) - 1
+        for each in classifiers
+    ]
+    return np.stack(columns, axis=1)
