@@ -65,7 +65,7 @@ def run(
         exp_id=config.exp_id,
         run_id=writer.run_id,
         status=status,
-        metrics=metrics,
+        metrics={**prepared.yardstick, **metrics},
         version=None if version is None else f"{config.register_as}/{version}",
         notices=tuple(log.notices),
         artifact_uri=artifact_uri(writer.run_id),
