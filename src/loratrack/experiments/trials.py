@@ -28,6 +28,7 @@ from loratrack.training import session
 from loratrack.training.cohort import train
 from loratrack.training.member import Member, Status
 from loratrack.training.session import Prepared
+from loratrack.tuning import samplers
 from loratrack.tuning.cohorts import group, is_own
 from loratrack.tuning.parallelism import Parallelism
 from loratrack.tuning.study import Search, Trial
@@ -62,7 +63,8 @@ class TrialRunner:
         self.search, self.parent, self.watcher, self.stop = search, parent, watcher, stop
         self.corpus = corpus
         """What the data of the sweep's own config holds, where it was read before."""
-        self.places = Parallelism(search.sweep.parallel, memory_left)
+        most = samplers.max_parallel(search.config)
+        self.places = Parallelism(search.sweep.parallel, memory_left, most)
         self.prepared: Prepared | None = None
         self._group = ""
         self._running: dict[str, RunningTrial] = {}
