@@ -69,7 +69,9 @@ def single(loratrack_run: Any, written: Any) -> Any:
 def three(loratrack_run: Any, written: Any) -> Any:
     """One key more in `label_subset`, and the word for any number of labels."""
     config = written("three", task_type="multi_cls", data={"label_subset": THREE})
-    return loratrack_run(config, "train.epochs=1", "register=false", "train.layout=packed")
+    return loratrack_run(
+        config, "train.epochs=1", "register=false", "train.layout=packed", "train.eval_steps=3"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +161,18 @@ def test_a_run_leaves_every_tag(dual: Any) -> None:
 
 def test_a_child_names_its_parent(three: Any) -> None:
     assert three.run.data.tags["base_config"].endswith("dual.yaml")
+
+
+def test_evaluations_within_an_epoch_have_the_step_of_the_training(three: Any) -> None:
+    client, scores = MlflowClient(), three.run.data.metrics
+    told = [each.step for each in client.get_metric_history(three.run_id, "eval/avg_f1")]
+    assert len(told) > 1
+    assert told[:-1] == [3 * number for number in range(1, len(told))]
+    assert scores["best_step"] in told
+    best = json.loads((three.artifacts / "metrics.json").read_text("utf-8"))["best"]
+    assert (best["epoch"], best["step"]) == (1, scores["best_step"])
+    assert f"best epoch   1, at step {scores['best_step']:.0f}, of 1 (by avg_f1)" in three.output
+    assert [each.step for each in client.get_metric_history(three.run_id, "avg_f1")] == [1]
 
 
 def test_a_run_leaves_every_param(dual: Any, sample: Any) -> None:

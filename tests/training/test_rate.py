@@ -23,8 +23,13 @@ from loratrack.training.rate import auto_rate, chosen_rate
     ],
 )
 def test_a_wider_base_gets_a_lower_rate(hidden_size: int, is_causal: bool, rate: float) -> None:
-    assert auto_rate(hidden_size, use_lora=True, is_causal=is_causal) == rate
-    assert auto_rate(hidden_size, use_lora=False, is_causal=is_causal) == 2e-5
+    assert auto_rate(hidden_size, "adamw", use_lora=True, is_causal=is_causal) == rate
+    assert auto_rate(hidden_size, "adamw", use_lora=False, is_causal=is_causal) == 2e-5
+
+
+def test_lion_gets_a_third() -> None:
+    assert auto_rate(384, "lion", use_lora=True, is_causal=False) == 6.7e-4
+    assert auto_rate(384, "lion", use_lora=False, is_causal=False) == 6.7e-6
 
 
 @pytest.mark.parametrize(

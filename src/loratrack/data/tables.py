@@ -10,7 +10,7 @@ import hashlib
 import io
 import json
 from codecs import BOM_UTF8
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,8 +47,13 @@ class Parsed:
     bad_lines: dict[str, list[int]]
 
 
-def read_table(file: Path, columns: Sequence[str], problems: list[str]) -> Table | None:
-    """The named columns of a file; None when it cannot be read at all. Adds what is wrong to `problems`."""
+def read_table(
+    file: Path, columns: Sequence[str], problems: list[str], separators: Mapping[str, str] | None = None
+) -> Table | None:
+    """The named columns of a file; None when it cannot be read at all. Adds what is wrong to `problems`.
+
+    `separators`: columns whose cells may be lists in JSON; they become one text, joined by the separator.
+    """
 
     def refuse(problem: str) -> None:
         problems.append(f"{file}: {problem}")
@@ -78,7 +83,7 @@ def read_table(file: Path, columns: Sequence[str], problems: list[str]) -> Table
         refuse(str(error))
         return None
 
-    parsed = PARSERS[suffix](decoded.text, columns)
+    parsed = PARSERS[suffix](decoded.text, columns, separators or {})
     num_before = len(problems)
     for problem, lines in parsed.bad_lines.items():
         refuse(f"{problem} at {lines_text(lines)}")
@@ -173,7 +178,7 @@ DECODER = json.JSONDecoder(
 )
 
 
-def _parse_json_lines(text: str, columns: Sequence[str]) -> Parsed:
+def _parse_json_lines(text: str, columns: Sequence[str], separators: Mapping[str, str]) -> Parsed:
     names: dict[str, None] = {}
     rows: list[Row] = []
     lines: list[int] = []
@@ -191,13 +196,28 @@ def _parse_json_lines(text: str, columns: Sequence[str]) -> Parsed:
             if not isinstance(values, dict):
                 raise ValueError(f"must be one JSON object a line, got a {type(values).__name__}")
             names.update(dict.fromkeys(values))
-            rows.append([_json_text(column, values.get(column)) for column in columns])
+            rows.append([_json_cell(column, values.get(column), separators) for column in columns])
             lines.append(line)
         except ValueError as error:
             bad_lines.setdefault(str(error), []).append(line)
     if not set(columns) <= set(names):
         return Parsed(list(names), [], [], bad_lines)
     return Parsed(list(columns), rows, lines, bad_lines)
+
+
+def _json_cell(column: str, value: object, separators: Mapping[str, str]) -> str | None:
+    if not isinstance(value, list) or column not in separators:
+        return _json_text(column, value)
+    separator, labels = separators[column], [_json_text(column, label) for label in value]
+    if None in labels:
+        raise ValueError(f"{quoted(column)} must list labels, got null among them")
+    texts = [str(label) for label in labels]
+    if any(separator in text for text in texts):
+        raise ValueError(
+            f"{quoted(column)} lists a label with the separator {separator!r} in it; set data.label_separator"
+            " to a character that no label has"
+        )
+    return separator.join(texts)
 
 
 def _json_text(column: str, value: object) -> str | None:
@@ -219,8 +239,8 @@ def _json_text(column: str, value: object) -> str | None:
     return value
 
 
-PARSERS: dict[str, Callable[[str, Sequence[str]], Parsed]] = {
-    ".csv": lambda text, _: _parse_separated(text, ","),
-    ".tsv": lambda text, _: _parse_separated(text, "\t"),
+PARSERS: dict[str, Callable[[str, Sequence[str], Mapping[str, str]], Parsed]] = {
+    ".csv": lambda text, *_: _parse_separated(text, ","),
+    ".tsv": lambda text, *_: _parse_separated(text, "\t"),
     ".jsonl": _parse_json_lines,
 }

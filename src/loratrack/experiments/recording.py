@@ -137,7 +137,10 @@ def keep(
         draft = folder.with_name(PYFUNC)  # MLflow copies the folder, so it cannot write into it
         pyfunc.save(folder, draft, member.config)
         draft.rename(folder / PYFUNC)
-    disk.write_json(folder / ENVIRONMENT, environment())
+    facts = environment()
+    if prepared.cohort.threads_at_start is not None:
+        facts["torch"]["threads_at_start"] = prepared.cohort.threads_at_start
+    disk.write_json(folder / ENVIRONMENT, facts)
     disk.write_text(folder / NOTICES, notices(log))
     # the gate of every run: what was saved is what was trained
     if files.sha256(files.load(folder / CONFIG_COPY)) != files.sha256(member.config):

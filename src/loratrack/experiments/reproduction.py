@@ -159,6 +159,7 @@ class _Gpu(BaseModel):
 
 class _Torch(BaseModel):
     threads: int | None = None
+    threads_at_start: int | None = None
 
 
 class _Environment(BaseModel):

@@ -216,7 +216,7 @@ class TrialRunner:
             if is_done:
                 assert member.best is not None, "a finished member has a best epoch"
                 trainable = float(prepared.network.parameter_counts(member.name)[0])
-                scores = {**member.history[member.best.epoch - 1], "trainable_parameters": trainable}
+                scores = {**member.best.values, "trainable_parameters": trainable}
                 values = [scores[metric] for metric in search.sweep.metrics]
                 outcome = session.conclude(prepared, member)
             with_weights = keep == "all" or (is_done and (keep == "finished" or search.is_best(values)))

@@ -109,7 +109,7 @@ class Lines:
     def step(self, members: Sequence[Member]) -> None:
         for member in members:
             if member.name not in self._members:
-                epochs, steps = member.config.train.epochs, member.total_steps
+                epochs, steps = member.epochs, member.total_steps
                 length = f"{counted(steps, 'step')} in {counted(epochs, 'epoch')}"
                 self.notice(f"{member.config.exp_id}: training, {length}")
                 self._members.add(member.name)
@@ -154,7 +154,7 @@ def epoch_line(member: Member, width: int | None = None) -> str:
     last = member.history[-1]
     scores = [name for name in member.config.metric_names if name.endswith("f1")]
     parts = [
-        f"epoch {len(member.history)}/{member.config.train.epochs}",
+        f"epoch {len(member.history)}/{member.epochs}",
         f"loss {last['train/loss']:.3f}",
         *(f"{name} {last[name]:.3f}" for name in sorted(scores, key=lambda name: name != "avg_f1")),
         f"{last['time/epoch_seconds']:.1f} s",
