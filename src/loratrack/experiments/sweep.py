@@ -165,8 +165,9 @@ def _conclude(work: Work) -> dict[str, str]:
             tags = {f"best.{key}": str(value) for key, value in best.params.items()}
             tags |= {"best_trial": str(best.number), "best_run_id": run_id}
             metrics = dict(zip(search.sweep.metrics, best.values, strict=True))
-            if search.sweep.register_best and search.attr("registered") != best.number:
-                name = str(config.project if config.register_as is False else config.register_as)
+            name = config.register_as if search.sweep.register_best else False
+            if name is not False and search.attr("registered") != best.number:
+                name = str(name)
                 bests = {f"best_{metric}": value for metric, value in metrics.items()}
                 parent.ask_version(name, recording.version_tags(best_config.exp_id, bests), run_id)
                 search.set_attr("registered", best.number)
