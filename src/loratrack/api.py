@@ -75,9 +75,12 @@ def train(config: RunConfig | str | Path, *, watcher: Watcher | None = None) -> 
         config = load(config)
     if isinstance(config, SweepConfig):
         raise UserError(f"{config.exp_id}: has a `sweep` section; start it with loratrack.sweep(config)")
+    from loratrack.experiments.checking import check as checked
+
+    corpus = checked(config)
     from loratrack.experiments.run import run
 
-    return run(config, watcher)
+    return run(config, watcher, corpus)
 
 
 def sweep(config: SweepConfig | RunConfig | str | Path, *, watcher: Watcher | None = None) -> Sweep:
@@ -86,9 +89,12 @@ def sweep(config: SweepConfig | RunConfig | str | Path, *, watcher: Watcher | No
         config = load(config)
     if not isinstance(config, SweepConfig):
         raise UserError(f"{config.exp_id}: has no `sweep` section; start it with loratrack.train(config)")
+    from loratrack.experiments.checking import check as checked
+
+    corpus = checked(config)
     from loratrack.experiments import sweep as sweeps
 
-    return sweeps.sweep(config, watcher)
+    return sweeps.sweep(config, watcher, corpus)
 
 
 def runs(filter: str | None = None, *, sort_by: str | None = None, limit: int = 1000) -> RunList:

@@ -32,12 +32,15 @@ def command(arguments: argparse.Namespace) -> int:
     from loratrack.experiments.loading import load_run
 
     config = load_run(arguments.config, arguments.set)
+    from loratrack.experiments.checking import check
+
+    corpus = check(config)
     from loratrack.cli.progress import ProgressBar
     from loratrack.experiments.run import run
 
     screen = console()
     with ProgressBar(screen) as bar:
-        result = run(config, bar)
+        result = run(config, bar, corpus)
     if result.ended_by is not None:
         epoch = f"epoch {result.best_epoch} is kept" if result.best_epoch else "nothing was learned yet"
         screen.print(f"ended by {result.ended_by.name}; {epoch}")

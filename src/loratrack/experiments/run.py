@@ -1,6 +1,6 @@
 """One experiment, from its config to a registered model: the page to read first.
 
-result = run(load("projects/clinc/dual.yaml"))      # trains, logs, checks, registers
+result = run(load("projects/clinc/dual.yaml"))      # checks, trains, logs, registers
 result.metrics["test_avg_f1"], result.version       # 0.964, "clinc/3"
 """
 
@@ -12,8 +12,10 @@ import torch
 
 from loratrack.bases.trust import Trust
 from loratrack.config import RunConfig
+from loratrack.data import Corpus
 from loratrack.errors import StoreError, UserError
 from loratrack.experiments import recording
+from loratrack.experiments.checking import check
 from loratrack.experiments.hiding import texts_hidden
 from loratrack.experiments.interrupt import Interruption, interruptible
 from loratrack.experiments.recording import WriterLog
@@ -27,19 +29,22 @@ from loratrack.training.member import Member
 from loratrack.training.session import Outcome, Prepared
 
 
-def run(config: RunConfig, watcher: Watcher | None = None) -> Training:
+def run(config: RunConfig, watcher: Watcher | None = None, corpus: Corpus | None = None) -> Training:
     """Train, log, check that the saved model is the trained one, and register it.
+
+    `corpus`: what `checking.check` gave of this config; None: it is checked here.
 
     However it breaks off, the MLflow run does not stay RUNNING: a fault ends it as FAILED, a signal as
     KILLED with the best epoch so far kept. UserError: the training failed in a way that the user can mend.
     """
+    corpus = check(config) if corpus is None else corpus
     watcher, config = watcher or Nobody(), texts_hidden(pinned(config))
     with interruptible() as interruption:
         writer = recording.start(config)
         watcher.notice(f"{config.exp_id}: run {writer.run_id}")
         log = WriterLog(writer, watcher.notice)
-        with recording.failing(writer), recording.work_folder(writer.run_id) as work:
-            prepared, member, outcome = train_one(config, log, work, watcher, interruption)
+        with recording.failing(log), recording.work_folder(writer.run_id) as work:
+            prepared, member, outcome = train_one(config, corpus, log, work, watcher, interruption)
             metrics = recording.keep(prepared, member, outcome, log, work)
             if member.status == "failed":
                 raise UserError(f"{config.exp_id}: {member.reason}")
@@ -66,6 +71,7 @@ def run(config: RunConfig, watcher: Watcher | None = None) -> Training:
 
 def train_one(
     config: RunConfig,
+    corpus: Corpus,
     log: WriterLog,
     work: Path,
     watcher: Watcher,
@@ -75,7 +81,7 @@ def train_one(
     """A cohort of one, trained until its end or a signal; no outcome when a signal came first."""
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
-    prepared = session.set_up(config, log.notice, trust)
+    prepared = session.set_up(config, log.notice, trust, corpus)
     member = recording.enter(prepared, config, log, work)
     train(prepared.cohort, watcher, stop=lambda: bool(interruption))
     outcome = session.conclude(prepared, member) if member.best and not interruption else None

@@ -14,10 +14,13 @@ import optuna
 
 from loratrack.config import RunConfig, files, flat, plain
 from loratrack.config.sweep import SweepConfig
+from loratrack.data import Corpus
 from loratrack.errors import UserError
 from loratrack.experiments import recording
+from loratrack.experiments.checking import check
 from loratrack.experiments.hiding import storable, texts_hidden
 from loratrack.experiments.interrupt import Interruption, interruptible
+from loratrack.experiments.recording import WriterLog
 from loratrack.experiments.result import Sweep
 from loratrack.experiments.retraining import retrain
 from loratrack.experiments.run import artifact_uri
@@ -42,8 +45,12 @@ VERSION = "best_version"
 """The tag of the sweep's run that names the registered version."""
 
 
-def sweep(config: SweepConfig, watcher: Watcher | None = None) -> Sweep:
-    """Train trials until the sweep is over, or until a signal ends this process's part of it."""
+def sweep(config: SweepConfig, watcher: Watcher | None = None, corpus: Corpus | None = None) -> Sweep:
+    """Train trials until the sweep is over, or until a signal ends this process's part of it.
+
+    `corpus`: what `checking.check` gave of this config; None: it is checked here.
+    """
+    corpus = check(config) if corpus is None else corpus
     watcher, config = watcher or Nobody(), texts_hidden(pinned(config))
     shown = storable(config)  # a secret in a name is told before there is a study
     folder = store_folder()
@@ -55,12 +62,9 @@ def sweep(config: SweepConfig, watcher: Watcher | None = None) -> Sweep:
             parent = _parent(search, shown)
             watcher.notice(f"{config.sweep.name}: run {parent.run_id}, study in {scrub_name(url)}")
             work = Work(search, config, parent, watcher, interruption)
-            try:
-                TrialRunner(search, parent, watcher, lambda: bool(interruption)).work()
+            with recording.failing(WriterLog(parent)):
+                TrialRunner(search, parent, watcher, lambda: bool(interruption), corpus).work()
                 return _end(work)
-            except BaseException:
-                parent.finish("FAILED")
-                raise
     finally:
         search.close()
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from loratrack.data import Corpus
 from loratrack.errors import UserError
 from loratrack.experiments import recording
 from loratrack.experiments.recording import WriterLog
@@ -50,8 +51,17 @@ class RunningTrial:
 class TrialRunner:
     """This process's trials. It watches the cohort: it sees every step and every epoch."""
 
-    def __init__(self, search: Search, parent: RunWriter, watcher: Watcher, stop: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        search: Search,
+        parent: RunWriter,
+        watcher: Watcher,
+        stop: Callable[[], bool],
+        corpus: Corpus | None = None,
+    ) -> None:
         self.search, self.parent, self.watcher, self.stop = search, parent, watcher, stop
+        self.corpus = corpus
+        """What the data of the sweep's own config holds, where it was read before."""
         self.places = Parallelism(search.sweep.parallel, memory_left)
         self.prepared: Prepared | None = None
         self._group = ""
@@ -89,7 +99,9 @@ class TrialRunner:
         if first.config.train.threads is not None:
             torch.set_num_threads(first.config.train.threads)
         try:
-            prepared = session.set_up(first.config, self.watcher.notice)
+            is_same_data = first.config.data == self.search.config.data
+            corpus = self.corpus if is_same_data else None
+            prepared = session.set_up(first.config, self.watcher.notice, corpus=corpus)
         except UserError as error:
             if all(is_own(setting) for setting in first.values):
                 raise  # what is wrong is shared by all trials: none can be trained
@@ -204,6 +216,8 @@ class TrialRunner:
                 raise
             member.status, member.reason, values = "failed", str(error), []
         state = TRIAL_STATES[member.status]
+        if state == "failed":
+            recording.keep_reason(running.log, member.reason)
         self._end_run(trial, state)
         match state:
             case "complete":
@@ -221,7 +235,8 @@ class TrialRunner:
         shutil.rmtree(running.work, ignore_errors=True)
 
         metrics = dict(zip(search.sweep.metrics, values, strict=False))
-        self._report(trial, state, metrics, epochs=len(member.history), reason=member.reason)
+        epochs = len(member.history), member.epochs
+        self._report(trial, state, metrics, epochs=epochs, reason=member.reason)
         num_done, best = search.num_done(), search.best()  # in this order: the best of so many, or of more
         if metrics and best is not None:
             self.parent.log_metrics({f"trial/{name}": value for name, value in metrics.items()}, trial.number)
@@ -231,9 +246,11 @@ class TrialRunner:
 
     def _fail(self, trial: Trial, reason: str) -> None:
         """A trial that could not even begin."""
+        if trial.number in self._writers:
+            recording.keep_reason(WriterLog(self._writers[trial.number]), reason)
         self._end_run(trial, "failed")
         self.search.fail(trial, reason)
-        self._report(trial, "failed", {}, epochs=0, reason=reason)
+        self._report(trial, "failed", {}, epochs=(0, trial.config.train.epochs), reason=reason)
 
     def _end_run(self, trial: Trial, state: TrialState) -> None:
         writer = self._writers.pop(trial.number, None)
@@ -242,8 +259,15 @@ class TrialRunner:
             writer.finish(RUN_STATUS[state], STORE_WAIT_SECONDS)
 
     def _report(
-        self, trial: Trial, state: TrialState, metrics: dict[str, float], *, epochs: int, reason: str
+        self,
+        trial: Trial,
+        state: TrialState,
+        metrics: dict[str, float],
+        *,
+        epochs: tuple[int, int],
+        reason: str,
     ) -> None:
+        """`epochs`: how many there were, of how many."""
         search, best = self.search, self.search.best()
         bests = {} if best is None else dict(zip(search.sweep.metrics, best.values, strict=True))
         end = TrialEnd(
@@ -253,8 +277,8 @@ class TrialRunner:
             metrics=metrics,
             reason=reason,
             seconds=time.monotonic() - trial.started,
-            epochs=epochs,
-            max_epochs=trial.config.train.epochs,
+            epochs=epochs[0],
+            max_epochs=epochs[1],
             best_number=None if best is None else best.number,
             best_metrics=bests,
             num_done=search.num_done(),

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from loratrack.config import RunConfig
+from loratrack.errors import counted
 from loratrack.metrics import is_better
 from loratrack.model import weights
 from loratrack.model.network import Network
@@ -161,7 +162,7 @@ class Member:
         if self.epoch == self.config.train.epochs or self.step == self.total_steps:
             self.end("finished")
         elif metric is not None and patience is not None and self.epoch - best.since >= patience:
-            self.end("finished", f"no better {metric} for {patience} epochs")
+            self.end("finished", f"no better {metric} for {counted(patience, 'epoch')}")
         else:
             self.epoch += 1
             self.meter = Meter()

@@ -24,7 +24,7 @@ from loratrack.bases.precision import precision_name
 from loratrack.bases.trust import Trust
 from loratrack.config import RunConfig
 from loratrack.config.train import Train
-from loratrack.data import Dataset, Encoded
+from loratrack.data import Corpus, Dataset, Encoded
 from loratrack.disk import write_json
 from loratrack.errors import UserError
 from loratrack.model import bundle
@@ -74,9 +74,17 @@ class Outcome:
     """What the saved model must give when it is loaded."""
 
 
-def set_up(config: RunConfig, notice: Callable[[str], None], trust: Trust | None = None) -> Prepared:
-    """`trust` in the code of bases; None: as the config says, which whoever trains has written."""
-    corpus = data.read(config)
+def set_up(
+    config: RunConfig,
+    notice: Callable[[str], None],
+    trust: Trust | None = None,
+    corpus: Corpus | None = None,
+) -> Prepared:
+    """`trust` in the code of bases; None: as the config says, which whoever trains has written.
+
+    `corpus`: what the data files hold, where they were read before.
+    """
+    corpus = data.read(config) if corpus is None else corpus
     base = bases.resolve(config.model.arch, trust=config.model.trust_remote_code if trust is None else trust)
     if base.origin_note:
         notice(f"base {base.name}: {base.origin_note}")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence, Set
 
 from loratrack.data.labelled.labels import MAX_LISTED_LABELS
 from loratrack.data.tables import Table, lines_text
 from loratrack.errors import did_you_mean, quoted
+
+ROWS_OF_A_SLIP = 10
+"""A label mistyped has at most a tenth of the rows of the label that was meant."""
 
 
 def text_problems(table: Table, columns: Sequence[str]) -> list[str]:
@@ -41,11 +45,26 @@ def label_problems(table: Table, column: str) -> list[str]:
     return problems
 
 
-def unknown_label_problems(table: Table, column: str, labels: Sequence[str]) -> list[str]:
-    unknown = sorted(map(str, set(table.columns[column]) - set(labels)))
+def labels_in(table: Table, column: str) -> Counter[str]:
+    """How many rows each label has; what `label_problems` reports is no label."""
+    values = Counter(table.columns[column])
+    return Counter({value: count for value, count in values.items() if value and value == value.strip()})
+
+
+def unknown_label_problems(
+    table: Table, column: str, labels: Sequence[str], rows_of: Mapping[str, int], told: Set[str] = frozenset()
+) -> list[str]:
+    """`rows_of`: the number of rows of each label in all of the data; `told`: labels that were reported."""
+
+    def meant(label: str) -> str:
+        """Only a label with far fewer rows than another is a slip: `not urgent` is not meant as `urgent`."""
+        least = rows_of[label] * ROWS_OF_A_SLIP
+        return did_you_mean(label, [known for known in labels if rows_of.get(known, 0) >= least])
+
+    unknown = sorted(labels_in(table, column).keys() - set(labels) - told)
     problems = [
         f"{table.file}: the label {quoted(column)} must be one of the task's {len(labels)}, got"
-        f" {quoted(label)} at {lines_text(_lines_of(table, column, {label}))}{did_you_mean(label, labels)}"
+        f" {quoted(label)} at {lines_text(_lines_of(table, column, {label}))}{meant(label)}"
         for label in unknown[:MAX_LISTED_LABELS]
     ]
     if len(unknown) > MAX_LISTED_LABELS:

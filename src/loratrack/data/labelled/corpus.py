@@ -4,13 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from loratrack.config import RunConfig
-from loratrack.data.labelled.checks import label_problems, text_problems, unknown_label_problems
-from loratrack.data.labelled.labels import LabelMap, read_global_map, task_labels
+from loratrack.data.labelled.checks import (
+    label_problems,
+    labels_in,
+    text_problems,
+    unknown_label_problems,
+)
+from loratrack.data.labelled.labels import (
+    LabelMap,
+    probably_meant,
+    read_global_map,
+    subset_problems,
+    task_labels,
+)
 from loratrack.data.labelled.report import Report, rows_report
 from loratrack.data.labelled.rows import Rows, mapped_rows
 from loratrack.data.labelled.splits import Ints, held_out
@@ -85,21 +99,30 @@ def read(config: RunConfig) -> Corpus:
     global_map = None
     if GLOBAL_MAP in local:
         global_map = read_global_map(local[GLOBAL_MAP], config.tasks, problems)
+    are_files_whole = not problems
     for table in tables.values():
         problems += text_problems(table, config.text_columns)
         for column in config.label_columns.values():
             problems += label_problems(table, column)
-    _raise(config, problems)  # what the labels are cannot be said while a file is in doubt
 
+    # While a file is in doubt nobody knows all labels: then only those that the config lists are compared.
     tasks = []
     for name, subset in config.subsets.items():
         column = config.label_columns[name]
-        labels = {str(label) for table in tables.values() for label in set(table.columns[column])}
-        tasks.append(task_labels(name, subset, labels, global_map, problems))
-    if data.unknown_label == "error":
-        for table in tables.values():
-            for task in tasks:
-                problems += unknown_label_problems(table, config.label_columns[task.name], task.labels)
+        rows_of: Counter[str] = sum((labels_in(table, column) for table in tables.values()), Counter())
+        labels = subset if isinstance(subset, tuple) else None
+        if are_files_whole:
+            tasks.append(task_labels(name, subset, rows_of, global_map, problems))
+            labels = tasks[-1].labels
+        if labels is None or not rows_of:
+            continue
+        must_be_in_data = are_files_whole and global_map is None
+        new = subset_problems(name, labels, rows_of, must_be_in_data=must_be_in_data)
+        problems += new
+        if data.unknown_label == "error" and not rows_of.keys().isdisjoint(labels):
+            told = set(probably_meant(labels, rows_of).values()) if new else set()
+            for table in tables.values():
+                problems += unknown_label_problems(table, column, labels, rows_of, told)
     _raise(config, problems)
 
     label_map = LabelMap(tuple(tasks))
@@ -139,11 +162,12 @@ def _split(config: RunConfig, files: Mapping[str, Rows]) -> dict[str, Rows]:
         )
         if not mask.any():
             texts = counted(len(train.different_texts), "different text")
+            labels = counted(sum(len(np.unique(column)) for column in train.labels.T), "label")
             _raise(
                 config,
                 [
-                    f"{train.table.file}: must hold more texts than labels, to hold some out for validation,"
-                    f" got {texts}; add rows or name a data.validation_path"
+                    f"{train.table.file}: too few rows for a validation split: {texts}, {labels}; add rows or"
+                    " name a data.validation_path"
                 ],
             )
         train, validation = train.only(~mask), train.only(mask)
@@ -153,4 +177,4 @@ def _split(config: RunConfig, files: Mapping[str, Rows]) -> dict[str, Rows]:
 
 def _raise(config: RunConfig, problems: Sequence[str]) -> None:
     if problems:
-        raise DataError(problems_message(f"data of {config.exp_id}", problems))
+        raise DataError(problems_message(config.exp_id, problems, where=" in the data"))
