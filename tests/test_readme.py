@@ -36,6 +36,7 @@ ROWS_KEPT = 120
 QUESTIONS = ("compare", "show")
 MOVES = ("promote", "rollback", "history", "registry")
 LITTLE = ("predict", "cache", "sync")
+BEFORE = ("init", "check")
 AFTERWARDS = ("reproduce", "restore", "doctor", "register")
 START_SECONDS = 90
 
@@ -55,7 +56,10 @@ def shown(*start: str) -> list[list[str]]:
 
 def test_every_command_shown_is_run_or_checked_below() -> None:
     known = [
-        *(("loratrack", name) for name in ("run", "sweep", *QUESTIONS, *MOVES, *AFTERWARDS, *LITTLE, "ui")),
+        *(
+            ("loratrack", name)
+            for name in ("run", "sweep", *QUESTIONS, *MOVES, *AFTERWARDS, *LITTLE, *BEFORE, "ui")
+        ),
         *(("mlflow", name) for name in ("run", "server")),
         ("mlflow", "models", "serve"),
         *((name,) for name in ("make", "source", "export", "curl")),
@@ -147,6 +151,12 @@ def test_the_trainings_run(trained: str, here: Any) -> None:
     runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
     assert len(runs) == len(commands("run")) > 3
     assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_what_comes_before_a_training_is_shown(here: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in [words[1:] for words in WORDS if words[1:2] and words[1] in BEFORE]:
+        assert cli.main(words) == 0
+    assert "clinc_dual (double_cls): no problems" in capsys.readouterr().out
 
 
 @pytest.mark.slow

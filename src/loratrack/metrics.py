@@ -13,6 +13,9 @@ LOWER_IS_BETTER = re.compile(r"(^|[/_])(loss|perplexity|epoch_seconds|trainable_
 SCORE = re.compile(r"([\w-]+_)?(accuracy|f1|f1_micro)")
 """Metrics between 0 and 1 that say how good a model is; the group is the task's name and an underscore."""
 
+MAJORITY, BASELINE = "majority_", "baseline_"
+"""How the metrics begin that a model must beat: `baseline_f1`, and `baseline_test_f1` on the test set."""
+
 
 MAIN_SCORES = ("best_avg_f1", "best_f1", "test_avg_f1", "test_f1")
 """Those that lists of runs and versions show."""

@@ -61,7 +61,7 @@ def test_best_makes_a_version_only_of_a_model_that_beats_the_newest(ask: Any, tr
     assert "register: best: fine/1 was scored on other rows, so it is not compared\n" in run(other)
     worse = Metric("best_avg_f1", 0.01, int(1000 * time.time()), 99)
     client.log_batch(str(client.get_model_version("fine", "2").run_id), metrics=[worse])
-    assert "register: best: best_avg_f1 beats fine/2: " in run(other)
+    assert " beats 0.0100 of fine/2\n" in run(other)
 
 
 def test_a_run_that_learned_nothing_becomes_no_version_unless_it_is_asked_for(ask: Any, trained: Any) -> None:

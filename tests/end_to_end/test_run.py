@@ -110,8 +110,17 @@ def test_a_run_ends_well_and_says_what_to_do_next(dual: Any) -> None:
     assert dual.run.info.status == "FINISHED"
     assert dual.run.info.run_name == "dual"
     tail = dual.output.splitlines()[-7:]
-    assert tail[0] == f"best epoch   {dual.run.data.metrics['best_epoch']:.0f} of 2 (by avg_f1)"
-    assert tail[1:] == [
+    metrics = dual.run.data.metrics
+    assert tail[0] == f"best epoch   {metrics['best_epoch']:.0f} of 2 (by avg_f1)"
+    pairs = {
+        name: f"{metrics[f'best_{name}']:.3f} against {metrics[f'baseline_{name}']:.3f}"
+        for name in ("avg_f1", "risk_f1", "adopt_f1")
+    }
+    assert tail[1] == (
+        f"baseline     worse than TF-IDF: avg_f1 {pairs['avg_f1']}; worse: risk_f1 {pairs['risk_f1']},"
+        f" adopt_f1 {pairs['adopt_f1']}"
+    )
+    assert tail[2:] == [
         f"run          {dual.run_id}",
         f"artifacts    {dual.artifacts}",
         f"model        models:/tiny/{dual.version}",
@@ -214,12 +223,14 @@ def test_a_run_leaves_every_metric(dual: Any) -> None:
     times = {"system/epoch_seconds", "system/examples_per_second"}
     once = {f"{kind}_{name}" for kind in ("best", "test") for name in scored} | {"best_epoch"}
     found = {name for name in dual.run.data.metrics if not name.startswith("system/")}
-    assert found == each_epoch | once
+    compared = {f"{kind}{name}" for kind in ("majority_", "baseline_", "baseline_test_") for name in scored}
+    assert found == each_epoch | once | compared
     assert times <= set(dual.run.data.metrics)
     client = MlflowClient()
     for name in each_epoch | times:
         assert steps(client, dual, name) == [1, 2], name
     assert {name: steps(client, dual, name) for name in once} == {name: [2] for name in once}
+    assert {name: steps(client, dual, name) for name in compared} == {name: [0] for name in compared}
 
 
 def test_the_scores_of_the_labels_are_those_of_the_test_set(dual: Any, sample: Any) -> None:

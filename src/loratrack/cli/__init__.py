@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from loratrack import __version__
 from loratrack.cli import (
     cache,
+    check,
     compare,
     doctor,
     history,
+    init,
     predict,
     promote,
     register,
@@ -34,6 +36,8 @@ from loratrack.errors import RefusedError, UserError, is_text, quoted
 from loratrack.store.place import database_file, store_name, tracking_uri
 
 COMMANDS = (
+    init,
+    check,
     run,
     sweep,
     predict,

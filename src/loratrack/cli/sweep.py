@@ -54,11 +54,12 @@ def command(arguments: argparse.Namespace) -> int:
     from loratrack.experiments.checking import check
 
     corpus = check(config)
+    from loratrack.cli.progress import SweepBar
     from loratrack.experiments.sweep import sweep
-    from loratrack.experiments.watcher import Lines
 
     screen = console()
-    result = sweep(config, Lines(screen.print), corpus)
+    with SweepBar(screen) as bar:
+        result = sweep(config, bar, corpus)
     if result.is_concluded and result.report is not None:
         print_report(result.report, screen)
     if result.version is not None:

@@ -56,6 +56,8 @@ class RunConfig(Section):
     """A tag to filter by; null: the folder below projects/ that the config lies in."""
     experiment: NotEmpty | None = None
     """MLflow's experiment that its runs go to; null: the project's name."""
+    baseline: bool = True
+    """Fit a TF-IDF classifier on the same rows, for comparison."""
     data: Data
     model: Model = Model()
     train: Train = Train()

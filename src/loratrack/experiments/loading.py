@@ -23,6 +23,12 @@ from loratrack.errors import ConfigError, DataError
 AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
 
 
+def load_any(path: str | Path, settings: Sequence[str] = ()) -> RunConfig:
+    """A SweepConfig where the file has a `sweep` section."""
+    is_sweep = "sweep" in merged(read_layers(Path(path), settings))
+    return load_search(path, settings) if is_sweep else load_run(path, settings)
+
+
 def load_run(path: str | Path, settings: Sequence[str] = ()) -> RunConfig:
     with _problems_of_the_data_too(path, settings):
         config = configs.load(path, settings)

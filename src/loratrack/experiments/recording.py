@@ -19,7 +19,13 @@ from loratrack.config.schema import data_paths
 from loratrack.config.train import AUTO
 from loratrack.errors import StoreError, UserError
 from loratrack.experiments.hiding import storable
-from loratrack.experiments.verdict import LEARNED_NOTHING, learned_nothing
+from loratrack.experiments.verdict import (
+    LEARNED_NOTHING,
+    against_baseline,
+    is_worse,
+    learned_nothing,
+    remedies,
+)
 from loratrack.model.bundle import MEMBER
 from loratrack.places import (
     ARTIFACTS,
@@ -152,6 +158,7 @@ def enter(
     writer.log_params(
         sizes if config.train.lr != AUTO else {**sizes, "train.lr": member.config.train.peak_rate}
     )
+    writer.log_metrics(prepared.yardstick, step=0)
     return member
 
 
@@ -165,11 +172,18 @@ def keep(
     with_weights: bool = True,
 ) -> dict[str, float]:
     """The run's files, checked and handed over, and its last metrics, which are returned."""
+    metrics = session.summary(member, outcome)
     if outcome is not None:
-        nothing = learned_nothing(member.config, member.history, outcome.answers)
-        if nothing is not None:
-            log.writer.set_tags({LEARNED_NOTHING: nothing})
-            log.notice(f"{member.config.exp_id}: {nothing}")
+        compared = {**prepared.yardstick, **metrics}
+        verdict = learned_nothing(member.config, member.history, outcome.answers)
+        if verdict is not None:
+            log.writer.set_tags({LEARNED_NOTHING: verdict})
+        elif is_worse(member.config, compared):
+            verdict = against_baseline(member.config, compared)
+        if verdict is not None:
+            rate = session.rate_to_try(prepared.network, member.config.train)
+            tries = remedies(member.config, rate, prepared.dataset.report)
+            log.notice(f"{member.config.exp_id}: {verdict}; {tries}")
     folder = work / ARTIFACTS
     session.write(prepared, member, outcome, folder, with_weights=with_weights)
     disk.write_json(folder / DATA_REPORT, scrub_values(prepared.dataset.report, scrub_name))
@@ -194,7 +208,6 @@ def keep(
     answers = {task: (labels[task], *pair) for task, pair in pairs.items()}
     if answers:
         class_scores.write(folder / CLASS_SCORES, answers)
-    metrics = session.summary(member, outcome)
     try:  # before the files: a run that has kept its model has its scores
         log.writer.log_metrics(metrics, step=len(member.history))
     finally:  # also on a full disk, for moving the files takes no space

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from loratrack.config import RunConfig
 from loratrack.errors import RefusedError, StoreError, UserError
 from loratrack.experiments.recording import SAME_ROWS
+from loratrack.experiments.verdict import LEARNED_NOTHING
 from loratrack.metrics import is_better
 from loratrack.places import PYFUNC
 from loratrack.registry import lookup, pages
@@ -67,13 +68,25 @@ def choose(
         return Choice(False, f"not registered: register: best asks for the newest version; {error}; {anyway}")
     if stored is None or stored.data.tags.get(SAME_ROWS) != validation_sha256:
         return Choice(True, f"register: best: {other} was scored on other rows, so it is not compared")
-    theirs = stored.data.metrics.get(metric)
-    if theirs is None or is_better(metric, metrics[metric], theirs):
-        beaten = "" if theirs is None else f": {metrics[metric]:.4f} against {theirs:.4f}"
-        return Choice(True, f"register: best: {metric} beats {other}{beaten}")
+    own, theirs = metrics.get(metric), stored.data.metrics.get(metric)
+    if own is None or theirs is None:
+        return Choice(True, f"register: best: {other} has no {metric}, so it is not compared")
+    if is_better(metric, own, theirs):
+        return Choice(True, f"register: best: {metric} {own:.4f} beats {theirs:.4f} of {other}")
     return Choice(
-        False,
-        f"not registered: {metric} {metrics[metric]:.4f} does not beat {theirs:.4f} of {other}; {anyway}",
+        False, f"not registered: {metric} {own:.4f} does not beat {theirs:.4f} of {other}; {anyway}"
+    )
+
+
+def choose_stored(config: RunConfig, run_id: str) -> Choice:
+    """The same for a run that is over, from what the tracking store has of it."""
+    try:
+        with answering():
+            data = connect().get_run(run_id).data
+    except StoreError:
+        return choose(config, run_id, {}, "")
+    return choose(
+        config, run_id, data.metrics, data.tags.get(SAME_ROWS, ""), LEARNED_NOTHING not in data.tags
     )
 
 

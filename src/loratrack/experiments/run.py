@@ -78,7 +78,7 @@ def run(
         exp_id=config.exp_id,
         run_id=writer.run_id,
         status=status,
-        metrics=metrics,
+        metrics={**prepared.yardstick, **metrics},
         version=None if number is None else f"{model}/{number}",
         notices=tuple(log.notices),
         artifact_uri=artifact_uri(writer.run_id),

@@ -21,6 +21,7 @@ from loratrack.experiments.checking import check
 from loratrack.experiments.hiding import storable, texts_hidden
 from loratrack.experiments.interrupt import Interruption, interruptible
 from loratrack.experiments.recording import WriterLog
+from loratrack.experiments.registration import Choice, choose_stored
 from loratrack.experiments.result import Sweep
 from loratrack.experiments.retraining import retrain
 from loratrack.experiments.run import artifact_uri
@@ -166,8 +167,12 @@ def _conclude(work: Work) -> dict[str, str]:
             tags = {f"best.{key}": str(value) for key, value in best.params.items()}
             tags |= {"best_trial": str(best.number), "best_run_id": run_id}
             metrics = dict(zip(search.sweep.metrics, best.values, strict=True))
-            if search.sweep.register_best and search.attr("registered") != best.number:
-                name = config.registered_model or str(config.project)
+            name = config.registered_model if search.sweep.register_best else None
+            is_new = name is not None and search.attr("registered") != best.number
+            choice = choose_stored(config, run_id) if is_new else Choice(False)
+            if choice.why:
+                watcher.notice(choice.why)
+            if name is not None and choice.is_registered:
                 bests = {f"best_{metric}": value for metric, value in metrics.items()}
                 text = pages.about(run_id, recording.description(best_config), bests)
                 parent.ask_version(name, pages.tags(best_config.exp_id, bests), text, run_id)

@@ -33,7 +33,9 @@ from loratrack.index.tables import Tables
 from loratrack.metrics import MAIN_SCORES, is_lower_better
 from loratrack.store.client import EVENTS_EXPERIMENT, PARENT_TAG
 
-ALWAYS_KNOWN = re.compile(r"(best_|test_)?(avg_)?(accuracy|f1)|(train|validation)/loss|best_epoch")
+ALWAYS_KNOWN = re.compile(
+    r"(best_|test_|baseline_|majority_)?(avg_)?(accuracy|f1)|(train|validation)/loss|best_epoch"
+)
 """Metrics that are no mistake in a store where no run has one yet."""
 FAILED = "FAILED"
 MAIN_SETTINGS = ("params.model.lora.rank", "params.train.lr", "params.train.epochs")
