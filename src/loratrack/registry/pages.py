@@ -17,10 +17,9 @@ from loratrack.store.client import fault_text
 
 log = logging.getLogger(__name__)
 
-MEASURES = {"best_": "validation", "test_": "test"}
-TASK = re.compile(r"best_(?:(?P<task>.+)_)?f1")
-STATE = re.compile(r"\*\*(?:Champion|Challenger)\*\* [^\n]*\n\n")
-"""The line of a page that a move has written."""
+TASK = re.compile(r"best_((.+)_)?f1")
+STATE = re.compile(r"(Champion|Challenger) (since|until) [^\n]*\n\n")
+"""The line of a page that a move has written; MLflow's list of versions shows it as it is."""
 
 
 def tags(exp_id: str, metrics: Mapping[str, float]) -> dict[str, str]:
@@ -31,23 +30,19 @@ def tags(exp_id: str, metrics: Mapping[str, float]) -> dict[str, str]:
 
 def about(run_id: str, description: str, metrics: Mapping[str, float]) -> str:
     """The description of a version, in Markdown."""
-    rows = []
-    for name in metrics:
-        if found := TASK.fullmatch(name):
-            of_task = name.removeprefix("best_").removesuffix("f1")
-            names = [f"{kind}{of_task}{measure}" for measure in ("accuracy", "f1") for kind in MEASURES]
-            values = [f"{metrics[each]:.4f}" if each in metrics else "–" for each in names]
-            rows.append(f"| {found['task'] or 'label'} | {' | '.join(values)} |")
-    table = [
-        "| | accuracy, validation | accuracy, test | F1, validation | F1, test |",
-        "|---|---|---|---|---|",
-        *rows,
-    ]
+    lines = []
+    for found in filter(None, map(TASK.fullmatch, metrics)):
+        words = []
+        for title, measure in (("F1", "f1"), ("accuracy", "accuracy")):
+            value, test = (metrics.get(f"{kind}_{found[1] or ''}{measure}") for kind in ("best", "test"))
+            if value is not None:
+                words.append(f"{title} {value:.4f}" + ("" if test is None else f" (test {test:.4f})"))
+        lines.append(f"- {found[2] or 'label'}: {', '.join(words)}")
     how = (
         f"Promote it with `loratrack promote {run_id[:12]}`: the model is loaded and must give the logits of"
         " its training. The button *Promote model* does not check that."
     )
-    return "\n\n".join([description, *(["\n".join(table)] if rows else []), how])
+    return "\n\n".join([description, *(["\n".join(lines)] if lines else []), how])
 
 
 def tell(model: Model, event: Event) -> None:
@@ -58,8 +53,8 @@ def tell(model: Model, event: Event) -> None:
     why = f": {event.why}" if event.why else ""
     alias = (event.alias or "").capitalize()
     states = {
-        event.before: f"**{alias}** until {when}.",
-        event.after: f"**{alias}** since {when}, by {event.who}{why}.",
+        event.before: f"{alias} until {when}.",
+        event.after: f"{alias} since {when}, by {event.who}{why}.",
     }
     for version, state in states.items():
         if version is not None:

@@ -323,9 +323,9 @@ def _experiment_tags(name: str) -> dict[str, str]:
     """What MLflow's list of experiments says of it; the kind opens it in the mode Model training."""
     about = (
         "Moves in the model registry, one run each: who made which version champion, when and why."
-        " Written by `loratrack promote` and `rollback`; no trainings."
+        " Written by loratrack promote and rollback; no trainings."
         if name == EVENTS_EXPERIMENT
-        else f"Trainings. `loratrack compare --filter experiment={name}` sets them side by side."
+        else f"Trainings; loratrack compare --filter experiment={name} sets them side by side."
     )
     return {DESCRIPTION: about, "mlflow.experimentKind": "custom_model_development"}
 
