@@ -80,4 +80,4 @@ def is_text(words: str) -> bool:
 
 def counted(count: int, noun: str) -> str:
     """`1 row`, `2 rows`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{count} {noun}" if count == 1 else f"{count:,} {noun}s"

@@ -325,3 +325,13 @@ def test_nothing_is_lost_when_a_process_is_killed(
     assert "RUNNING" not in {run.info.status for run in runs.values()}
     assert {runs[f"{name}-{trial.number}"].info.status for trial in standing} == {"FINISHED"}
     assert store.parent(name).info.status == "FINISHED"
+
+
+def test_each_trial_finds_its_own_rate_where_none_is_varied(store: Store) -> None:
+    space = {"model.use_lora": {"choice": [True, False]}}
+    run = {"train": {"epochs": 1, "lr": "auto"}, "register": False}
+    code, output = call("sweep", str(store.write("rates", sampler="grid", trials=2, space=space, run=run)))
+    assert code == 0, output
+    params = [run.data.params for run in store.children("rates").values()]
+    rates = {each["model.use_lora"]: each["train.lr"] for each in params}
+    assert rates == {"True": "0.002", "False": "2e-05"}

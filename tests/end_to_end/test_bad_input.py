@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 
@@ -106,6 +107,10 @@ def test_a_loss_that_is_no_number_stops_with_step_and_cause(
     assert "loratrack: dual: the loss was nan at step " in process.errors
     assert "the likely cause is the learning rate" in process.errors
     assert process.run.info.status == "FAILED"
+    reason = process.errors.splitlines()[-1].removeprefix("loratrack: ")
+    assert process.run.data.tags["error"] == reason
+    notices = mlflow.artifacts.load_text(f"{process.run.info.artifact_uri}/notices.txt")
+    assert notices.splitlines()[-1] == reason
     assert not list((store_folder() / "work").iterdir())
 
 

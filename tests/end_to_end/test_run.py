@@ -60,14 +60,18 @@ def again(loratrack_run: Any, dual: Any, tmp_path_factory: pytest.TempPathFactor
 def single(loratrack_run: Any, written: Any) -> Any:
     data = {"label_subset": ["shop", "007", "web"], "label_columns": {"label": "channel"}, "test_path": None}
     config = written("single", task_type="single_cls", data=data)
-    return loratrack_run(config, "train.precision=bf16", "train.epochs=1", "train.layout=auto")
+    return loratrack_run(
+        config, "train.precision=bf16", "train.epochs=1", "train.layout=auto", "train.lr=auto"
+    )
 
 
 @pytest.fixture(scope="module")
 def three(loratrack_run: Any, written: Any) -> Any:
     """One key more in `label_subset`, and the word for any number of labels."""
     config = written("three", task_type="multi_cls", data={"label_subset": THREE})
-    return loratrack_run(config, "train.epochs=1", "register=false", "train.layout=packed")
+    return loratrack_run(
+        config, "train.epochs=1", "register=false", "train.layout=packed", "train.eval_steps=3"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +163,18 @@ def test_a_child_names_its_parent(three: Any) -> None:
     assert three.run.data.tags["base_config"].endswith("dual.yaml")
 
 
+def test_evaluations_within_an_epoch_have_the_step_of_the_training(three: Any) -> None:
+    client, scores = MlflowClient(), three.run.data.metrics
+    told = [each.step for each in client.get_metric_history(three.run_id, "eval/avg_f1")]
+    assert len(told) > 1
+    assert told[:-1] == [3 * number for number in range(1, len(told))]
+    assert scores["best_step"] in told
+    best = json.loads((three.artifacts / "metrics.json").read_text("utf-8"))["best"]
+    assert (best["epoch"], best["step"]) == (1, scores["best_step"])
+    assert f"best epoch   1, at step {scores['best_step']:.0f}, of 1 (by avg_f1)" in three.output
+    assert [each.step for each in client.get_metric_history(three.run_id, "avg_f1")] == [1]
+
+
 def test_a_run_leaves_every_param(dual: Any, sample: Any) -> None:
     params = dual.run.data.params
     assert params["model.lora.rank"] == "4"
@@ -240,7 +256,10 @@ def test_a_single_task_has_short_names_and_no_test(single: Any) -> None:
 def test_a_frozen_copy_holds_what_was_measured_in_place_of_auto(single: Any) -> None:
     told = re.search(r"^layout: (\w+) \(", single.output, re.MULTILINE)
     assert told, single.output
-    assert load(single.artifacts / "config_copy.yaml").train.layout == told[1]
+    kept = load(single.artifacts / "config_copy.yaml").train
+    assert (kept.layout, kept.lr) == (told[1], 2e-3)
+    assert "\ntrain.lr: auto is 0.002 for LoRA on this base\n" in single.output
+    assert single.run.data.params["train.lr"] == "0.002"
 
 
 def test_a_third_label_is_a_key_more(three: Any) -> None:

@@ -1,4 +1,4 @@
-"""What the person at the terminal sees of a training: a bar with the time left and the scores so far."""
+"""What the person at the terminal sees of a training: a bar with the time left, and each epoch's scores."""
 
 from __future__ import annotations
 
@@ -7,12 +7,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 
-from loratrack.experiments.watcher import Lines, scores_line
+from loratrack.experiments.watcher import Lines, epoch_line
+from loratrack.views.columns import shortened
 
 if TYPE_CHECKING:
     from loratrack.training.member import Member
+
+WIDE = 100
+"""From this many columns on, a bar also says how many steps are done."""
+MAX_NAME_WIDTH = 24
 
 
 class ProgressBar(Lines):
@@ -22,17 +27,7 @@ class ProgressBar(Lines):
         super().__init__(console.print)
         self.console = console
         self._bars: dict[str, TaskID] = {}
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total} steps"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[scores]}", markup=False),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        self._progress = progress(console)
 
     def __enter__(self) -> ProgressBar:
         self._progress.start()
@@ -53,13 +48,29 @@ class ProgressBar(Lines):
                 self._progress.update(bar, completed=member.step)
 
     def epoch(self, member: Member) -> None:
-        if member.history:
-            self._progress.update(self._bar(member), completed=member.step, scores=scores_line(member))
-        super().epoch(member)
+        if not self.console.is_terminal:
+            super().epoch(member)
+        elif member.history:
+            self._progress.update(self._bar(member), completed=member.step)
+            self.notice(epoch_line(member, self.console.width))
 
     def _bar(self, member: Member) -> TaskID:
         if member.name not in self._bars:
             self._bars[member.name] = self._progress.add_task(
-                member.config.exp_id, total=member.total_steps, scores=""
+                shortened(member.config.exp_id, MAX_NAME_WIDTH), total=member.total_steps
             )
         return self._bars[member.name]
+
+
+def progress(console: Console) -> Progress:
+    """Name, bar, share and time left; for a file or a pipe nothing."""
+    columns: list[ProgressColumn] = [
+        TextColumn("{task.description}", markup=False),
+        BarColumn(40 if console.width >= WIDE else 20),
+        TextColumn("{task.percentage:>3.0f} %", markup=False),
+        TimeRemainingColumn(),
+        TextColumn("left", markup=False),
+    ]
+    if console.width >= WIDE:
+        columns.append(TextColumn("{task.completed}/{task.total} steps", markup=False))
+    return Progress(*columns, console=console, disable=not console.is_terminal)

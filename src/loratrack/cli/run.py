@@ -55,8 +55,9 @@ def summary(config: RunConfig, result: Training) -> list[str]:
     """The best epoch, where everything is, and what to do next."""
     texts = '--text "…"' if len(config.text_columns) == 1 else "--file in.csv"
     chosen_by = config.best_metric or "save_strategy: last"
+    at_step = f", at step {result.metrics['best_step']:.0f}," if "best_step" in result.metrics else ""
     lines = [
-        f"best epoch   {result.best_epoch} of {len(result.epochs)} (by {chosen_by})",
+        f"best epoch   {result.best_epoch}{at_step} of {len(result.epochs)} (by {chosen_by})",
         f"run          {result.run_id}",
         f"artifacts    {result.artifact_uri}",
         f"model        {result.model}",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loratrack.cli.commands import Commands
-from loratrack.cli.screen import console
+from loratrack.cli.screen import CELL_GAP, console, fitted_table, left_out_line
 from loratrack.errors import UserError
 
 if TYPE_CHECKING:
@@ -87,17 +87,30 @@ def show(arguments: argparse.Namespace) -> int:
 
 
 def print_report(report: Report, screen: Console) -> None:
+    from dataclasses import replace
+
     from rich.table import Table
 
     from loratrack.views import sweep as views
+    from loratrack.views.columns import SHORT_HASH, fitting
 
     counts = ", ".join(f"{count} {state}" for state, count in report.counts.items())
     screen.print(f"{report.name}: {counts or 'no trials yet'}")
-    tables = {"best trials": views.best_trials(report), "importance": views.importances(report)}
-    for title, rows in tables.items():
-        if len(rows) > 1:  # the first is the heading
-            table = Table(*rows[0], title=title)
-            for cells in rows[1:]:
-                table.add_row(*cells)
-            screen.print(table)
+    if report.best:
+        columns = views.best_trials(report)
+        best_run = columns[-1].cells[0]
+        if screen.is_terminal and fitting(columns, screen.width, CELL_GAP)[1]:
+            columns[-1] = replace(columns[-1], cells=tuple(cell[:SHORT_HASH] for cell in columns[-1].cells))
+        table, left_out = fitted_table(columns, screen)
+        table.title = "best trials"
+        screen.print(table)
+        if left_out:
+            screen.print(left_out_line(left_out))
+        screen.print(f"best run     {best_run}")
+    shares = views.importances(report)
+    if len(shares) > 1:  # the first is the heading
+        table = Table(*shares[0], title="importance")
+        for cells in shares[1:]:
+            table.add_row(*cells)
+        screen.print(table)
     screen.print(f"importance   {report.evidence}")

@@ -6,9 +6,9 @@ import re
 from collections import Counter
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, Tag, field_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, field_validator
 
-from loratrack.config.fields import FilePath, NotEmpty, Section, Seed, one_shape_of
+from loratrack.config.fields import NO, YES, FilePath, NotEmpty, Section, Seed, one_shape_of
 
 MAX_TASK_CHARACTERS = 60
 """Pictures are named after tasks: `confusion_NAME.png`."""
@@ -58,6 +58,22 @@ Columns = Annotated[
 ]
 
 
+def _truth_or_list(value: object) -> str | None:
+    if isinstance(value, list | tuple):
+        return "<list>"
+    return "<word>" if isinstance(value, bool) or str(value).lower() in YES | NO else None
+
+
+MultiLabel = Annotated[
+    Annotated[bool, Tag("<word>")] | Annotated[tuple[NotEmpty, ...], Tag("<list>")],
+    Discriminator(
+        _truth_or_list,
+        custom_error_type="shape",
+        custom_error_message="must be true, false or a list of tasks",
+    ),
+]
+
+
 class Data(Section):
     raw_data_path: FilePath
     validation_path: FilePath | None = None
@@ -70,6 +86,10 @@ class Data(Section):
     label_columns: dict[str, NotEmpty] = {}  # noqa: RUF012  pydantic copies it
     text_column: Columns = "text"
     label_subset: LabelSubset | None = None
+    multi_label: MultiLabel = False
+    """The tasks with any number of labels a row; true: all tasks."""
+    label_separator: Annotated[str, Field(min_length=1, max_length=20)] = ";"
+    """Between the labels of a row in a CSV or TSV file."""
     unknown_label: Literal["error", "drop"] = "error"
     empty_text: Literal["error", "drop"] = "error"
     max_len: Annotated[int, Field(ge=4, le=1_000_000)] = 128

@@ -53,11 +53,15 @@ def plain(config: BaseModel) -> Settings:
     return settings
 
 
+WHOLE = ("train.class_weight",)
+"""Mappings whose keys are labels, which may hold anything; the name of a parameter may not."""
+
+
 def flat(settings: Settings, prefix: str = "") -> Settings:
     """`{"model": {"lora": {"rank": 8}}}` as `{"model.lora.rank": 8}`; lists stay whole."""
     result: Settings = {}
     for key, value in settings.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and value and f"{prefix}{key}" not in WHOLE:
             result.update(flat(value, f"{prefix}{key}."))
         else:
             result[f"{prefix}{key}"] = value

@@ -69,8 +69,13 @@ class Parsed:
     encoding: str = ""
 
 
-def read_table(file: Path, columns: Sequence[str], problems: list[str]) -> Table | None:
-    """The named columns of a file; None when it cannot be read at all. Adds what is wrong to `problems`."""
+def read_table(
+    file: Path, columns: Sequence[str], problems: list[str], separators: Mapping[str, str] | None = None
+) -> Table | None:
+    """The named columns of a file; None when it cannot be read at all. Adds what is wrong to `problems`.
+
+    `separators`: columns whose cells may be lists (JSON, Parquet), which become one text joined by it.
+    """
 
     def refuse(problem: str) -> None:
         problems.append(f"{file}: {problem}")
@@ -95,7 +100,7 @@ def read_table(file: Path, columns: Sequence[str], problems: list[str]) -> Table
         refuse("is empty; it must hold a header and rows")
         return None
     try:
-        parsed = PARSERS[suffix](raw, columns)
+        parsed = PARSERS[suffix](raw, columns, separators or {})
     except UndecodableError as error:
         refuse(str(error))
         return None
@@ -259,7 +264,7 @@ DECODER = json.JSONDecoder(
 )
 
 
-def _parse_json_lines(raw: bytes, columns: Sequence[str]) -> Parsed:
+def _parse_json_lines(raw: bytes, columns: Sequence[str], separators: Mapping[str, str]) -> Parsed:
     decoded = decode(raw)
     rows: list[tuple[dict[str, object], int]] = []
     bad_lines: dict[str, list[int]] = {}
@@ -279,10 +284,10 @@ def _parse_json_lines(raw: bytes, columns: Sequence[str]) -> Parsed:
         except ValueError as error:
             bad_lines.setdefault(str(error), []).append(line)
     names = list(dict.fromkeys(name for values, _ in rows for name in values))
-    return _as_text(names, rows, columns, bad_lines, [], decoded.encoding)
+    return _as_text(names, rows, columns, separators, bad_lines, [], decoded.encoding)
 
 
-def _parse_excel(raw: bytes, columns: Sequence[str]) -> Parsed:
+def _parse_excel(raw: bytes, columns: Sequence[str], separators: Mapping[str, str]) -> Parsed:
     """The first sheet, its first row as the header; a line is a row as Excel numbers it."""
     try:
         import openpyxl
@@ -308,7 +313,7 @@ def _parse_excel(raw: bytes, columns: Sequence[str]) -> Parsed:
     if len(book.worksheets) > 1:
         notices.append(f"it has {len(book.worksheets)} sheets, and only the first was read: {sheet.title!r}")
     rows = [(dict(zip(names, row, strict=False)), line) for row, line in filled[1:]]
-    return _as_text(names, rows, columns, {}, notices, EXCEL)
+    return _as_text(names, rows, columns, separators, {}, notices, EXCEL)
 
 
 def _excel_value(value: object) -> object:
@@ -320,7 +325,7 @@ def _excel_value(value: object) -> object:
     return None if value == "" else value
 
 
-def _parse_parquet(raw: bytes, columns: Sequence[str]) -> Parsed:
+def _parse_parquet(raw: bytes, columns: Sequence[str], separators: Mapping[str, str]) -> Parsed:
     """A line is a row, counted from 1."""
     try:
         import pyarrow
@@ -333,13 +338,14 @@ def _parse_parquet(raw: bytes, columns: Sequence[str]) -> Parsed:
         rows = [(values, line) for line, values in enumerate(wanted.to_pylist(), start=1)]
     except (pyarrow.ArrowException, OSError) as error:
         raise UndecodableError(f"is no Parquet file that pyarrow can read: {error}") from None
-    return _as_text(list(table.column_names), rows, columns, {}, [], PARQUET)
+    return _as_text(list(table.column_names), rows, columns, separators, {}, [], PARQUET)
 
 
 def _as_text(
     names: list[str],
     rows: Sequence[tuple[Mapping[str, object], int]],
     columns: Sequence[str],
+    separators: Mapping[str, str],
     bad_lines: dict[str, list[int]],
     notices: list[str],
     encoding: str,
@@ -354,11 +360,26 @@ def _as_text(
     lines: list[int] = []
     for values, line in rows:
         try:
-            texts.append([_text(column, values.get(column)) for column in columns])
+            texts.append([_cell(column, values.get(column), separators) for column in columns])
             lines.append(line)
         except ValueError as error:
             bad_lines.setdefault(str(error), []).append(line)
     return Parsed([*columns, *others], texts, lines, bad_lines, notices, encoding)
+
+
+def _cell(column: str, value: object, separators: Mapping[str, str]) -> str | None:
+    if not isinstance(value, list) or column not in separators:
+        return _text(column, value)
+    separator, labels = separators[column], [_text(column, label) for label in value]
+    if None in labels:
+        raise ValueError(f"{quoted(column)} must list labels, got null among them")
+    texts = [str(label) for label in labels]
+    if any(separator in text for text in texts):
+        raise ValueError(
+            f"{quoted(column)} lists a label with the separator {separator!r} in it; set data.label_separator"
+            " to a character that no label has"
+        )
+    return separator.join(texts)
 
 
 def _text(column: str, value: object) -> str | None:
@@ -390,9 +411,9 @@ def _text(column: str, value: object) -> str | None:
     return value
 
 
-PARSERS: dict[str, Callable[[bytes, Sequence[str]], Parsed]] = {
-    ".csv": lambda raw, columns: _parse_separated(raw, columns, ","),
-    ".tsv": lambda raw, columns: _parse_separated(raw, columns, "\t"),
+PARSERS: dict[str, Callable[[bytes, Sequence[str], Mapping[str, str]], Parsed]] = {
+    ".csv": lambda raw, columns, _: _parse_separated(raw, columns, ","),
+    ".tsv": lambda raw, columns, _: _parse_separated(raw, columns, "\t"),
     ".jsonl": _parse_json_lines,
     ".xlsx": _parse_excel,
     ".parquet": _parse_parquet,

@@ -109,4 +109,7 @@ def _gpus(environment: Mapping[str, Any]) -> str:
 
 
 def _threads(environment: Mapping[str, Any]) -> str:
-    return str(environment.get("torch", {}).get("threads", "unknown"))
+    facts = environment.get("torch", {})
+    threads, at_start = str(facts.get("threads", "unknown")), facts.get("threads_at_start")
+    # a busy neighbour came in the middle: no number of threads gives the same bits again
+    return threads if at_start is None else f"{at_start} first and {threads} later"

@@ -16,8 +16,10 @@ from pathlib import Path
 from loratrack import __version__, disk
 from loratrack.config import RunConfig, files, flat, plain
 from loratrack.config.schema import data_paths
-from loratrack.errors import StoreError
+from loratrack.config.train import AUTO
+from loratrack.errors import StoreError, UserError
 from loratrack.experiments.hiding import storable
+from loratrack.experiments.verdict import LEARNED_NOTHING, learned_nothing
 from loratrack.model.bundle import MEMBER
 from loratrack.places import (
     ARTIFACTS,
@@ -32,6 +34,7 @@ from loratrack.places import (
 )
 from loratrack.serving import pyfunc
 from loratrack.serving.classifier import check_reload
+from loratrack.store.client import ERROR_TAG
 from loratrack.store.place import store_folder
 from loratrack.store.secrets import scrub_name, scrub_text, scrub_values
 from loratrack.tracking import outbox
@@ -41,6 +44,9 @@ from loratrack.training import session
 from loratrack.training.member import Member
 from loratrack.training.session import Outcome, Prepared
 from loratrack.views import class_scores, curves
+
+MAX_REASON_CHARACTERS = 1000
+"""Of the tag `error`; `notices.txt` has all of it."""
 
 
 class WriterLog:
@@ -61,9 +67,10 @@ class WriterLog:
 def start(config: RunConfig, parent_run_id: str | None = None) -> RunWriter:
     """A run that shows the config's settings without their secrets."""
     config = storable(config)
-    return RunWriter.start(
-        name=config.exp_id, params=flat(plain(config)), tags=tags(config), parent_run_id=parent_run_id
-    )
+    params = flat(plain(config))
+    if config.train.lr == AUTO:  # a param never changes: `enter` logs the rate that it comes to
+        del params["train.lr"]
+    return RunWriter.start(name=config.exp_id, params=params, tags=tags(config), parent_run_id=parent_run_id)
 
 
 def tags(config: RunConfig) -> dict[str, str]:
@@ -99,7 +106,10 @@ def enter(
             writer.log_dataset(path.name, str(path), prepared.files_sha256[setting], context, num_rows)
     member = session.enter(prepared, storable(config), log, work, name or MEMBER)
     trainable, total = prepared.network.parameter_counts(member.name)
-    writer.log_params({"trainable_parameters": trainable, "total_parameters": total})
+    sizes = {"trainable_parameters": trainable, "total_parameters": total}
+    writer.log_params(
+        sizes if config.train.lr != AUTO else {**sizes, "train.lr": member.config.train.peak_rate}
+    )
     return member
 
 
@@ -113,6 +123,11 @@ def keep(
     with_weights: bool = True,
 ) -> dict[str, float]:
     """The run's files, checked and handed over, and its last metrics, which are returned."""
+    if outcome is not None:
+        nothing = learned_nothing(member.config, member.history, outcome.answers)
+        if nothing is not None:
+            log.writer.set_tags({LEARNED_NOTHING: nothing})
+            log.notice(f"{member.config.exp_id}: {nothing}")
     folder = work / ARTIFACTS
     session.write(prepared, member, outcome, folder, with_weights=with_weights)
     disk.write_json(folder / DATA_REPORT, scrub_values(prepared.dataset.report, scrub_name))
@@ -122,7 +137,10 @@ def keep(
         draft = folder.with_name(PYFUNC)  # MLflow copies the folder, so it cannot write into it
         pyfunc.save(folder, draft, member.config)
         draft.rename(folder / PYFUNC)
-    disk.write_json(folder / ENVIRONMENT, environment())
+    facts = environment()
+    if prepared.cohort.threads_at_start is not None:
+        facts["torch"]["threads_at_start"] = prepared.cohort.threads_at_start
+    disk.write_json(folder / ENVIRONMENT, facts)
     disk.write_text(folder / NOTICES, notices(log))
     # the gate of every run: what was saved is what was trained
     if files.sha256(files.load(folder / CONFIG_COPY)) != files.sha256(member.config):
@@ -177,13 +195,26 @@ def version_tags(exp_id: str, metrics: Mapping[str, float]) -> dict[str, str]:
 
 
 @contextmanager
-def failing(writer: RunWriter) -> Iterator[None]:
-    """However a run breaks off, it is not left RUNNING."""
+def failing(log: WriterLog) -> Iterator[None]:
+    """However a run breaks off, it is not left RUNNING, and it says why it failed."""
     try:
         yield
-    except BaseException:
-        writer.finish("FAILED")
+    except BaseException as error:
+        keep_reason(log, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+        log.writer.finish("FAILED")
         raise
+
+
+def keep_reason(log: WriterLog, reason: str) -> None:
+    """Why a run failed: its tag `error` and the last of its notices, as far as the disk takes them."""
+    log.notices.append(reason)
+    shown = str(scrub_text(reason))  # before it is cut: half a secret has no format
+    if len(shown) > MAX_REASON_CHARACTERS:
+        shown = f"{shown[: MAX_REASON_CHARACTERS - 1]}…"
+    with suppress(OSError, StoreError), work_folder(log.writer.run_id) as work:
+        log.writer.set_tags({ERROR_TAG: shown})
+        disk.write_text(work / ARTIFACTS / NOTICES, notices(log))
+        log.writer.hand_over(work / ARTIFACTS)
 
 
 @contextmanager

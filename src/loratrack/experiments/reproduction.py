@@ -108,7 +108,7 @@ def reproduce(
         log = WriterLog(writer, watcher.notice)
         for difference in around:
             log.notices.append(f"different from run {first.run_id}: {difference}")
-        with recording.failing(writer), recording.work_folder(writer.run_id) as work:
+        with recording.failing(log), recording.work_folder(writer.run_id) as work:
             prepared, member, outcome = train_one(
                 first.config, corpus, log, work, watcher, interruption, trust
             )
@@ -159,6 +159,7 @@ class _Gpu(BaseModel):
 
 class _Torch(BaseModel):
     threads: int | None = None
+    threads_at_start: int | None = None
 
 
 class _Environment(BaseModel):

@@ -43,7 +43,7 @@ def run(config: RunConfig, watcher: Watcher | None = None, corpus: Corpus | None
         writer = recording.start(config)
         watcher.notice(f"{config.exp_id}: run {writer.run_id}")
         log = WriterLog(writer, watcher.notice)
-        with recording.failing(writer), recording.work_folder(writer.run_id) as work:
+        with recording.failing(log), recording.work_folder(writer.run_id) as work:
             prepared, member, outcome = train_one(config, corpus, log, work, watcher, interruption)
             metrics = recording.keep(prepared, member, outcome, log, work)
             if member.status == "failed":

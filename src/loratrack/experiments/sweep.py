@@ -20,6 +20,7 @@ from loratrack.experiments import recording
 from loratrack.experiments.checking import check
 from loratrack.experiments.hiding import storable, texts_hidden
 from loratrack.experiments.interrupt import Interruption, interruptible
+from loratrack.experiments.recording import WriterLog
 from loratrack.experiments.result import Sweep
 from loratrack.experiments.retraining import retrain
 from loratrack.experiments.run import artifact_uri
@@ -61,12 +62,9 @@ def sweep(config: SweepConfig, watcher: Watcher | None = None, corpus: Corpus | 
             parent = _parent(search, shown)
             watcher.notice(f"{config.sweep.name}: run {parent.run_id}, study in {scrub_name(url)}")
             work = Work(search, config, parent, watcher, interruption)
-            try:
+            with recording.failing(WriterLog(parent)):
                 TrialRunner(search, parent, watcher, lambda: bool(interruption), corpus).work()
                 return _end(work)
-            except BaseException:
-                parent.finish("FAILED")
-                raise
     finally:
         search.close()
 

@@ -206,7 +206,7 @@ class TrialRunner:
             if is_done:
                 assert member.best is not None, "a finished member has a best epoch"
                 trainable = float(prepared.network.parameter_counts(member.name)[0])
-                scores = {**member.history[member.best.epoch - 1], "trainable_parameters": trainable}
+                scores = {**member.best.values, "trainable_parameters": trainable}
                 values = [scores[metric] for metric in search.sweep.metrics]
                 outcome = session.conclude(prepared, member)
             with_weights = keep == "all" or (is_done and (keep == "finished" or search.is_best(values)))
@@ -216,6 +216,8 @@ class TrialRunner:
                 raise
             member.status, member.reason, values = "failed", str(error), []
         state = TRIAL_STATES[member.status]
+        if state == "failed":
+            recording.keep_reason(running.log, member.reason)
         self._end_run(trial, state)
         match state:
             case "complete":
@@ -243,6 +245,8 @@ class TrialRunner:
 
     def _fail(self, trial: Trial, reason: str) -> None:
         """A trial that could not even begin."""
+        if trial.number in self._writers:
+            recording.keep_reason(WriterLog(self._writers[trial.number]), reason)
         self._end_run(trial, "failed")
         self.search.fail(trial, reason)
         self._report(trial, "failed", {}, epochs=0, reason=reason)

@@ -8,6 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from rich.cells import cell_len
+
+from loratrack.errors import counted
+from loratrack.views.columns import heading_of, setting_text
+
 if TYPE_CHECKING:
     from loratrack.training.member import Member
 
@@ -84,19 +89,15 @@ class Lines:
     def step(self, members: Sequence[Member]) -> None:
         for member in members:
             if member.name not in self._members:
-                epochs, steps = member.config.train.epochs, member.total_steps
-                self.notice(f"{member.config.exp_id}: training, {steps:,} steps in {epochs} epochs")
+                epochs, steps = member.epochs, member.total_steps
+                length = f"{counted(steps, 'step')} in {counted(epochs, 'epoch')}"
+                self.notice(f"{member.config.exp_id}: training, {length}")
                 self._members.add(member.name)
 
     def epoch(self, member: Member) -> None:
         if not member.history:
             return
-        last = member.history[-1]
-        self.notice(
-            f"epoch {len(member.history)}/{member.config.train.epochs}  loss {last['train/loss']:.3f}"
-            f"  validation {scores_line(member)}  {last['time/epoch_seconds']:.1f} s"
-            f"  {last['time/examples_per_second']:.0f} examples/s"
-        )
+        self.notice(epoch_line(member))
 
     def trial(self, end: TrialEnd) -> None:
         self._trials_ended += 1
@@ -115,10 +116,23 @@ class Lines:
         self.notice(f"trial {end.number}  {line}  ({settings_line(end.settings)})\n  {standing}")
 
 
-def scores_line(member: Member) -> str:
-    """The F1 of each task after the last epoch: `domain_f1 0.976  intent_f1 0.951`."""
-    names = [name for name in member.config.metric_names if name.endswith("f1")]
-    return "  ".join(f"{name} {member.history[-1][name]:.3f}" for name in names)
+def epoch_line(member: Member, width: int | None = None) -> str:
+    """`epoch 2/3  loss 0.314  avg_f1 0.963  domain_f1 0.976  intent_f1 0.951  9.1 s  480 examples/s`
+
+    Where there is a width, what comes last is left out first.
+    """
+    last = member.history[-1]
+    scores = [name for name in member.config.metric_names if name.endswith("f1")]
+    parts = [
+        f"epoch {len(member.history)}/{member.epochs}",
+        f"loss {last['train/loss']:.3f}",
+        *(f"{name} {last[name]:.3f}" for name in sorted(scores, key=lambda name: name != "avg_f1")),
+        f"{last['time/epoch_seconds']:.1f} s",
+        f"{last['time/examples_per_second']:.0f} examples/s",
+    ]
+    while width is not None and len(parts) > 3 and cell_len("  ".join(parts)) > width:
+        parts.pop()
+    return "  ".join(parts)
 
 
 def metrics_line(values: Mapping[str, float]) -> str:
@@ -129,14 +143,8 @@ def metrics_line(values: Mapping[str, float]) -> str:
 
 
 def settings_line(values: Mapping[str, Any]) -> str:
-    """`rank 8, lr 0.0021, loss_weight 0.4/0.6`"""
-
-    def text(value: Any) -> str:
-        if isinstance(value, Mapping):
-            return "/".join(text(part) for part in value.values())
-        return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-    return ", ".join(f"{key.rpartition('.')[2]} {text(value)}" for key, value in values.items())
+    """`rank 8, lr 0.0021, weights 0.4/0.6`"""
+    return ", ".join(f"{heading_of(key, [*values])} {setting_text(value)}" for key, value in values.items())
 
 
 def duration(seconds: float) -> str:

@@ -14,8 +14,10 @@ NO_STAGE = "None"
 ATTRIBUTES = ("run_id", "exp_id", "name", "status", "experiment", *MOMENTS, *LENGTHS)
 REGISTERED = ("model", "version", "stage", "alias")
 KINDS = ("tags", "params", "metrics")
-HEADINGS = {"run": "run_id", "registered": "version"}
+HEADINGS = {"run": "run_id", "registered": "version", "weights": "train.loss_weight"}
 """What a table calls them; it calls a setting by the last part of its name, as long as that is clear."""
+SWEEP = "sweep."
+"""Params of a sweep itself are no settings of its trainings."""
 ONLY_LATEST = ("best_", "test_")
 """Metrics with these beginnings are logged once."""
 

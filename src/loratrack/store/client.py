@@ -24,6 +24,8 @@ EXPERIMENT = "loratrack"
 EVENTS_EXPERIMENT = "registry-events"
 """Its runs are moves in the registry, not trainings."""
 PARENT_TAG = "mlflow.parentRunId"
+ERROR_TAG = "error"
+"""Why a run failed."""
 RUN_ID_PREFIX = re.compile(r"[0-9a-f]{4,32}")
 """A run id, or as much of its beginning as may stand for it."""
 MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")

@@ -9,7 +9,7 @@ write(prepared, member, outcome, folder)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +44,7 @@ from loratrack.training.member import Member
 from loratrack.training.memory import TOO_LARGE
 from loratrack.training.objectives.classification import Classification
 from loratrack.training.objectives.objective import Answers
+from loratrack.training.rate import auto_rate, chosen_rate
 from loratrack.training.threads import choose_threads
 
 
@@ -70,6 +71,8 @@ class Outcome:
     """Of each task, on the test set where there is one, else on the validation set."""
     probe: Probe
     """What the saved model must give when it is loaded."""
+    thresholds: Mapping[str, float]
+    """Of its multi-label tasks, tuned on the validation set."""
 
 
 def set_up(
@@ -109,11 +112,21 @@ def enter(
     """A new member of the cohort, with weights drawn from its own seed."""
     network, split = prepared.network, prepared.dataset.train
     prepared.cohort.objective.add_member(network, name, config)
+    for text in prepared.cohort.objective.notices(config):
+        log.notice(text)
 
     if not prepared.entered:
         _settle(network, split, name, config.train, log.notice)
-    # What was measured here takes the place of `auto`: the frozen copy gives the same run again.
-    choices = {"layout": network.layout, "precision": precision_name(network.dtype)}
+    if config.train.threads is None and network.device.type == "cpu":
+        prepared.cohort.choose_threads = lambda: _choose_threads_again(prepared)
+    use_lora = network.use_lora
+    width, optimizer = network.config.hidden_size, config.train.optimizer
+    auto = auto_rate(width, optimizer, use_lora=use_lora, is_causal=network.is_causal)
+    rate, note = chosen_rate(config.train, auto, use_lora=use_lora)
+    if note is not None:
+        log.notice(note)
+    # What was measured or chosen takes the place of `auto`: the frozen copy gives the same run again.
+    choices = {"layout": network.layout, "precision": precision_name(network.dtype), "lr": rate}
     config = config.model_copy(update={"train": config.train.model_copy(update=choices)})
 
     prepared.entered.add(name)
@@ -159,6 +172,18 @@ def _settle(
         check_that_nothing_drops(network, split, member)
 
 
+def _choose_threads_again(prepared: Prepared) -> None:
+    """Between two steps, on a batch of one of those who train now."""
+    network, split, cohort = prepared.network, prepared.dataset.train, prepared.cohort
+    member = cohort.training[0]
+    limits = (member.config.train.micro_batch_size, cohort.memory.micro_batch_limits.get(member.name))
+    size = min(len(split), member.config.train.batch_size, *(limit for limit in limits if limit is not None))
+    rows = np.arange(size)
+    choose_threads(
+        lambda: step_seconds(network, split, member.name, network.layout, rows), prepared.cohort.notice
+    )
+
+
 def conclude(prepared: Prepared, member: Member) -> Outcome:
     """Put the best epoch's weights back and score the test set once."""
     member.restore_best()
@@ -170,6 +195,7 @@ def conclude(prepared: Prepared, member: Member) -> Outcome:
         test={f"test_{metric}": value for metric, value in scores.items()},
         answers=evaluation.answers(),
         probe=objective.probe(network, member.name),
+        thresholds=evaluation.thresholds,
     )
 
 
@@ -177,9 +203,12 @@ def summary(member: Member, outcome: Outcome | None) -> dict[str, float]:
     """The metrics that are logged once, at the end."""
     if member.best is None:
         return {}
-    best = member.history[member.best.epoch - 1]
-    values = {f"best_{metric}": best[metric] for metric in member.config.metric_names}
-    return {**values, "best_epoch": member.best.epoch, **(outcome.test if outcome else {})}
+    best = member.best
+    values = {f"best_{metric}": best.values[metric] for metric in member.config.metric_names}
+    place: dict[str, float] = {"best_epoch": best.epoch}
+    if member.config.train.eval_steps is not None:
+        place["best_step"] = best.step
+    return {**values, **place, **(outcome.test if outcome else {})}
 
 
 def write(
@@ -195,6 +224,7 @@ def write(
             member.config,
             prepared.cohort.objective.label_map,
             outcome.probe if outcome else None,
+            outcome.thresholds if outcome else {},
         )
     write_json(folder / METRICS, metrics_by_epoch(member, outcome))
 
@@ -203,7 +233,7 @@ def metrics_by_epoch(member: Member, outcome: Outcome | None) -> dict[str, dict[
     """`epoch_1`, `epoch_2` …, `best` and, with a test set, `test`."""
     content = {f"epoch_{number}": values for number, values in enumerate(member.history, start=1)}
     if member.best is not None:
-        content["best"] = {"epoch": member.best.epoch, **member.history[member.best.epoch - 1]}
+        content["best"] = {"epoch": member.best.epoch, "step": member.best.step, **member.best.values}
     if outcome is not None and outcome.test:
         content["test"] = outcome.test
     return content

@@ -73,7 +73,7 @@ def test_numbers_and_lists_are_doubted_as_labels(config: MakeConfig) -> None:
     warnings = read(config("\n".join(["text,label", *lists]))).report["warnings"]
     assert warnings == [
         "label: 2 labels join other labels, such as 'a, b': it is learned as a class of its own; for several"
-        " labels a row, make each a task with the labels yes and no"
+        " labels a row set data.multi_label: [label] and data.label_separator: ','"
     ]
 
 

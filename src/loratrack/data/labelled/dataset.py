@@ -22,7 +22,7 @@ class Encoded(Tokens):
     """Labelled tokens; the flat arrays are memory-mapped."""
 
     labels: Array
-    """int64, (rows, tasks): local ids."""
+    """(rows, columns): see LabelMap.columns."""
 
 
 @dataclass(frozen=True)
