@@ -142,7 +142,11 @@ def _recipe(config: SweepConfig, number: int) -> Recipe:
     run = space.trial_config(config, number, space.sample(study.ask(), config))
     lora = run.model.lora
     return Recipe(
-        seed=run.train.seed, lr=run.train.lr, rank=lora.rank, alpha=int(lora.alpha), dropout=lora.dropout
+        seed=run.train.seed,
+        lr=run.train.peak_rate,
+        rank=lora.rank,
+        alpha=int(lora.alpha),
+        dropout=lora.dropout,
     )
 
 

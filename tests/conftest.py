@@ -59,6 +59,7 @@ os.environ |= {
     "OMP_NUM_THREADS": "1",  # two test processes run side by side, and threads that wait spin
     "MKL_NUM_THREADS": "1",
 }
+os.environ.pop("COLUMNS", None)  # xdist gives its processes the width of the terminal
 
 
 @dataclass(frozen=True)

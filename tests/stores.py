@@ -204,7 +204,10 @@ def fill(uri: str) -> str:
     filler = Filler(client, experiment)
 
     first = filler.run("exp_v1", "single_cls", days_ago=14, rank=4, lr="0.002", f1=[0.5, 0.8, 0.7])
-    filler.run("exp_v2", "double_cls", days_ago=12, rank=16, avg_f1=[0.6, 0.7], status="FAILED", best=False)
+    failed = filler.run(
+        "exp_v2", "double_cls", days_ago=12, rank=16, avg_f1=[0.6, 0.7], status="FAILED", best=False
+    )
+    client.set_tag(failed, "error", "exp_v2: the loss was nan\n  at step 3")
     filler.run("exp_中文", "multi_cls", days_ago=10, rank=8, lr="2e-05", avg_f1=[0.91, 0.85], seconds=7300)
     champion = filler.run("exp_v4", "double_cls", days_ago=8, rank=16, avg_f1=[0.4, 0.93], project="risk")
     filler.run("exp_v4", "double_cls", days_ago=6, rank=32, avg_f1=[0.3, 0.65])

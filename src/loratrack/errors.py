@@ -38,9 +38,10 @@ class RefusedError(UserError):
     """A valid request that found nothing or was refused (exit 1; other UserErrors exit 2)."""
 
 
-def problems_message(source: str, problems: Sequence[str], noun: str = "problem") -> str:
-    """`SOURCE: 2 problems`, then one indented line for each."""
-    return "\n".join([f"{source}: {counted(len(problems), noun)}", *(f"  {problem}" for problem in problems)])
+def problems_message(source: str, problems: Sequence[str], noun: str = "problem", where: str = "") -> str:
+    """`SOURCE: 2 problems`, `where` they are, then one indented line for each."""
+    first = f"{source}: {counted(len(problems), noun)}{where}"
+    return "\n".join([first, *(f"  {problem}" for problem in problems)])
 
 
 def quoted(value: object) -> str:
@@ -79,4 +80,4 @@ def is_text(words: str) -> bool:
 
 def counted(count: int, noun: str) -> str:
     """`1 row`, `2 rows`."""
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{count} {noun}" if count == 1 else f"{count:,} {noun}s"

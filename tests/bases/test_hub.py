@@ -16,10 +16,11 @@ import torch
 from huggingface_hub import constants
 
 from loratrack.bases import hub as hub_module
-from loratrack.bases.base import BUILT_IN_ON_HUB, load_encoder, load_tokenizer, resolve
+from loratrack.bases.base import BUILT_IN_ON_HUB, check, load_encoder, load_tokenizer, resolve
 from loratrack.errors import BaseNotFoundError
 
 OFFLINE = "to work offline, --set model.arch=/path/to/folder, or minilm"
+MIRROR = "where the hub is blocked, set HF_ENDPOINT to a mirror of it"
 
 
 def refusal(name: str, **settings: bool) -> str:
@@ -94,7 +95,7 @@ def test_a_gated_model_says_where_to_ask(hub: Any, tiny: Path) -> None:
 def test_a_refused_connection_is_told_in_one_line(no_hub: str) -> None:
     assert refusal("acme/tiny") == (
         f"model.arch: {no_hub} cannot be reached for 'acme/tiny' (ConnectError: [Errno 111] Connection"
-        f" refused); check the network; {OFFLINE}"
+        f" refused); check the network ({MIRROR}); {OFFLINE}"
     )
 
 
@@ -137,7 +138,7 @@ def test_a_download_cut_in_the_middle_leaves_no_base_and_is_made_good_later(
     assert message.endswith("run it again, whole files are kept")
     with monkeypatch.context() as offline:
         offline.setattr(constants, "HF_HUB_OFFLINE", True)
-        assert "holds no whole copy of 'acme/tiny'" in refusal("acme/tiny")
+        assert "has no complete copy of 'acme/tiny'" in refusal("acme/tiny")
     hub.cut = ""
     assert resolve("acme/tiny").sha256 == resolve(str(tiny)).sha256
 
@@ -156,9 +157,20 @@ def test_offline_a_whole_copy_is_used_without_a_word(
 def test_offline_without_a_copy_says_so(no_hub: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert refusal("acme/tiny") == (
-        f"model.arch: HF_HUB_OFFLINE is set and {constants.HF_HUB_CACHE} holds no whole copy of 'acme/tiny';"
-        " unset it once, or --set model.arch=/path/to/folder, or minilm"
+        f"model.arch: HF_HUB_OFFLINE is set and {constants.HF_HUB_CACHE} has no complete copy of 'acme/tiny';"
+        f" unset HF_HUB_OFFLINE to download it ({MIRROR}), or {OFFLINE}"
     )
+    with pytest.raises(BaseNotFoundError, match="has no complete copy of 'minilmm'; did you mean 'minilm'"):
+        check("minilmm")
+
+
+def test_a_look_before_torch_asks_no_hub(hub: Any, tiny: Path) -> None:
+    for name in ("acme/nowhere", "minilm", "models:/clinc@champion", str(tiny)):
+        check(name)
+    assert hub.requests == []
+    (tiny / "model.safetensors").unlink()
+    with pytest.raises(BaseNotFoundError, match=r"model\.safetensors is missing"):
+        check(str(tiny))
 
 
 def test_a_copy_is_used_and_said_when_the_hub_is_away(
@@ -178,7 +190,7 @@ def test_a_copy_that_lost_a_file_is_not_used(hub: Any, tiny: Path, monkeypatch: 
     hub.add("acme/tiny", tiny)
     (resolve("acme/tiny").folder / "model.safetensors").unlink()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "holds no whole copy of 'acme/tiny'" in refusal("acme/tiny")
+    assert "has no complete copy of 'acme/tiny'" in refusal("acme/tiny")
 
 
 def test_a_copy_that_another_program_left_half_done_is_not_used(
@@ -195,9 +207,9 @@ def test_a_copy_that_another_program_left_half_done_is_not_used(
     (snapshot / "model.safetensors").unlink()
     places = {"weight_map": {"pooler.dense.bias": "model-00001-of-00001.safetensors"}}
     (snapshot / "model.safetensors.index.json").write_text(json.dumps(places))
-    assert "holds no whole copy of 'acme/tiny'" in refusal("acme/tiny")
+    assert "has no complete copy of 'acme/tiny'" in refusal("acme/tiny")
     (snapshot / "model.safetensors.index.json").unlink()
-    assert "holds no whole copy of 'acme/tiny'" in refusal("acme/tiny")
+    assert "has no complete copy of 'acme/tiny'" in refusal("acme/tiny")
 
 
 def test_pickles_are_refused_before_anything_travels(hub: Any, tiny: Path) -> None:

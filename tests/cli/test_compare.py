@@ -33,14 +33,15 @@ def rows(output: str) -> list[list[str]]:
 def test_the_best_come_first_with_what_tells_them_apart(
     any_store_of_runs: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["compare", "--filter", "task_type=multi_cls", "--sort-by", "avg_f1"]) == 0
+    assert main(["compare", "--filter", "task_type=multi_cls", "--sort-by", "avg_f1", "--all"]) == 0
     output = capsys.readouterr().out
     heading, *lines = rows(output)
     assert heading == [
-        *("exp_id", "run", "task_type", "started", "device", "status", "rank", "lr"),
+        *("exp_id", "run", "task_type", "started", "device", "status", "error", "rank", "lr"),
         *("avg_f1", "registered"),
     ]
-    shown = [(row[0], row[2], *row[5:]) for row in lines]
+    assert [row[6] for row in lines] == ["–", "–", "exp_v2: the loss was nan…", "–", "–"]
+    shown = [(row[0], row[2], row[5], *row[7:]) for row in lines]
     assert shown == [
         ("exp_v4", "double_cls", "FINISHED", "16", "0.0002", "0.9300", "risk v2 @champion"),
         ("exp_中文", "multi_cls", "FINISHED", "8", "2e-05", "0.9100", "–"),
@@ -49,6 +50,21 @@ def test_the_best_come_first_with_what_tells_them_apart(
         ("exp_v5", "double_cls", "RUNNING", "32", "0.0002", "0.2000", "–"),
     ]
     assert output.endswith("5 of 5 runs, sorted by avg_f1\n")
+
+
+def test_failed_runs_are_left_out_until_they_are_asked_for(
+    store_of_runs: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", "--filter", "task_type=multi_cls"]) == 0
+    output = capsys.readouterr().out
+    assert "exp_v2" not in output
+    assert output.endswith("4 of 4 runs, newest first; 1 failed, shown with --all\n")
+    assert main(["compare", "--filter", "exp_id=exp_v2"]) == 1
+    assert capsys.readouterr().out == "1 run failed; --all shows why\n"
+    assert main(["compare", "--filter", "status=failed"]) == 0
+    assert capsys.readouterr().out.endswith("1 of 1 runs, newest first\n")
+    assert main(["compare", "--filter", "error~nan", "--all"]) == 0
+    assert capsys.readouterr().out.endswith("1 of 1 runs, newest first\n")
 
 
 def test_columns_line_up_with_chinese_letters_too(
@@ -63,7 +79,11 @@ def test_columns_line_up_with_chinese_letters_too(
 def test_the_difference_alone(store_of_runs: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["compare", "--filter", "exp_id=exp_v4", "--diff"]
     assert main(words) == 0
-    assert rows(capsys.readouterr().out)[0] == ["exp_id", "run", "rank"]
+    assert [row[2:] for row in rows(capsys.readouterr().out)] == [
+        ["rank", "avg_f1"],
+        ["32", "0.6500"],
+        ["16", "0.9300"],
+    ]
     assert main([*words, "--sort-by", "avg_f1"]) == 0
     assert [row[2:] for row in rows(capsys.readouterr().out)] == [
         ["rank", "avg_f1"],
@@ -71,7 +91,7 @@ def test_the_difference_alone(store_of_runs: str, capsys: pytest.CaptureFixture[
         ["32", "0.6500"],
     ]
     assert main(["compare", "--filter", "alias=champion", "--diff"]) == 0
-    assert "the settings of these runs are the same\n" in capsys.readouterr().out
+    assert "these runs have identical settings\n" in capsys.readouterr().out
 
 
 def test_data_that_changed_behind_its_path_is_a_difference(store_of_runs: str) -> None:
@@ -79,8 +99,10 @@ def test_data_that_changed_behind_its_path_is_a_difference(store_of_runs: str) -
         runs = search.search(tables, filter_text="exp_id=exp_v4", limit=2).runs
     told = [replace(run, tags={**run.tags, "data_sha256": 8 * str(n)}) for n, run in enumerate(runs)]
     found = columns.columns(told, is_diff=True)
-    assert [column.name for column in found] == ["exp_id", "run_id", "model.lora.rank", "data_sha256"]
-    assert found[-1].cells == ("00000000", "11111111")
+    assert [column.name for column in found] == [
+        *("exp_id", "run_id", "model.lora.rank", "data_sha256", "avg_f1")
+    ]
+    assert found[3].cells == ("00000000", "11111111")
     assert "data_sha256" not in [column.name for column in columns.columns(told)]
 
 
@@ -94,7 +116,36 @@ def test_chosen_columns(store_of_runs: str, capsys: pytest.CaptureFixture[str]) 
         ["exp_v4", "1 min 0 s", "0.0002", "0.6500", "–", "–"],
         ["exp_v4", "1 min 0 s", "0.0002", "0.9300", "champion", "risk v2 @champion"],
     ]
-    assert output.endswith("3 of 6 runs, newest first; --limit shows more\n")
+    assert output.endswith("3 of 5 runs, newest first; --limit shows more; 1 failed, shown with --all\n")
+
+
+def test_a_file_is_as_wide_as_COLUMNS_says(
+    store_of_runs: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["compare"]) == 0
+    output = capsys.readouterr().out
+    assert max(cell_len(line) for line in output.splitlines() if line[:1] in LETTERS) <= 80
+    assert "columns not shown (no room): task_type, started, device; choose with --columns" in output
+
+
+@pytest.mark.parametrize(("no_colour", "shown"), [("", "\x1b[31mFAILED\x1b[0m"), ("1", "FAILED ")])
+def test_a_terminal_shows_states_in_colours(
+    store_of_runs: str,
+    no_colour: str,
+    shown: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    be_a_terminal(200, monkeypatch)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", no_colour)
+    assert main(["compare", "--all"]) == 0
+    output = capsys.readouterr().out
+    assert shown in output
+    assert ("\x1b[32m" in output) == (no_colour == "")
+    assert main(["compare", "--filter", "a>"]) == 2
+    assert ("\x1b[1;31mloratrack: \x1b[0m" in capsys.readouterr().err) == (no_colour == "")
 
 
 @pytest.mark.parametrize("width", [40, 80, 100, 200])
@@ -107,9 +158,10 @@ def test_a_narrow_terminal_leaves_columns_out_and_says_which(
     heading, *lines = rows(output)
     assert all(cell_len(line) <= width for line in output.splitlines() if line[:1] in LETTERS)
     assert "…" not in output
-    assert len(lines) == 6
+    assert len(lines) == 5
     assert heading[:2] == ["exp_id", "run"]
-    assert ("avg_f1" in heading) == (width > 40 or "no room" in output)
+    assert "avg_f1" in heading
+    assert ("status" in heading) == (width > 40)
     assert ("; choose with --columns, or see all with --json" in output) == (width < 200)
 
 
@@ -210,8 +262,8 @@ def test_few_runs_are_drawn_as_bars(store_of_runs: str, tmp_path: Path) -> None:
     page = Page(text)
     assert page.loaded == []
     assert "exp_中文" in text
-    assert len([title for title in page.titles if title.startswith("exp_")]) == 6
-    assert len(page.links) == 6
+    assert len([title for title in page.titles if title.startswith("exp_")]) == 5
+    assert len(page.links) == 5
     assert all(link.startswith("http://127.0.0.1:5000/#/") for link in page.links)
     assert sorted(tmp_path.iterdir()) == [tmp_path / "bars.HTML", tmp_path / "bars.png"]
 
@@ -253,7 +305,7 @@ def test_many_runs_are_drawn_as_parallel_coordinates(many_runs: None, tmp_path: 
     page = Page(text)
     assert page.loaded == []
     assert "script" not in page.tags
-    assert len([title for title in page.titles if title.startswith("exp_")]) == 20
+    assert len([title for title in page.titles if title.startswith("exp_")]) == 19
     for heading in ("model.lora.rank", "train.lr", "train.epochs", "model.arch", "avg_f1"):
         assert f">{heading}</text>" in text
     assert main(["compare", "--plot", "many.png"]) == 0
@@ -288,6 +340,6 @@ def test_the_page_opens_in_a_browser(many_runs: None, tmp_path: Path) -> None:
     process = subprocess.run(
         [*command, (tmp_path / "many.html").as_uri()], capture_output=True, text=True, check=True
     )
-    assert process.stdout.count('<g id="run-') == 20
+    assert process.stdout.count('<g id="run-') == 19
     assert "alert(1)" in process.stdout
     assert "<script" not in process.stdout

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.stores import be_a_terminal
 
 from loratrack.cli import main
 from loratrack.registry import promotion
@@ -37,6 +38,18 @@ def test_a_reason_with_brackets_is_shown_word_for_word(
     assert f"  {REASON}\n" in capsys.readouterr().out
     assert main(["history", "clinc", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == history("clinc")
+
+
+def test_the_moment_is_on_one_line_at_80_columns(
+    promoted: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    be_a_terminal(80, monkeypatch)
+    assert main(["history", "clinc"]) == 0
+    moment = history("clinc")["moves"][0]["when"]
+    assert moment is not None
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].startswith(f"{moment[:10]} {moment[11:19]}  promote  champion  –     1   ")
+    assert max(map(len, lines)) <= 80
 
 
 def test_the_view_and_the_json_hold_the_same(promoted: None) -> None:

@@ -43,6 +43,7 @@ def test_a_registered_run_and_one_without_a_best_epoch(
     assert "registered   risk v2 @champion\n" in capsys.readouterr().out
     assert main(["show", "exp_v2"]) == 0
     output = capsys.readouterr().out
+    assert output.splitlines()[2] == "error        exp_v2: the loss was nan"
     assert "F1, best" in output
     assert "0.7000" in output
 

@@ -48,6 +48,11 @@ def test_pefts_names_are_accepted(name: str) -> None:
     assert config(model={"lora": {name: "8"}}).model.lora.alpha == 8
 
 
+def test_so_are_pefts_words_for_layers_and_for_its_own_beginning() -> None:
+    lora = config(model={"lora": {"layers_to_transform": ["0", "2"], "init_lora_weights": "true"}}).model.lora
+    assert (lora.layers, lora.init) == ((0, 2), "default")
+
+
 @pytest.mark.parametrize(
     ("value", "meant"),
     [("true", True), ("No", False), ("off", False), (False, False), ("my model", "my model")],
@@ -132,6 +137,29 @@ def test_exp_ids_that_no_folder_could_carry(name: str) -> None:
             "model",
             {"lora": {"target_modules": "query"}},
             "must be a list of module names, `auto` or `all-linear`",
+        ),
+        (
+            "model",
+            {"lora": {"init": "pissa_niter_4"}},
+            "must be default, gaussian or orthogonal, got 'pissa_niter_4', which would change the weights of"
+            " the base, which all members of a cohort share and no adapter holds",
+        ),
+        (
+            "model",
+            {"lora": {"init_lora_weights": "eva"}},
+            "must be default, gaussian or orthogonal, got 'eva', which needs passes over the data before"
+            " there is an adapter",
+        ),
+        (
+            "model",
+            {"lora": {"bias": "lora_only"}},
+            "must be none, got 'lora_only', which would train biases of the base, which all members of a"
+            " cohort share and no adapter holds",
+        ),
+        (
+            "model",
+            {"lora": {"init": "orthogonal", "rank": 3}},
+            "init orthogonal needs an even rank, got 3",
         ),
         ("train", {"lr": "nan"}, "Input should be a finite number"),
         ("train", {"seed": -1}, "Input should be greater than or equal to 0"),
@@ -247,6 +275,10 @@ def test_multi_cls_needs_a_task() -> None:
         (
             {"train": {"save_strategy": "last", "early_stopping_epochs": 2}},
             "train.early_stopping_epochs: needs a metric to watch; train.save_strategy must name one",
+        ),
+        (
+            {"train": {"optimizer": "sgd"}},
+            "train.lr: auto has no rate for train.optimizer sgd; write a number, such as 0.1",
         ),
         (
             {"train": {"micro_batch_size": 64}},

@@ -1,4 +1,4 @@
-"""What a user can get wrong: one message, exit code 2, a run that is marked FAILED, nothing half-written."""
+"""What a user can get wrong: one message, exit code 2, no run for a typo, nothing half-written."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import pytest
 from mlflow import MlflowClient
 
@@ -17,7 +18,7 @@ from loratrack.store.place import store_folder
 
 FILES = {
     "header.csv": "text,risk,adopt\n",
-    "labels.csv": "text,risk,adopt\ncalm,低风险,yes\nloud,极高风险,yes\n",
+    "labels.csv": "text,risk,adopt\ncalm,低风险,yes\nloud,极高风险,yes\nmild,中风险,no\nloud,高风险,no\n",
     "ragged.csv": "text,risk,adopt\ncalm,低风险,yes\nloud,take,高风险,yes\n",
 }
 TWO_TASKS_ONE_COLUMN = {"label_columns": {"risk": "adopt"}}
@@ -27,20 +28,17 @@ def data(file: str) -> dict[str, Any]:
     return {"data": {"raw_data_path": file, "test_path": None}}
 
 
-AFTER_THE_START: dict[str, tuple[dict[str, Any], str]] = {
+BEFORE_THE_START: dict[str, tuple[dict[str, Any], str]] = {
     "no such file": (data("tran.csv"), "tran.csv: no such file; did you mean 'train.csv'?"),
     "header only": (data("header.csv"), "header.csv: holds no rows, only a header"),
     "a field too many": (
         data("ragged.csv"),
-        "ragged.csv: must have 3 fields like the header, has 4 at line 3",
+        "ragged.csv: must have 3 fields like the header, got 4 at line 3",
     ),
     "column": ({"data": {"text_column": "txt"}}, "has no column 'txt'; did you mean 'text'?"),
     "label": (data("labels.csv"), "the label 'risk' must be one of the task's 3, got '极高风险' at line 3"),
     "base": ({"model": {"arch": "./bsae"}}, "no such folder, got '"),
     "base on the hub": ({"model": {"arch": "bert-base-chinese"}}, "bert-base-chinese"),
-    "lora target": ({"model": {"lora": {"target_modules": ["qeury"]}}}, "qeury"),
-}
-BEFORE_THE_START: dict[str, tuple[dict[str, Any], str]] = {
     "loss weights": (
         {"train": {"loss_weight": [0.5, 0.3, 0.2]}},
         "train.loss_weight: needs one weight for each of 2 tasks: risk, adopt, got 3: [0.5, 0.3, 0.2]",
@@ -77,30 +75,26 @@ def nothing_is_half_written(cache: Path) -> bool:
     return not drafts and not list((store_folder() / "work").iterdir())
 
 
-@pytest.mark.parametrize(("content", "message"), AFTER_THE_START.values(), ids=AFTER_THE_START)
 def test_a_fault_found_by_a_run_fails_it(
-    loratrack_run: Any,
-    written: Callable[..., Path],
-    cache: Path,
-    content: dict[str, Any],
-    message: str,
+    loratrack_run: Any, written: Callable[..., Path], cache: Path
 ) -> None:
     before = statuses()
-    process = loratrack_run(written("bad", **content))
+    process = loratrack_run(written("bad", model={"lora": {"target_modules": ["qeury"]}}))
     assert process.exit_code == 2
     assert process.errors.count("loratrack: ") == 1
-    assert message in process.errors
+    assert "'qeury' fits no module; did you mean 'query'?" in process.errors
     assert statuses() == ["FAILED", *before]
     assert nothing_is_half_written(cache)
 
 
 @pytest.mark.parametrize(("content", "message"), BEFORE_THE_START.values(), ids=BEFORE_THE_START)
-def test_a_fault_of_the_config_starts_no_run(
+def test_a_fault_of_the_config_or_the_data_starts_no_run(
     loratrack_run: Any, written: Callable[..., Path], content: dict[str, Any], message: str
 ) -> None:
     before = statuses()
     process = loratrack_run(written("bad", **content))
     assert process.exit_code == 2
+    assert process.errors.count("loratrack: ") == 1
     assert message in process.errors
     assert statuses() == before
 
@@ -113,6 +107,10 @@ def test_a_loss_that_is_no_number_stops_with_step_and_cause(
     assert "loratrack: dual: the loss was nan at step " in process.errors
     assert "the likely cause is the learning rate" in process.errors
     assert process.run.info.status == "FAILED"
+    reason = process.errors.splitlines()[-1].removeprefix("loratrack: ")
+    assert process.run.data.tags["error"] == reason
+    notices = mlflow.artifacts.load_text(f"{process.run.info.artifact_uri}/notices.txt")
+    assert notices.splitlines()[-1] == reason
     assert not list((store_folder() / "work").iterdir())
 
 

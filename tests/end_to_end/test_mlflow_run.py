@@ -50,7 +50,7 @@ def rows(two: Two, query: str) -> list[tuple[Any, ...]]:
 
 def test_mlflows_own_run_is_the_run(two: Two) -> None:
     found = dict(rows(two, "select name, status from runs"))
-    assert found == {"dual": "FINISHED", "bad": "FAILED"}
+    assert found == {"dual epochs=1": "FINISHED", "bad epochs=1": "FAILED"}
     assert rows(two, "select distinct experiment_id from runs") == [(1,)]
 
 
@@ -65,7 +65,7 @@ def test_the_settings_reach_the_training(two: Two) -> None:
 def test_a_fault_of_the_data_is_told_once_without_a_traceback_of_ours(two: Two) -> None:
     told = "has no column 'texts'; did you mean 'text'?"
     assert two.bad.count(told) == 2  # in the training file and in the test file
-    assert "loratrack: data of bad: 2 problems" in two.bad
+    assert "loratrack: bad: 2 problems in the data" in two.bad
     assert "Traceback" not in two.bad
 
 

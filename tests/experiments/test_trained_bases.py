@@ -14,6 +14,7 @@ from tests.bundles import CodedBase
 
 import loratrack as lt
 from loratrack.bases import base as bases
+from loratrack.bases.base import Base
 from loratrack.disk import sha256_of
 from loratrack.model.merge import merged_base
 from loratrack.store.client import connect
@@ -38,21 +39,32 @@ def states(network: Any) -> torch.Tensor:
     return hidden
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # asked by PEFT
-def test_an_adapter_merged_into_its_base_is_what_peft_makes_of_them(first: lt.Training, sample: Any) -> None:
+def check_merged(run: lt.Training, base: Base, sample: Any) -> None:
     from peft import PeftModel
     from transformers import AutoModel
 
-    base = bases.resolve("models:/tiny@champion")
-    assert (base.name, base.origin) == ("models:/tiny/1", "run")
-    assert base.origin_note.startswith("its adapter merged into ")
-    assert first.folder is not None
+    assert run.folder is not None
     plain = AutoModel.from_pretrained(sample.base, add_pooling_layer=False).eval()
     before = states(plain)
-    with_adapter = PeftModel.from_pretrained(plain, str(first.folder / "lora_adapter")).eval()
+    with_adapter = PeftModel.from_pretrained(plain, str(run.folder / "lora_adapter")).eval()
     merged = AutoModel.from_pretrained(base.folder, add_pooling_layer=False).eval()
     assert (states(merged) - states(with_adapter)).abs().max() < 1e-5
     assert (states(merged) - before).abs().max() > 1e-3  # the adapter does something
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # asked by PEFT
+def test_an_adapter_merged_into_its_base_is_what_peft_makes_of_them(first: lt.Training, sample: Any) -> None:
+    base = bases.resolve("models:/tiny@champion")
+    assert (base.name, base.origin) == ("models:/tiny/1", "run")
+    assert base.origin_note.startswith("its adapter merged into ")
+    check_merged(first, base, sample)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # asked by PEFT
+def test_so_is_one_of_another_kind(first: lt.Training, sample: Any) -> None:
+    lora = "model.lora={rank: 4, use_dora: true, use_rslora: true, init: orthogonal, layers: [1]}"
+    run = train("exp_id=dora", lora, "train.precision=bf16", "register=false")
+    check_merged(run, bases.resolve(f"runs:/{run.run_id}"), sample)
 
 
 def test_the_next_run_pins_its_version_serves_and_is_reproduced(

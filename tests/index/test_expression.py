@@ -64,6 +64,15 @@ def written(expression: Expression) -> str:
         ("a!~b", "a!~b"),
         ("notes=1", "notes=1"),
         ("android=1 and order=2", "(android=1) and (order=2)"),
+        ("metrics.avg_f1 > 0.9 AND param.`lr` = 1", "(metrics.avg_f1>0.9) and (params.lr=1)"),
+        ("params.\"model.lora.rank\" = '8'", 'params.model.lora.rank="8"'),
+        ("attributes.run_name = a and attr.start_time > 1d", "(name=a) and (started>1d)"),
+        ("tag.`mlflow.user` ILIKE 'A%'", 'tags.mlflow.userilike"A%"'),
+        ("a IN ('x', 'y,z')", '(a="x") or (a="y,z")'),
+        ("a in (8,16, 32)", "(a=8) or (a=16) or (a=32)"),
+        ("a NOT IN (8) and b not like c", "(not ((a=8))) and (not (blikec))"),
+        ("a IS NULL and b is not null", "(a=NULL) and (not (b=null))"),
+        ("in=1 and like=2", "(in=1) and (like=2)"),
     ],
 )
 def test_a_filter_is_read_as_meant(text: str, meant: str) -> None:
@@ -74,7 +83,7 @@ def test_a_filter_is_read_as_meant(text: str, meant: str) -> None:
     ("text", "message"),
     [
         ("", "must be a name, such as avg_f1>0.9, got nothing\n  \n  ^"),
-        ("a", "after 'a' must be one of =  !=  <  <=  >  >=  ~  !~, got nothing\n  a\n   ^"),
+        ("a", "after 'a' must be one of =  !=  <  <=  >  >=  ~  !~  in  like, got nothing\n  a\n   ^"),
         ("a=", "after = must be a value, got nothing\n  a=\n    ^"),
         ("a=>1", "must be one of =  !=  <  <=  >  >=  ~  !~\n  a=>1\n   ^^"),
         ("a=1 b=2", "must be `and`, `or` or the end, got 'b'\n  a=1 b=2\n      ^"),
@@ -89,9 +98,17 @@ def test_a_filter_is_read_as_meant(text: str, meant: str) -> None:
         ("a=1)", "must be `and`, `or` or the end, got ')'\n  a=1)\n     ^"),
         ("a='b", "a quoted value must end with the same quote\n  a='b\n    ^^"),
         ("风险=高 又 b=2", "must be `and`, `or` or the end, got '又'\n  风险=高 又 b=2\n          ^^"),
+        ("a in 8", "after in must be a list, such as (8, 16), got '8'\n  a in 8\n       ^"),
+        ("a in ()", "after in must be a list, such as (8, 16), got ')'\n  a in ()\n        ^"),
+        ("a in (x y)", "after in must be a list, such as (8, 16)\n  a in (x y)\n          ^"),
+        ("a in (8", "after in must be a list, such as (8, 16), got nothing\n  a in (8\n         ^"),
+        ("a not 8", "after `not` must be in or like, got '8'\n  a not 8\n        ^"),
+        ("a is 8", "after `is` must be null\n  a is 8\n       ^"),
+        ("`a=1", "a quoted value must end with the same quote\n  `a=1\n  ^^^^"),
         (
             "a=1\nand\tb",
-            "after 'b' must be one of =  !=  <  <=  >  >=  ~  !~, got nothing\n  a=1 and b\n           ^",
+            "after 'b' must be one of =  !=  <  <=  >  >=  ~  !~  in  like, got nothing\n"
+            "  a=1 and b\n           ^",
         ),
     ],
 )

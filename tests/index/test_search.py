@@ -51,6 +51,18 @@ QUESTIONS = [
     ("ended=null", ["exp_v5"]),
     ("duration>2h", ["exp_中文"]),
     ("experiment=loratrack and exp_id~gone", []),
+    ("rank=8 and lr<1e-3 and avg_f1>0.9", ["exp_中文"]),
+    ("metrics.avg_f1 > 0.9 AND params.`model.lora.rank` = '8'", ["exp_中文"]),
+    ("tags.project = 'risk' and attributes.status = 'FINISHED'", ["exp_v4"]),
+    ("params.\"model.lora.rank\" IN ('8', '16') and attributes.run_name LIKE 'exp_v%'", ["exp_v4", "exp_v2"]),
+    ("attributes.run_name LIKE 'EXP%'", []),
+    ("attributes.run_name ILIKE 'EXP_V_'", ["exp_v5", "exp_v4", "exp_v4", "exp_v2", "exp_v1"]),
+    ("rank not in (8, 16) and exp_id is not null", ["exp_v5", "exp_v4", "exp_v1"]),
+    ("attributes.end_time IS NULL", ["exp_v5"]),
+    (
+        "attributes.start_time > 0000000000001 and attributes.start_time < 4102444800000 and rank=8",
+        ["exp_中文"],
+    ),
 ]
 
 
@@ -200,10 +212,11 @@ def test_headings_of_a_table_are_names(store_of_runs: str) -> None:
 
 def test_a_heading_that_may_be_two_settings_is_told(client: MlflowClient) -> None:
     run_id = client.create_run("0", tags={"exp_id": "a"}).info.run_id
-    for setting in ("model.lora.dropout", "model.dropout"):
+    for setting in ("model.lora.dropout", "model.dropout", "train.seed", "sweep.seed"):
         client.log_param(run_id, setting, "0.1")
     with pytest.raises(UserError, match="several settings are called 'dropout': model"):
         found("dropout>0")
+    assert found("seed>0") == ["a"]  # that of the sweep is no setting of a training
 
 
 def test_metrics_of_every_run_are_no_mistake_before_there_is_one(store_of_runs: str) -> None:

@@ -69,18 +69,29 @@ def test_a_member_that_does_not_train_a_layer_changes_nothing_there() -> None:
 
 @pytest.mark.parametrize("kind", [nn.Linear, Conv1D])
 @pytest.mark.parametrize("share", [0.0, 0.4])
-def test_an_adapted_layer_is_what_autograd_makes_of_its_formula(kind: type[nn.Module], share: float) -> None:
+@pytest.mark.parametrize("dora", [False, True])
+def test_an_adapted_layer_is_what_autograd_makes_of_its_formula(
+    kind: type[nn.Module], share: float, dora: bool
+) -> None:
     torch.manual_seed(0)
     layer = nn.Sequential(Conv1D(OUT, IN) if kind is Conv1D else nn.Linear(IN, OUT)).requires_grad_(False)
     settings = LoraConfig(
-        r=4, lora_alpha=6, lora_dropout=share, target_modules=["0"], fan_in_fan_out=kind is Conv1D
+        r=4,
+        lora_alpha=6,
+        lora_dropout=share,
+        target_modules=["0"],
+        fan_in_fan_out=kind is Conv1D,
+        use_dora=dora,
     )
     PeftModel(layer, settings, adapter_name="ann")
     lora: Any = layer[0]  # PEFT's own layer, which has no types
     down, up = lora.lora_A["ann"].weight, lora.lora_B["ann"].weight
+    magnitudes = [lora.lora_magnitude_vector["ann"].weight] if dora else []
     nn.init.normal_(up)
-    trained, router = FlatParameters([down, up], torch.float32), Router()
+    trained, router = FlatParameters([down, up, *magnitudes], torch.float32), Router()
     router.attach(layer, "ann", trained, share)
+    for magnitude in magnitudes:
+        nn.init.uniform_(magnitude, 0.5, 2)
     x, weights = torch.randn(1, 9, IN, requires_grad=True), torch.randn(1, 9, OUT)
     dropout = Dropout(seed=7, step=1, micro_batch=0)
     lengths = torch.tensor([9])
@@ -88,14 +99,28 @@ def test_an_adapted_layer_is_what_autograd_makes_of_its_formula(kind: type[nn.Mo
     with router.on(batch, ["ann"], [dropout]):  # type: ignore[arg-type]
         result = layer(x)
         (result * weights).sum().backward()
-    found = [x.grad, down.grad.clone(), up.grad.clone()]
+    found = [x.grad, *(value.grad.clone() for value in (down, up, *magnitudes))]
     copies = [value.detach().clone().requires_grad_() for value in (x, down, up)]
     kept = torch.ones(9 * IN)
     if share:
         kept[torch.from_numpy(dropout.indices(zlib.crc32(b"0"), 9 * IN, share))] = 0
         assert 0 < (kept == 0).sum() < 9 * IN
     seen = copies[0] * kept.view(1, 9, IN) / (1 - share)
-    expected = lora.base_layer(copies[0]) + 6 / 4 * (seen @ copies[1].T @ copies[2].T)
+    expected = lora.base_layer(copies[0])
+    if dora:  # PEFT's own forward
+        lora.zero_grad(set_to_none=True)
+        copies[1:] = [down.requires_grad_(), up.requires_grad_(), magnitudes[0].requires_grad_()]
+        base_result = None if share else expected
+        expected = expected + lora.lora_magnitude_vector["ann"](
+            seen,
+            lora_A=lora.lora_A["ann"],
+            lora_B=lora.lora_B["ann"],
+            scaling=6 / 4,
+            base_layer=lora.base_layer,
+            base_result=base_result,
+        )
+    else:
+        expected = expected + 6 / 4 * (seen @ copies[1].T @ copies[2].T)
     assert torch.allclose(result, expected, atol=1e-4)
     (expected * weights).sum().backward()
     for mine, other in zip(found, copies, strict=True):

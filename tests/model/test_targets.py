@@ -204,7 +204,21 @@ def test_the_attention_of_torch_itself_is_left_alone() -> None:
     assert coverage.modules == ("layers.0.linear1", "layers.1.linear1")
 
 
+def test_only_the_chosen_layers_are_adapted() -> None:
+    network = network_of("bert")
+    coverage = find_targets(network, "bert", ("query",), allow_partial=False, only=(1,))
+    assert coverage.modules == ("encoder.layer.1.attention.self.query",)
+    assert coverage.describe() == "query: 1 modules in 1 of 2 layers (named in the config)"
+
+
 # --- what users get wrong
+
+
+def test_a_layer_that_there_is_not_is_told() -> None:
+    with pytest.raises(UserError) as raised:
+        find_targets(network_of("bert"), "bert", "auto", allow_partial=False, only=(1, 2, 7))
+    words = "model.lora.layers: must be numbers from 0 to 1, the layers of this base, got 2, 7"
+    assert str(raised.value) == words
 
 
 def test_every_name_that_fits_nothing_is_told_at_once() -> None:

@@ -76,7 +76,7 @@ def test_every_epoch_is_told_in_one_call(
     assert set(values) == {
         *member.config.metric_names,
         *("train/loss", "train/loss_risk", "train/loss_taken", "validation/loss"),
-        *("time/epoch_seconds", "time/examples_per_second"),
+        *("system/epoch_seconds", "system/examples_per_second"),
     }
     assert values["train/loss"] == pytest.approx((values["train/loss_risk"] + values["train/loss_taken"]) / 2)
 
@@ -198,7 +198,7 @@ def test_the_same_seed_gives_the_same_bits(
         cohort = new_cohort([])
         member = seat(cohort, config_of(lora={"dropout": 0.3}), tmp_path / f"{number}")
         train(cohort, Nobody())
-        histories.append([{k: v for k, v in epoch.items() if "time/" not in k} for epoch in member.history])
+        histories.append([{k: v for k, v in epoch.items() if "system/" not in k} for epoch in member.history])
     assert histories[0] == histories[1]
 
 
@@ -389,3 +389,65 @@ def test_a_stop_ends_all_members_between_steps(
     assert [member.status for member in members] == ["stopped", "stopped"]
     assert [len(member.history) for member in members] == [1, 1]
     assert members[0].folder.is_dir()
+
+
+def evaluations(member: Member) -> list[int]:
+    """The steps after which the scores were logged by step."""
+    return [step for step, values in log_of(member).calls if "eval/avg_f1" in values]
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "steps_done", "epochs"), [(8, 8, 2), (12, 12, 2), (3, 3, 1), (99, 30, 5)]
+)
+def test_max_steps_ends_a_training_within_an_epoch(
+    new_cohort: NewCohort,
+    config_of: ConfigOf,
+    seat: Seat,
+    tmp_path: Path,
+    max_steps: int,
+    steps_done: int,
+    epochs: int,
+) -> None:
+    """Six steps are an epoch."""
+    cohort = new_cohort([])
+    member = seat(cohort, config_of("short", {"epochs": 5, "max_steps": max_steps}), tmp_path)
+    other = seat(cohort, config_of("other", {"epochs": 1}), tmp_path)
+    train(cohort, Nobody())
+    assert (member.step, member.epochs, len(member.history)) == (steps_done, epochs, epochs)
+    assert (member.status, member.reason) == (other.status, other.reason) == ("finished", "")
+    assert [step for step, _ in log_of(member).calls] == [*range(1, epochs + 1)]
+    assert member.meter.rows == 48 - 8 * (-steps_done % 6)
+
+
+def test_eval_steps_evaluates_within_an_epoch_and_changes_nothing_learned(
+    new_cohort: NewCohort, config_of: ConfigOf, seat: Seat, tmp_path: Path
+) -> None:
+    together = new_cohort([])
+    often = seat(together, config_of("often", {"eval_steps": 4}), tmp_path)
+    once = seat(together, config_of("once"), tmp_path)
+    train(together, Nobody())
+    assert evaluations(often) == [4, 6, 8, 12], "4 and 8, and the ends of both epochs, each once"
+    assert evaluations(once) == []
+    assert [epoch for epoch, values in log_of(often).calls if "avg_f1" in values] == [1, 2]
+    at_the_end = next(v for step, v in log_of(often).calls if step == 12)
+    assert at_the_end["eval/avg_f1"] == often.history[-1]["avg_f1"]
+    assert at_the_end["eval/loss"] == often.history[-1]["validation/loss"]
+    assert all(torch.equal(a, b) for a, b in zip(weights_of(often), weights_of(once), strict=True))
+
+
+def test_the_best_weights_may_come_from_within_an_epoch(
+    new_cohort: NewCohort, config_of: ConfigOf, seat: Seat, tmp_path: Path
+) -> None:
+    member = seat(new_cohort([]), config_of(train={"eval_steps": 4}), tmp_path)
+    member.step = 4
+    member.evaluated({"avg_f1": 0.9, "validation/loss": 0.1})
+    kept = weights_of(member)
+    with torch.no_grad():
+        for value in member.network.parameters(member.name):
+            value.add_(1)
+    member.step = 6
+    member.end_epoch({"avg_f1": 0.5, "validation/loss": 0.2}, seconds=1)
+    assert member.best is not None
+    assert (member.best.epoch, member.best.step, member.best.values["avg_f1"]) == (1, 4, 0.9)
+    member.restore_best()
+    assert all(torch.equal(a, b) for a, b in zip(kept, weights_of(member), strict=True))

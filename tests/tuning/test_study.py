@@ -170,7 +170,7 @@ def test_every_sampler_goes_on(
     for _ in range(12):
         trial = search.next()
         assert trial is not None
-        search.complete(trial, [trial.config.train.lr, 100.0][: len(search.sweep.metrics)])
+        search.complete(trial, [trial.config.train.peak_rate, 100.0][: len(search.sweep.metrics)])
     assert search.next() is None
     best = search.best()
     assert best is not None
@@ -200,7 +200,7 @@ def test_a_process_that_died_early_is_noticed_too(
 def _work(url: str, lock: Path, config: SweepConfig) -> None:
     search = Search(config, url, lock, print)
     while (trial := search.next()) is not None:
-        search.complete(trial, [trial.config.train.lr])
+        search.complete(trial, [trial.config.train.peak_rate])
     search.close()
 
 

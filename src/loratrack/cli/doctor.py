@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from loratrack.cli.commands import Commands
-from loratrack.cli.screen import console, print_json
+from loratrack.cli.screen import console, in_colours, print_json
 from loratrack.errors import UserError
 
 FAULT = 1
@@ -44,5 +44,6 @@ def command(arguments: argparse.Namespace) -> int:
         screen = console()
         for finding in findings:
             remedy = f"  -> {finding.remedy}" if finding.remedy else ""
-            screen.print(f"{MARKS[finding.state]}  {finding.area:<11}  {finding.text}{remedy}")
+            line = in_colours(MARKS[finding.state])
+            screen.print(line.append(f"  {finding.area:<11}  {finding.text}{remedy}", style="default"))
     return FAULT if any(finding.state == "fault" for finding in findings) else 0

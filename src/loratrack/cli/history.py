@@ -12,6 +12,8 @@ from loratrack.cli.screen import console, print_json
 
 NO_MOVES = 1
 NONE = "–"
+MOMENT_CHARACTERS = len("2026-11-27 14:30:05")
+"""Of a moment; its difference from UTC is that of this machine, and stands in the JSON."""
 
 
 def add_to(commands: Commands) -> None:
@@ -34,9 +36,9 @@ def command(arguments: argparse.Namespace) -> int:
         return 0 if content["moves"] else NO_MOVES
     table = Table(box=None, pad_edge=False)
     for heading in ("when", "what", "alias", "from", "to", "who", "why"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading not in ("who", "why"))
     for move in content["moves"]:
-        when = (move["when"] or "now").replace("T", " ")
+        when = (move["when"] or "now").replace("T", " ")[:MOMENT_CHARACTERS]
         versions = [NONE if version is None else str(version) for version in (move["from"], move["to"])]
         table.add_row(when, move["event"], move["alias"] or NONE, *versions, move["who"], move["why"])
     screen = console()

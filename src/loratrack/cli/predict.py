@@ -25,7 +25,10 @@ def add_to(commands: Commands) -> None:
     texts = parser.add_mutually_exclusive_group(required=True)
     texts.add_argument("--text", action="append", metavar="TEXT", help="a text to label; repeat it")
     texts.add_argument(
-        "--file", type=Path, metavar="IN", help="a CSV, TSV or JSONL file with the text columns"
+        "--file",
+        type=Path,
+        metavar="IN",
+        help="a CSV, TSV, JSONL, Excel or Parquet file with the text columns",
     )
     parser.add_argument(
         "--out", type=Path, metavar="OUT", help="the CSV, TSV or JSONL file to write; default: print"

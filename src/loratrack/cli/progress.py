@@ -1,4 +1,4 @@
-"""What the person at the terminal sees of a training: a bar with the time left and the scores so far."""
+"""What the person at the terminal sees of a training: a bar with the time left, and each epoch's scores."""
 
 from __future__ import annotations
 
@@ -7,12 +7,25 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 
-from loratrack.experiments.watcher import Lines, scores_line
+from loratrack.experiments.watcher import (
+    Lines,
+    TrialEnd,
+    UnderWay,
+    epoch_line,
+    metrics_line,
+    settings_line,
+    trial_line,
+)
+from loratrack.views.columns import shortened
 
 if TYPE_CHECKING:
     from loratrack.training.member import Member
+
+WIDE = 100
+"""From this many columns on, a bar also says how many steps are done."""
+MAX_NAME_WIDTH = 24
 
 
 class ProgressBar(Lines):
@@ -22,17 +35,7 @@ class ProgressBar(Lines):
         super().__init__(console.print)
         self.console = console
         self._bars: dict[str, TaskID] = {}
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.completed}/{task.total} steps"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[scores]}", markup=False),
-            console=console,
-            disable=not console.is_terminal,
-        )
+        self._progress = progress(console, is_in_steps=True)
 
     def __enter__(self) -> ProgressBar:
         self._progress.start()
@@ -53,13 +56,68 @@ class ProgressBar(Lines):
                 self._progress.update(bar, completed=member.step)
 
     def epoch(self, member: Member) -> None:
-        if member.history:
-            self._progress.update(self._bar(member), completed=member.step, scores=scores_line(member))
-        super().epoch(member)
+        if not self.console.is_terminal:
+            super().epoch(member)
+        elif member.history:
+            self._progress.update(self._bar(member), completed=member.step)
+            self.notice(epoch_line(member, self.console.width))
 
     def _bar(self, member: Member) -> TaskID:
         if member.name not in self._bars:
             self._bars[member.name] = self._progress.add_task(
-                member.config.exp_id, total=member.total_steps, scores=""
+                shortened(member.config.exp_id, MAX_NAME_WIDTH), total=member.total_steps
             )
         return self._bars[member.name]
+
+
+class SweepBar(Lines):
+    """One bar for all trials on a terminal; elsewhere lines alone."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console.print)
+        self.console = console
+        self._best = ""
+        self._progress = progress(console)
+        self._bar = self._progress.add_task("loading", total=None)
+
+    def __enter__(self) -> SweepBar:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def under_way(self, sweep: UnderWay) -> None:
+        done, wanted, members = sweep.num_done, sweep.num_wanted, sweep.members.values()
+        name = f"{done}/{wanted} trials" if wanted else f"{done} trials"
+        begun = sum(member.step / member.total_steps for member in members)
+        self._progress.update(
+            self._bar,
+            description=f"{name}, {self._best or f'{len(members)} in training'}",
+            total=wanted,
+            completed=done + begun,
+        )
+
+    def trial(self, end: TrialEnd) -> None:
+        if not self.console.is_terminal:
+            super().trial(end)
+            return
+        if end.best_number is not None:
+            self._best = f"best {metrics_line(dict([next(iter(end.best_metrics.items()))]))}"
+        self.notice(f"{trial_line(end)}\n  {settings_line(end.settings)}")
+
+
+def progress(console: Console, *, is_in_steps: bool = False) -> Progress:
+    """Name, bar, share and time left; for a file or a pipe nothing."""
+    columns: list[ProgressColumn] = [
+        TextColumn("{task.description}", markup=False),
+        BarColumn(40 if console.width >= WIDE else 20),
+        TextColumn("{task.percentage:>3.0f} %", markup=False),
+        TimeRemainingColumn(),
+        TextColumn("left", markup=False),
+    ]
+    if console.width >= WIDE and is_in_steps:
+        columns.append(TextColumn("{task.completed}/{task.total} steps", markup=False))
+    return Progress(*columns, console=console, disable=not console.is_terminal)

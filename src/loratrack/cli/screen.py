@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -19,10 +20,17 @@ from rich.table import Table
 from rich.text import Text
 
 from loratrack.errors import printable_lines
+from loratrack.store import links
 
 if TYPE_CHECKING:
     from loratrack.views.columns import Column
 
+STATE_STYLES = {
+    **dict.fromkeys(("FINISHED", "ok"), "green"),
+    **dict.fromkeys(("RUNNING", "KILLED", "note"), "yellow"),
+    **dict.fromkeys(("FAILED", "FAULT"), "red"),
+}
+"""Colours appear on a terminal alone, and not where NO_COLOR is set."""
 CELL_GAP = 3
 """What the frame of a table takes beside each column."""
 
@@ -56,10 +64,30 @@ def _json_letter(letter: str) -> str:
     return letter if letter.isprintable() else json.dumps(letter)[1:-1]
 
 
+def view(page: str) -> list[str]:
+    """The line of a summary that leads to MLflow's page, and what opens it while nothing serves it."""
+    line = f"view         {page}"
+    return [line] if links.is_served() else [line, "             loratrack ui serves it"]
+
+
 def complain(text: str) -> None:
     """A message on the error stream; no line of it is broken."""
     sys.stderr.write(f"{printable_lines(text)}\n")
     sys.stderr.flush()
+
+
+def complain_of_error(text: str) -> None:
+    """The reason why a command ends, below the name of the program."""
+    line = Text("loratrack: ", style="bold red")
+    console(beside_the_answers=True).print(line.append(printable_lines(text), style="not bold default"))
+
+
+def in_colours(text: str) -> Text:
+    """The text with each word that says how a run or a finding stands in its colour."""
+    coloured = Text(printable_lines(text))
+    for word, style in STATE_STYLES.items():
+        coloured.highlight_regex(rf"\b{word}\b", style)
+    return coloured
 
 
 class Complaints(logging.Handler):
@@ -77,15 +105,27 @@ class Parser(argparse.ArgumentParser):
 
 
 def fitted_table(columns: Sequence[Column], screen: Console) -> tuple[Table, list[Column]]:
-    """The columns that a terminal has room for, and the others; a file or a pipe has room for all."""
+    """The columns that a terminal has room for, and the others.
+
+    A file or a pipe has room for all, unless COLUMNS says how wide it is.
+    """
     from loratrack.views.columns import fitting
 
-    if not screen.is_terminal:
+    if not screen.is_terminal and "COLUMNS" not in os.environ:
         screen.width = max(screen.width, sum(column.width + CELL_GAP for column in columns) + 1)
     with_room, left_out = fitting(columns, screen.width, CELL_GAP)
     table = Table()
     for column in with_room:
         table.add_column(column.heading, justify="right" if column.is_number else "left", no_wrap=True)
     for cells in zip(*(column.cells for column in with_room), strict=True):
-        table.add_row(*cells)
+        table.add_row(
+            *(
+                in_colours(cell) if column.name == "status" else cell
+                for column, cell in zip(with_room, cells, strict=True)
+            )
+        )
     return table, left_out
+
+
+def left_out_line(columns: Sequence[Column]) -> str:
+    return f"columns not shown (no room): {', '.join(column.heading for column in columns)}"

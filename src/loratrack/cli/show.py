@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from rich.columns import Columns
 from rich.table import Table
 from rich.text import Text
 
 from loratrack.cli.commands import Commands
-from loratrack.cli.screen import console, fitted_table, print_json
+from loratrack.cli.screen import console, fitted_table, in_colours, print_json
 
 PIPE_WIDTH = 120
 """Columns at least, where no terminal says its width."""
@@ -41,9 +42,9 @@ def command(arguments: argparse.Namespace) -> int:
         return 0
     screen = console()
     if not screen.is_terminal:
-        screen.width = max(screen.width, PIPE_WIDTH)
-    for line in [*run.head(detail), ""]:
-        screen.print(line)
+        screen.width = screen.width if "COLUMNS" in os.environ else max(screen.width, PIPE_WIDTH)
+    first, *others = run.head(detail)
+    screen.print(in_colours(first), *others, "", sep="\n")
     if detail.run.scores:
         heading, *rows = run.scores(detail)
         table = Table()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loratrack.cli.commands import Commands
-from loratrack.cli.screen import console
+from loratrack.cli.screen import CELL_GAP, console, fitted_table, left_out_line, view
 from loratrack.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,15 +51,21 @@ def command(arguments: argparse.Namespace) -> int:
     if arguments.name is not None:
         raise UserError(f"sweep: takes one config, got {arguments.config!r} and {arguments.name!r}")
     config = load_search(arguments.config, arguments.set)
+    from loratrack.experiments.checking import check
+
+    corpus = check(config)
+    from loratrack.cli.progress import SweepBar
     from loratrack.experiments.sweep import sweep
-    from loratrack.experiments.watcher import Lines
 
     screen = console()
-    result = sweep(config, Lines(screen.print))
+    with SweepBar(screen) as bar:
+        result = sweep(config, bar, corpus)
     if result.is_concluded and result.report is not None:
         print_report(result.report, screen)
     if result.version is not None:
         screen.print(f"model        {result.model}")
+    for line in view(result.link):
+        screen.print(line)
     if result.ended_by is not None:
         screen.print(
             f"ended by {result.ended_by.name}; {result.num_done} trials are done; go on with the same command"
@@ -84,17 +90,30 @@ def show(arguments: argparse.Namespace) -> int:
 
 
 def print_report(report: Report, screen: Console) -> None:
+    from dataclasses import replace
+
     from rich.table import Table
 
     from loratrack.views import sweep as views
+    from loratrack.views.columns import SHORT_HASH, fitting
 
     counts = ", ".join(f"{count} {state}" for state, count in report.counts.items())
     screen.print(f"{report.name}: {counts or 'no trials yet'}")
-    tables = {"best trials": views.best_trials(report), "importance": views.importances(report)}
-    for title, rows in tables.items():
-        if len(rows) > 1:  # the first is the heading
-            table = Table(*rows[0], title=title)
-            for cells in rows[1:]:
-                table.add_row(*cells)
-            screen.print(table)
+    if report.best:
+        columns = views.best_trials(report)
+        best_run = columns[-1].cells[0]
+        if screen.is_terminal and fitting(columns, screen.width, CELL_GAP)[1]:
+            columns[-1] = replace(columns[-1], cells=tuple(cell[:SHORT_HASH] for cell in columns[-1].cells))
+        table, left_out = fitted_table(columns, screen)
+        table.title = "best trials"
+        screen.print(table)
+        if left_out:
+            screen.print(left_out_line(left_out))
+        screen.print(f"best run     {best_run}")
+    shares = views.importances(report)
+    if len(shares) > 1:  # the first is the heading
+        table = Table(*shares[0], title="importance")
+        for cells in shares[1:]:
+            table.add_row(*cells)
+        screen.print(table)
     screen.print(f"importance   {report.evidence}")

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from loratrack.config.data import Data, Subset
 from loratrack.config.fields import NO, YES, NotEmpty, Section
 from loratrack.config.model import Model
-from loratrack.config.train import BALANCED, Train
+from loratrack.config.train import AUTO, BALANCED, Train
 from loratrack.errors import counted
 
 SINGLE_TASK = "label"
@@ -52,6 +52,10 @@ class RunConfig(Section):
     """Name in the model registry; true: the project's name; false: no version is made."""
     project: NotEmpty | None = None
     """A tag to filter by; null: the folder below projects/ that the config lies in."""
+    experiment: NotEmpty | None = None
+    """MLflow's experiment that its runs go to; null: the project's name."""
+    baseline: bool = True
+    """Fit a TF-IDF classifier on the same rows, for comparison."""
     data: Data
     model: Model = Model()
     train: Train = Train()
@@ -67,7 +71,7 @@ class RunConfig(Section):
             )
         return name
 
-    @field_validator("project")
+    @field_validator("project", "experiment")
     @classmethod
     def _project_can_name_a_registered_model(cls, name: str | None) -> str | None:
         if name is not None and (problem := registry_problem(name)):
@@ -217,6 +221,8 @@ class RunConfig(Section):
             problems.append(
                 "train.early_stopping_epochs: needs a metric to watch; train.save_strategy must name one"
             )
+        if train.optimizer == "sgd" and train.lr == AUTO:
+            problems.append("train.lr: auto has no rate for train.optimizer sgd; write a number, such as 0.1")
         if train.micro_batch_size is not None and train.micro_batch_size > train.batch_size:
             problems.append(
                 f"train.micro_batch_size ({train.micro_batch_size}) must not be larger than"
@@ -301,6 +307,8 @@ READ_TOGETHER = (
     "train.early_stopping_epochs",
     "train.micro_batch_size",
     "train.batch_size",
+    "train.optimizer",
+    "train.lr",
 )
 """The settings that RunConfig's rules across sections read."""
 

@@ -13,6 +13,12 @@ LossWeight = Annotated[
     one_shape_of("must be a list of weights in the order of the tasks, or a mapping of tasks to weights"),
 ]
 
+AUTO = "auto"
+LearningRate = Annotated[
+    Annotated[Literal["auto"], Tag("<word>")] | Annotated[PositiveFloat, Tag("<number>")],
+    Discriminator(lambda value: "<word>" if value == AUTO else "<number>"),
+]
+
 BALANCED: Literal["balanced"] = "balanced"
 _Balanced = Annotated[Literal["balanced"], Tag("<word>")]
 LabelWeights = Annotated[dict[NotEmpty, Factor], Tag("<mapping>")]
@@ -43,8 +49,14 @@ class Train(Section):
     batch_size: Size = 32
     micro_batch_size: Size | None = None
     """Examples in one forward pass; the gradients of a batch are summed over its micro-batches."""
-    lr: PositiveFloat = 2e-5
+    lr: LearningRate = "auto"
+    """Peak rate; `auto`: by the base and by what is trained of it, see `training/rate.py`."""
+    optimizer: Literal["adamw", "adam", "sgd", "lion", "adafactor"] = "adamw"
     epochs: Size = 3
+    max_steps: Size | None = None
+    """Ends the training after so many steps of the optimizer, within an epoch too."""
+    eval_steps: Size | None = None
+    """Validate after every so many steps, besides the end of each epoch."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup_share: Share = 0.06
     weight_decay: NonNegativeFloat = 0.01
@@ -68,3 +80,9 @@ class Train(Section):
     threads: Annotated[int, Field(gt=0, le=1024)] | None = None
     """CPU threads of torch; null: torch's own number, or 1 where that is clearly faster."""
     seed: Seed = 42
+
+    @property
+    def peak_rate(self) -> float:
+        """The number that `lr` is, or that stands in the place of `auto` since the training began."""
+        assert isinstance(self.lr, float), "session.enter puts a number in the place of auto"
+        return self.lr

@@ -11,8 +11,8 @@ REPRODUCES = "reproduces"
 """The tag of the second run; its value is the id of the first."""
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "safetensors", "numpy", "pandas", "scikit-learn")
 """Those that a training's numbers come from."""
-MEASURED = ("time/",)
-"""Metrics that differ whenever a step is done again."""
+MEASURED = ("system/", "time/")
+"""Metrics that differ whenever a step is done again; earlier versions logged `time/epoch_seconds`."""
 TOLERANCE = 0.02
 """Largest difference of a metric where the numbers cannot be the same to the bit."""
 
@@ -109,4 +109,7 @@ def _gpus(environment: Mapping[str, Any]) -> str:
 
 
 def _threads(environment: Mapping[str, Any]) -> str:
-    return str(environment.get("torch", {}).get("threads", "unknown"))
+    facts = environment.get("torch", {})
+    threads, at_start = str(facts.get("threads", "unknown")), facts.get("threads_at_start")
+    # a busy neighbour came in the middle: no number of threads gives the same bits again
+    return threads if at_start is None else f"{at_start} first and {threads} later"

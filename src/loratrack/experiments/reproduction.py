@@ -16,14 +16,14 @@ from typing import Annotated, Any
 import torch
 from pydantic import BaseModel, StringConstraints, TypeAdapter, ValidationError
 
-from loratrack import data
 from loratrack import manifest as manifests
 from loratrack.bases import base as bases
 from loratrack.bases.trust import Trust, said_by_loader
 from loratrack.config import RunConfig, load
+from loratrack.data import Corpus
 from loratrack.disk import read_json
 from loratrack.errors import RefusedError, UserError
-from loratrack.experiments import differences, recording
+from loratrack.experiments import checking, differences, recording
 from loratrack.experiments.differences import REPRODUCES, Difference, environment_differences
 from loratrack.experiments.interrupt import interruptible
 from loratrack.experiments.recording import WriterLog
@@ -97,7 +97,8 @@ def reproduce(
     trust = said_by_loader(trust_remote_code) if first.config.model.trust_remote_code else False
     if first.config.train.threads is not None:
         torch.set_num_threads(first.config.train.threads)  # before the environment is looked at
-    around = _differences(first, trust)
+    corpus = checking.check(first.config)
+    around = _differences(first, corpus, trust)
     _list(watcher, f"around run {first.run_id}", around, "nothing is different")
     with interruptible() as interruption:
         writer = recording.start(first.config)
@@ -107,8 +108,10 @@ def reproduce(
         log = WriterLog(writer, watcher.notice)
         for difference in around:
             log.notices.append(f"different from run {first.run_id}: {difference}")
-        with recording.failing(writer), recording.work_folder(writer.run_id) as work:
-            prepared, member, outcome = train_one(first.config, log, work, watcher, interruption, trust)
+        with recording.failing(log), recording.work_folder(writer.run_id) as work:
+            prepared, member, outcome = train_one(
+                first.config, corpus, log, work, watcher, interruption, trust
+            )
             metrics = recording.keep(prepared, member, outcome, log, work)
             if member.status == "failed":
                 raise UserError(f"{first.config.exp_id}: {member.reason}")
@@ -132,6 +135,7 @@ def reproduce(
         metrics=metrics,
         notices=tuple(log.notices),
         artifact_uri=artifact_uri(writer.run_id),
+        experiment_id=writer.experiment_id,
         ended_by=interruption.signal,
         is_sent=is_sent,
         epochs=epochs,
@@ -156,6 +160,7 @@ class _Gpu(BaseModel):
 
 class _Torch(BaseModel):
     threads: int | None = None
+    threads_at_start: int | None = None
 
 
 class _Environment(BaseModel):
@@ -228,10 +233,9 @@ def _mapping(run: Any, file: Path) -> dict[str, Any]:
     )
 
 
-def _differences(first: First, trust: Trust) -> list[Difference]:
+def _differences(first: First, corpus: Corpus, trust: Trust) -> list[Difference]:
     """Data, base, tokenizer, neighbours and environment: what was then and is not now."""
     config, tags = first.config, first.run.data.tags
-    corpus = data.read(config)
     report = first.contents.get(DATA_REPORT, {}).get("files", {})
     pairs = [
         (f"{setting} ({sha256[:12]})", report[setting]["sha256"], sha256)

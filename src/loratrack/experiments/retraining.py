@@ -67,6 +67,8 @@ def _train(configs: list[RunConfig], parent_run_id: str, stop: Callable[[], bool
             outcome = session.conclude(prepared, member) if is_done else None
             metrics = recording.keep(prepared, member, outcome, log, work, with_weights=is_done)
             del open_runs[log.writer.run_id]
+            if not is_done:
+                recording.keep_reason(log, member.reason)
             log.writer.finish("FINISHED" if is_done else "FAILED")
             results += [metrics] if is_done else []
         return results

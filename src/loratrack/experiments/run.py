@@ -1,19 +1,22 @@
 """One experiment, from its config to a registered model: the page to read first.
 
-result = run(load("projects/clinc/dual.yaml"))      # trains, logs, checks, registers
+result = run(load("projects/clinc/dual.yaml"))      # checks, trains, logs, registers
 result.metrics["test_avg_f1"], result.version       # 0.964, "clinc/3"
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from loratrack.bases.trust import Trust
 from loratrack.config import RunConfig
+from loratrack.data import Corpus
 from loratrack.errors import StoreError, UserError
 from loratrack.experiments import recording
+from loratrack.experiments.checking import check
 from loratrack.experiments.hiding import texts_hidden
 from loratrack.experiments.interrupt import Interruption, interruptible
 from loratrack.experiments.recording import WriterLog
@@ -27,19 +30,28 @@ from loratrack.training.member import Member
 from loratrack.training.session import Outcome, Prepared
 
 
-def run(config: RunConfig, watcher: Watcher | None = None) -> Training:
+def run(
+    config: RunConfig,
+    watcher: Watcher | None = None,
+    corpus: Corpus | None = None,
+    changed: Sequence[str] = (),
+) -> Training:
     """Train, log, check that the saved model is the trained one, and register it.
+
+    `corpus`: what `checking.check` gave of this config; None: it is checked here.
 
     However it breaks off, the MLflow run does not stay RUNNING: a fault ends it as FAILED, a signal as
     KILLED with the best epoch so far kept. UserError: the training failed in a way that the user can mend.
+    `changed`: settings such as `train.epochs=2` that the run is named after.
     """
+    corpus = check(config) if corpus is None else corpus
     watcher, config = watcher or Nobody(), texts_hidden(pinned(config))
     with interruptible() as interruption:
-        writer = recording.start(config)
+        writer = recording.start(config, changed=changed)
         watcher.notice(f"{config.exp_id}: run {writer.run_id}")
         log = WriterLog(writer, watcher.notice)
-        with recording.failing(writer), recording.work_folder(writer.run_id) as work:
-            prepared, member, outcome = train_one(config, log, work, watcher, interruption)
+        with recording.failing(log), recording.work_folder(writer.run_id) as work:
+            prepared, member, outcome = train_one(config, corpus, log, work, watcher, interruption)
             metrics = recording.keep(prepared, member, outcome, log, work)
             if member.status == "failed":
                 raise UserError(f"{config.exp_id}: {member.reason}")
@@ -53,10 +65,11 @@ def run(config: RunConfig, watcher: Watcher | None = None) -> Training:
         exp_id=config.exp_id,
         run_id=writer.run_id,
         status=status,
-        metrics=metrics,
+        metrics={**prepared.yardstick, **metrics},
         version=None if version is None else f"{config.register_as}/{version}",
         notices=tuple(log.notices),
         artifact_uri=artifact_uri(writer.run_id),
+        experiment_id=writer.experiment_id,
         ended_by=interruption.signal,
         is_sent=is_sent,
         epochs=tuple(dict(values) for values in member.history),
@@ -66,6 +79,7 @@ def run(config: RunConfig, watcher: Watcher | None = None) -> Training:
 
 def train_one(
     config: RunConfig,
+    corpus: Corpus,
     log: WriterLog,
     work: Path,
     watcher: Watcher,
@@ -75,7 +89,7 @@ def train_one(
     """A cohort of one, trained until its end or a signal; no outcome when a signal came first."""
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
-    prepared = session.set_up(config, log.notice, trust)
+    prepared = session.set_up(config, log.notice, trust, corpus)
     member = recording.enter(prepared, config, log, work)
     train(prepared.cohort, watcher, stop=lambda: bool(interruption))
     outcome = session.conclude(prepared, member) if member.best and not interruption else None

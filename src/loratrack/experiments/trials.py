@@ -16,17 +16,19 @@ from pathlib import Path
 import psutil
 import torch
 
+from loratrack.data import Corpus
 from loratrack.errors import UserError
 from loratrack.experiments import recording
 from loratrack.experiments.recording import WriterLog
 from loratrack.experiments.result import RunStatus
-from loratrack.experiments.watcher import TrialEnd, TrialState, Watcher
+from loratrack.experiments.watcher import TrialEnd, TrialState, UnderWay, Watcher
 from loratrack.model.out_of_memory import is_out_of_memory
 from loratrack.tracking.writer import RunWriter
 from loratrack.training import session
 from loratrack.training.cohort import train
 from loratrack.training.member import Member, Status
 from loratrack.training.session import Prepared
+from loratrack.tuning import samplers
 from loratrack.tuning.cohorts import group, is_own
 from loratrack.tuning.parallelism import Parallelism
 from loratrack.tuning.study import Search, Trial
@@ -50,9 +52,19 @@ class RunningTrial:
 class TrialRunner:
     """This process's trials. It watches the cohort: it sees every step and every epoch."""
 
-    def __init__(self, search: Search, parent: RunWriter, watcher: Watcher, stop: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        search: Search,
+        parent: RunWriter,
+        watcher: Watcher,
+        stop: Callable[[], bool],
+        corpus: Corpus | None = None,
+    ) -> None:
         self.search, self.parent, self.watcher, self.stop = search, parent, watcher, stop
-        self.places = Parallelism(search.sweep.parallel, memory_left)
+        self.corpus = corpus
+        """What the data of the sweep's own config holds, where it was read before."""
+        most = samplers.max_parallel(search.config)
+        self.places = Parallelism(search.sweep.parallel, memory_left, most)
         self.prepared: Prepared | None = None
         self._group = ""
         self._running: dict[str, RunningTrial] = {}
@@ -61,10 +73,12 @@ class TrialRunner:
         """The open runs, by the number of the trial."""
         self._backlog: list[Trial] = []
         self._step_began = time.perf_counter()
+        self._num_done, self._num_wanted = search.num_done(), search.num_wanted()
 
     def work(self) -> None:
         """Train until no trial is left; wait for other processes, whose trials come back if they die."""
         try:
+            self._show()
             while not self.stop():
                 trial = self._backlog.pop(0) if self._backlog else self.search.next()
                 if trial is not None:
@@ -89,7 +103,9 @@ class TrialRunner:
         if first.config.train.threads is not None:
             torch.set_num_threads(first.config.train.threads)
         try:
-            prepared = session.set_up(first.config, self.watcher.notice)
+            is_same_data = first.config.data == self.search.config.data
+            corpus = self.corpus if is_same_data else None
+            prepared = session.set_up(first.config, self.watcher.notice, corpus=corpus)
         except UserError as error:
             if all(is_own(setting) for setting in first.values):
                 raise  # what is wrong is shared by all trials: none can be trained
@@ -120,6 +136,7 @@ class TrialRunner:
         for running in [each for each in self._running.values() if each.member.status == "failed"]:
             self._settle(running)
         self._fill()
+        self._show()
         self._step_began = time.perf_counter()
 
     def epoch(self, member: Member) -> None:
@@ -134,12 +151,17 @@ class TrialRunner:
         running = self._running.get(member.name)
         if running is None:
             return
+        self.watcher.trial_epoch(running.trial.number, member)
         if member.is_training and self.search.should_prune(running.trial):
             member.end("stopped", "pruned")
         if not member.is_training:
             self._settle(running)
             self._fill()
         self._step_began = time.perf_counter()
+
+    def _show(self) -> None:
+        members = {running.trial.number: running.member for running in self._running.values()}
+        self.watcher.under_way(UnderWay(members, self._num_done, self._num_wanted))
 
     def _fill(self) -> None:
         """Trials of the same group until every place is taken.
@@ -194,7 +216,7 @@ class TrialRunner:
             if is_done:
                 assert member.best is not None, "a finished member has a best epoch"
                 trainable = float(prepared.network.parameter_counts(member.name)[0])
-                scores = {**member.history[member.best.epoch - 1], "trainable_parameters": trainable}
+                scores = {**member.best.values, "trainable_parameters": trainable}
                 values = [scores[metric] for metric in search.sweep.metrics]
                 outcome = session.conclude(prepared, member)
             with_weights = keep == "all" or (is_done and (keep == "finished" or search.is_best(values)))
@@ -204,6 +226,8 @@ class TrialRunner:
                 raise
             member.status, member.reason, values = "failed", str(error), []
         state = TRIAL_STATES[member.status]
+        if state == "failed":
+            recording.keep_reason(running.log, member.reason)
         self._end_run(trial, state)
         match state:
             case "complete":
@@ -231,6 +255,8 @@ class TrialRunner:
 
     def _fail(self, trial: Trial, reason: str) -> None:
         """A trial that could not even begin."""
+        if trial.number in self._writers:
+            recording.keep_reason(WriterLog(self._writers[trial.number]), reason)
         self._end_run(trial, "failed")
         self.search.fail(trial, reason)
         self._report(trial, "failed", {}, epochs=0, reason=reason)
@@ -245,6 +271,7 @@ class TrialRunner:
         self, trial: Trial, state: TrialState, metrics: dict[str, float], *, epochs: int, reason: str
     ) -> None:
         search, best = self.search, self.search.best()
+        self._num_done, self._num_wanted = search.num_done(), search.num_wanted()
         bests = {} if best is None else dict(zip(search.sweep.metrics, best.values, strict=True))
         end = TrialEnd(
             number=trial.number,
@@ -257,8 +284,8 @@ class TrialRunner:
             max_epochs=trial.config.train.epochs,
             best_number=None if best is None else best.number,
             best_metrics=bests,
-            num_done=search.num_done(),
-            num_wanted=search.num_wanted(),
+            num_done=self._num_done,
+            num_wanted=self._num_wanted,
         )
         self.watcher.trial(end)
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
-from loratrack.index.expression import Comparison, ExpressionError
+from loratrack.index.expression import PATTERNS, Comparison, ExpressionError
 
 Value = str | float
 """What a run has under a name; a moment is seconds since 1970, a length of time is seconds."""
@@ -25,6 +25,8 @@ SECONDS_A_DAY = 86_400
 
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _LENGTH = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
+_MILLISECONDS = re.compile(r"\d{12,14}")
+"""A moment as MLflow stores it: milliseconds since 1970."""
 _MOMENT = re.compile(
     r"\d{4}-\d{2}-\d{2}(?P<hour>[T ]\d{2}(?P<minute>:\d{2}(?P<second>:\d{2}(?P<part>\.\d+)?)?)?"
     r"(Z|[+-]\d{2}:\d{2})?)?"
@@ -57,11 +59,21 @@ def number(text: str) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def like(pattern: str, *, is_any_case: bool) -> re.Pattern[str]:
+    """SQL's pattern as a regular expression: `%` is any letters, `_` one letter."""
+    parts = {"%": ".*", "_": "."}
+    text = "".join(parts.get(letter, re.escape(letter)) for letter in pattern)
+    return re.compile(re.sub(r"(\.\*)+", ".*", text), re.DOTALL | (re.IGNORECASE if is_any_case else 0))
+
+
 def _positive_meaning(comparison: Comparison, sign: str, text: str, now: datetime) -> Test:
     name, value = comparison.name.text, comparison.value
     if sign == "~":
         part = value.text.casefold()
         return lambda values: any(part in _shown(each).casefold() for each in values)
+    if sign in PATTERNS:
+        pattern = like(value.text, is_any_case=sign == "ilike")
+        return lambda values: any(pattern.fullmatch(_shown(each)) for each in values)
     if sign == "=" and not value.is_quoted and value.text.lower() in NOTHING:
         return lambda values: all(_shown(each).lower() in NOTHING for each in values)
     if name in MOMENTS:
@@ -96,7 +108,7 @@ def _in_time(sign: str, comparison: Comparison, text: str, now: datetime) -> Tes
     """A day is a span, and a moment after it is not in it; so many days ago is one moment."""
     begin, end = _span(comparison, text, now)
     if begin == end and sign == "=":
-        raise _error(comparison, text, f"{comparison.value.text} ago is one moment; use > (since then) or <")
+        raise _error(comparison, text, f"{_moment_text(comparison)} is one moment; use > (since then) or <")
     tests: dict[str, Callable[[float], bool]] = {
         "=": lambda moment: begin <= moment < end,
         "<": lambda moment: moment < begin,
@@ -108,11 +120,18 @@ def _in_time(sign: str, comparison: Comparison, text: str, now: datetime) -> Tes
     return lambda values: any(is_in(float(each)) for each in values)
 
 
+def _moment_text(comparison: Comparison) -> str:
+    text = comparison.value.text
+    return f"{text} ago" if _LENGTH.fullmatch(text) else text
+
+
 def _span(comparison: Comparison, text: str, now: datetime) -> tuple[float, float]:
     text_of_value = comparison.value.text
     if length := _LENGTH.fullmatch(text_of_value):
         moment = now.timestamp() - _seconds(length)
         return moment, moment
+    if _MILLISECONDS.fullmatch(text_of_value):
+        return float(text_of_value) / 1000, float(text_of_value) / 1000
     form = _MOMENT.fullmatch(text_of_value)
     try:
         begin = datetime.fromisoformat(text_of_value) if form else None

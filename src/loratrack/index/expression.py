@@ -1,26 +1,39 @@
 """The language of `--filter`: comparisons, joined by and, or, not and parentheses.
 
 parse("task_type=multi_cls and (model.lora.rank>=8 or not exp_id~v4)")
+parse("metrics.avg_f1 > 0.9 AND params.`model.lora.rank` IN ('8', '16')")     # as MLflow spells it
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.cells import cell_len
 
 from loratrack.errors import UserError, is_text, printable
 
 OPERATORS = ("=", "!=", "<", "<=", ">", ">=", "~", "!~")
+PATTERNS = ("like", "ilike")
+"""Operators whose value may hold `%` for any letters and `_` for one; ilike takes letters of any case."""
+_ALL_OPERATORS = "  ".join((*OPERATORS, "in", "like"))
 _JOINTS = ("and", "or", "not")
+_KINDS = {
+    **dict.fromkeys(("attribute", "attributes", "attr", "run"), ""),
+    **dict.fromkeys(("metric", "metrics"), "metrics."),
+    **dict.fromkeys(("parameter", "parameters", "param", "params"), "params."),
+    **dict.fromkeys(("tag", "tags"), "tags."),
+}
+"""What MLflow writes before a dot, and what we do."""
+_ATTRIBUTES = {"run_name": "name", "start_time": "started", "created": "started", "end_time": "ended"}
 _TOKEN = re.compile(
     r"""(?P<space>\s+)
       | (?P<parenthesis>[()])
       | (?P<operator>[=!<>~]+)
+      | (?P<marked>(?:\w+\.)?`[^`]+`|\w+\."[^"]+")
       | (?P<quoted>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')
-      | (?P<open_quote>["'].*)
+      | (?P<open_quote>["'`].*)
       | (?P<word>[^\s()=!<>~"']+)""",
     re.VERBOSE | re.DOTALL,
 )
@@ -105,6 +118,14 @@ def holds(expression: Expression, is_true: Callable[[Comparison], bool]) -> bool
             return any(holds(part, is_true) for part in parts)
 
 
+def our_name(name: str) -> str:
+    """A name in MLflow's spelling as we write it: `attributes.run_name` is `name`, `param.x` `params.x`."""
+    kind, dot, rest = name.partition(".")
+    if not dot or kind not in _KINDS:
+        return name
+    return _KINDS[kind] + (rest if _KINDS[kind] else _ATTRIBUTES.get(rest, rest))
+
+
 @dataclass(frozen=True)
 class _Token:
     kind: str
@@ -142,6 +163,9 @@ class _Parser:
                 raise ExpressionError(
                     "a quoted value must end with the same quote", self.typed, *match.span()
                 )
+            if token.kind == "marked":
+                yield replace(token, kind="name", text=re.sub('[`"]', "", token.text))
+                continue
             if token.kind == "operator" and token.text not in (*OPERATORS, "=="):
                 raise ExpressionError(f"must be one of {'  '.join(OPERATORS)}", self.typed, *match.span())
             if token.kind != "space":
@@ -197,15 +221,67 @@ class _Parser:
         return expression
 
     def _comparison(self) -> Expression:
-        name = self._word("must be a name, such as avg_f1>0.9")
+        name = self._word("must be a name, such as avg_f1>0.9", kinds=("word", "quoted", "name"))
+        name = replace(name, text=our_name(name.text))
+        if self._next.kind == "word" and self._next.text.lower() in ("in", "is", "not", *PATTERNS):
+            return self._comparison_in_words(name)
         if self._next.kind != "operator":
-            raise self._error(f"after {name.text!r} must be one of {'  '.join(OPERATORS)}")
+            raise self._error(f"after {name.text!r} must be one of {_ALL_OPERATORS}")
         operator = self._take().text
         value = self._word(f"after {operator} must be a value")
         return Comparison(name, "=" if operator == "==" else operator, value)
 
-    def _word(self, fault: str) -> Word:
-        if self._next.kind not in ("word", "quoted"):
+    def _comparison_in_words(self, name: Word) -> Expression:
+        """[not] in (a, b), [not] like 'a%', [not] ilike, is [not] null."""
+        operator, is_not = self._take().text.lower(), False
+        if operator == "not":
+            if self._next.text.lower() not in ("in", *PATTERNS):
+                raise self._error("after `not` must be in or like")
+            operator, is_not = self._take().text.lower(), True
+        elif operator == "is" and self._next.text.lower() == "not":
+            self._take()
+            is_not = True
+        expression: Expression
+        if operator == "in":
+            expression = Or(tuple(Comparison(name, "=", value) for value in self._list()))
+        elif operator in PATTERNS:
+            expression = Comparison(name, operator, self._word(f"after {operator} must be a value"))
+        else:
+            value = self._word("after `is` must be null")
+            if value.text.lower() != "null":
+                raise ExpressionError("after `is` must be null", self.typed, value.start, value.end)
+            expression = Comparison(name, "=", replace(value, is_quoted=False))
+        return Not(expression) if is_not else expression
+
+    def _list(self) -> list[Word]:
+        """(8, 16) or ('a', 'b'): one value or more."""
+        fault = "after in must be a list, such as (8, 16)"
+        if self._next.text != "(":
+            raise self._error(fault)
+        self._take()
+        values: list[Word] = []
+        is_comma_due = False
+        while self._next.text != ")":
+            token = self._next
+            if token.kind == "quoted" and not is_comma_due:
+                values.append(self._word(fault))
+                is_comma_due = True
+                continue
+            if token.kind != "word":
+                raise self._error(fault)
+            for part in re.finditer(r",|[^,]+", self._take().text):
+                if is_comma_due != (part[0] == ","):
+                    raise ExpressionError(fault, self.typed, token.start, token.end)
+                if part[0] != ",":
+                    values.append(Word(part[0], token.start + part.start(), token.start + part.end()))
+                is_comma_due = not is_comma_due
+        if not values or not is_comma_due:
+            raise self._error(fault)
+        self._take()
+        return values
+
+    def _word(self, fault: str, kinds: tuple[str, ...] = ("word", "quoted")) -> Word:
+        if self._next.kind not in kinds:
             raise self._error(fault)
         if self._next.joint:
             raise self._error(f"{fault} (a value that is {self._next.text!r} is put in quotes)")

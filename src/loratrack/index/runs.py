@@ -8,15 +8,17 @@ from typing import TypeVar
 
 from loratrack.index.comparisons import LENGTHS, MOMENTS, Value
 from loratrack.index.tables import Tables
-from loratrack.metrics import SCORE, is_lower_better
+from loratrack.metrics import BASELINE, MAJORITY, SCORE, is_lower_better
 
 NO_STAGE = "None"
 ATTRIBUTES = ("run_id", "exp_id", "name", "status", "experiment", *MOMENTS, *LENGTHS)
 REGISTERED = ("model", "version", "stage", "alias")
 KINDS = ("tags", "params", "metrics")
-HEADINGS = {"run": "run_id", "registered": "version"}
+HEADINGS = {"run": "run_id", "registered": "version", "weights": "train.loss_weight"}
 """What a table calls them; it calls a setting by the last part of its name, as long as that is clear."""
-ONLY_LATEST = ("best_", "test_")
+SWEEP = "sweep."
+"""Params of a sweep itself are no settings of its trainings."""
+ONLY_LATEST = ("best_", "test_", BASELINE, MAJORITY)
 """Metrics with these beginnings are logged once."""
 
 T = TypeVar("T")

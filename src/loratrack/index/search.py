@@ -14,12 +14,14 @@ from datetime import datetime
 from loratrack.errors import UserError, closest, is_text
 from loratrack.index.comparisons import Value, meaning, number
 from loratrack.index.expression import ExpressionError, comparisons, holds, parse
+from loratrack.index.opened import open_tables
 from loratrack.index.runs import (
     ATTRIBUTES,
     HEADINGS,
     KINDS,
     ONLY_LATEST,
     REGISTERED,
+    SWEEP,
     RunSummary,
     StoredRun,
     ending_in,
@@ -31,8 +33,13 @@ from loratrack.index.tables import Tables
 from loratrack.metrics import is_lower_better
 from loratrack.store.client import EVENTS_EXPERIMENT, PARENT_TAG
 
-ALWAYS_KNOWN = re.compile(r"(best_|test_)?(avg_)?(accuracy|f1)|(train|validation)/loss|best_epoch")
+ALWAYS_KNOWN = re.compile(
+    r"(best_|test_|baseline_|majority_)?(avg_)?(accuracy|f1)|(train|validation)/loss|best_epoch"
+)
 """Metrics that are no mistake in a store where no run has one yet."""
+FAILED = "FAILED"
+MAIN_SCORES = ("best_avg_f1", "best_f1", "test_avg_f1", "test_f1")
+MAIN_SETTINGS = ("params.model.lora.rank", "params.train.lr", "params.train.epochs")
 MANY_SHARE = 0.1
 """From this share of all runs on, one scan is quicker than looking each run up."""
 
@@ -46,6 +53,8 @@ class SearchResult:
     """The first of them."""
     total: int
     num_in_store: int
+    num_failed: int = 0
+    """Those that match, failed and are left out."""
 
 
 def search(
@@ -56,10 +65,12 @@ def search(
     columns: Sequence[str] = (),
     limit: int,
     now: datetime | None = None,
+    with_failed: bool = True,
 ) -> SearchResult:
     """The runs that `filter_text` holds for, best first by `sort_by`, else the newest first.
 
-    Names that nothing in the store has are refused, those of `columns` too.
+    Without `with_failed` those that failed are only counted, unless the filter asks for a status. Names
+    that nothing in the store has are refused, those of `columns` too.
     """
     expression = None if filter_text is None else parse(filter_text)
     moment = now or datetime.now()
@@ -70,7 +81,9 @@ def search(
         else {c: meaning(c, filter_text or "", moment) for c in comparisons(expression)}
     )
 
-    def ordered() -> tuple[RunTable, list[RunSummary]]:
+    leaves_out_failed = not with_failed and not any(each.name.text == "status" for each in tests)
+
+    def ordered() -> tuple[RunTable, list[RunSummary], int]:
         table = RunTable(tables)
         matches = list(table.by_id.values())
         if expression is not None:
@@ -85,17 +98,20 @@ def search(
                 return holds(expression, lambda each: tests[each](values[each.name.text].get(run_id, ())))
 
             matches = [summary for summary in matches if is_match(summary.run_id)]
-        return table, matches if sort_by is None else _sorted(matches, table, sort_by)
+        failed = [each for each in matches if leaves_out_failed and each.status == FAILED]
+        if failed:
+            matches = [each for each in matches if each.status != FAILED]
+        return table, matches if sort_by is None else _sorted(matches, table, sort_by), len(failed)
 
-    table, matches = ordered()
+    table, matches, num_failed = ordered()
     # A mirror may be behind its server: the runs to be shown are read again, and a change may move them.
     if tables.renew([summary.run_id for summary in matches[:limit]]):
-        table, matches = ordered()
+        table, matches, num_failed = ordered()
     runs = in_full(tables, matches[:limit], [*columns, *([sort_by] if sort_by else [])])
     for name in columns:
         if not any(run.values(name) for run in runs) and table.column(name) is None:
             raise UserError(f"--columns: {table.unknown(name)}")
-    return SearchResult(runs, len(matches), len(table.by_id))
+    return SearchResult(runs, len(matches), len(table.by_id), num_failed)
 
 
 def summaries(tables: Tables, clause: str = "", **values: object) -> list[RunSummary]:
@@ -116,6 +132,30 @@ def summaries(tables: Tables, clause: str = "", **values: object) -> list[RunSum
         for run_id, name, exp_id, status, experiment_id, *rest in rows
     ]
     return sorted(runs, key=lambda summary: summary.started_ms, reverse=True)
+
+
+def newest_experiment() -> str | None:
+    """The id of the experiment in which something was trained last."""
+    with open_tables() as tables:
+        runs = summaries(tables)
+    return runs[0].experiment_id if runs else None
+
+
+def score_columns() -> dict[str, list[str]]:
+    """By the id of each experiment the main scores of its runs and the settings that most often differ."""
+    listed: dict[str, list[str]] = {}
+    names = {f"m{number}": name for number, name in enumerate(MAIN_SCORES)}
+    with open_tables() as tables:
+        rows = tables.rows(
+            "SELECT DISTINCT r.experiment_id, m.key FROM latest_metrics m JOIN runs r"
+            f" ON r.run_uuid = m.run_uuid WHERE m.key IN ({', '.join(f':{each}' for each in names)})",
+            **names,
+        )
+    logged = {(str(experiment), key) for experiment, key in rows}
+    for experiment in sorted({experiment for experiment, _ in logged}):
+        scores = [f"metrics.{name}" for name in MAIN_SCORES if (experiment, name) in logged]
+        listed[experiment] = [*scores, *MAIN_SETTINGS]
+    return listed
 
 
 def parents(tables: Tables) -> set[str]:
@@ -181,7 +221,9 @@ class RunTable:
         return f"no run has {name!r}" + (f"; did you mean {full_names[near]!r}?" if near else "")
 
     def _settings(self) -> list[str]:
-        return [key for (key,) in self.tables.rows("SELECT DISTINCT t.key FROM params t")]
+        """Those of trainings: `seed` is no question about the seed of a sweep."""
+        keys = [key for (key,) in self.tables.rows("SELECT DISTINCT t.key FROM params t")]
+        return [key for key in keys if not key.startswith(SWEEP)]
 
     def _texts(self, table: str, key: str) -> Column:
         rows = self.tables.rows(f"SELECT t.run_uuid, t.value FROM {table} t WHERE t.key = :key", key=key)

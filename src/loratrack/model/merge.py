@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, TaskType, get_peft_model
+from peft import get_peft_model
 from transformers import PreTrainedModel
 
 from loratrack import manifest as manifests
@@ -36,6 +36,7 @@ from loratrack.config import files
 from loratrack.disk import whole_folder
 from loratrack.errors import UserError
 from loratrack.model import bundle, weights
+from loratrack.model.network import peft_config
 from loratrack.places import ADAPTER, CONFIG_COPY, FULL, cache_folder
 
 _under_way: ContextVar[frozenset[Path]] = ContextVar(
@@ -99,14 +100,7 @@ def _merged(encoder: PreTrainedModel, folder: Path) -> Any:
     names = settings["target_modules"]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ValueError(f"target_modules must be a list of names, got {type(names).__name__}")
-    config = LoraConfig(
-        task_type=TaskType.FEATURE_EXTRACTION,
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        target_modules=names,
-        fan_in_fan_out=settings.get("fan_in_fan_out") is True,
-        bias="none",
-    )
+    config = peft_config(lora, names, fan_in_fan_out=settings.get("fan_in_fan_out") is True)
     with warnings.catch_warnings():  # PEFT asks transformers by a name that will go in v6
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is dep", FutureWarning)
         model = get_peft_model(encoder, config)

@@ -82,7 +82,8 @@ class Network:
         self._attention = encoder.config._attn_implementation
         """What transformers has chosen, for padded rows: not all architectures take `sdpa`."""
         self._takes_cache = "use_cache" in inspect.signature(encoder.forward).parameters
-        if pooling == "cls" and is_causal(self.encoder):
+        self.is_causal = is_causal(self.encoder)
+        if pooling == "cls" and self.is_causal:
             raise UserError(
                 "model.pooling: 'cls' reads the first token, which has seen nothing in a causal network;"
                 " write model.pooling: last or mean"
@@ -150,7 +151,7 @@ class Network:
         named = self.encoder.named_parameters()
         if not self.use_lora:
             return dict(named)
-        mine = (f".lora_A.{member}.", f".lora_B.{member}.")
+        mine = tuple(f".lora_{part}.{member}." for part in ("A", "B", "magnitude_vector"))
         return {name: value for name, value in named if any(part in name for part in mine)}
 
     def parameter_counts(self, member: str) -> tuple[int, int]:
@@ -239,19 +240,16 @@ class Network:
 
     def _add_adapter(self, member: str, lora: Lora, seed: int) -> None:
         coverage = self.coverage[member] = find_targets(
-            self.encoder, self.config.model_type, lora.target_modules, allow_partial=lora.allow_partial
+            self.encoder,
+            self.config.model_type,
+            lora.target_modules,
+            allow_partial=lora.allow_partial,
+            only=lora.layers,
         )
         first = self.encoder.get_submodule(coverage.modules[0])
-        config = LoraConfig(
-            task_type=TaskType.FEATURE_EXTRACTION,
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=list(coverage.modules),
-            # GPT-2's Conv1D keeps its weights transposed, and PEFT must be told
-            fan_in_fan_out=isinstance(getattr(first, "base_layer", first), Conv1D),
-            bias="none",
-        )
+        # GPT-2's Conv1D keeps its weights transposed, and PEFT must be told
+        is_transposed = isinstance(getattr(first, "base_layer", first), Conv1D)
+        config = peft_config(lora, coverage.modules, fan_in_fan_out=is_transposed)
         state = torch.get_rng_state()
         torch.manual_seed(seed)
         with warnings.catch_warnings():  # PEFT asks transformers by a name that will go in v6
@@ -295,6 +293,22 @@ class Network:
         rows = len(batch.lengths)
         sums = torch.zeros(rows + 1, states.shape[-1], device=self.device)  # the last is the filler's
         return sums.index_add(0, batch.row_of_token, real.float())[:rows] / batch.lengths[:, None]
+
+
+def peft_config(lora: Lora, modules: Sequence[str], *, fan_in_fan_out: bool) -> LoraConfig:
+    """Our settings in PEFT's words, for the modules with these full names."""
+    return LoraConfig(
+        task_type=TaskType.FEATURE_EXTRACTION,
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=list(modules),
+        fan_in_fan_out=fan_in_fan_out,
+        bias=lora.bias,
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
+        init_lora_weights=True if lora.init == "default" else lora.init,
+    )
 
 
 def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -9,6 +9,8 @@
               |                    |                    |
               +----- added in place to that slice of `result`, times its scaling
 
+With `use_dora` each row of W + scaling*B@A is brought to a length that is trained too: see `_Decomposed`.
+
 PEFT owns the matrices; it refuses `adapter_names` in training mode, so the product is ours. Nothing that a
 member computes depends on the members beside it; its dropout is a pure function of its seed, its step and
 the layer, so it needs no random state and survives recomputation.
@@ -66,6 +68,16 @@ class Adapter:
     lora_A_grad: Tensor
     lora_B_grad: Tensor
     scaling: float
+    dora: Dora | None = None
+
+
+@dataclass(frozen=True)
+class Dora:
+    """What DoRA trains besides: the length that each row of the whole weight shall have. In fp32."""
+
+    magnitude: Tensor
+    """[out]"""
+    magnitude_grad: Tensor
 
 
 class Router:
@@ -81,19 +93,28 @@ class Router:
     def attach(self, network: nn.Module, member: str, trained: FlatParameters, dropout_share: float) -> None:
         """Route the layers that `member` adapts, with its matrices as `trained` has them."""
         self.shares[member], self._trained[member] = dropout_share, trained
+        trained.refresh()
         for name, module in network.named_modules():
             if isinstance(module, LoraLayer) and member in module.lora_A:
                 if name not in self._layers:
                     self._layers[name] = _RoutedLayer(self, module, name)
                     module.forward = self._layers[name]
                 lora_A, lora_B = module.lora_A[member].weight, module.lora_B[member].weight
-                self._layers[name].adapters[member] = Adapter(
+                dora = None
+                if member in module.lora_magnitude_vector:
+                    magnitude = module.lora_magnitude_vector[member].weight
+                    dora = Dora(magnitude.detach(), magnitude.grad)
+                adapter = self._layers[name].adapters[member] = Adapter(
                     lora_A=trained.cast(lora_A),
                     lora_B=trained.cast(lora_B),
                     lora_A_grad=lora_A.grad,
                     lora_B_grad=lora_B.grad,
                     scaling=module.scaling[member],
+                    dora=dora,
                 )
+                if dora is not None:
+                    # PEFT measures in the base's format: in bf16 that is 0.4 % off, and changes the base
+                    dora.magnitude.copy_(_row_lengths(self._layers[name].weight, adapter))
 
     def detach(self, member: str) -> None:
         del self.shares[member], self._trained[member]
@@ -133,7 +154,7 @@ class Router:
         """Whether every layer can take all members in one product."""
         return all(
             size % RANK_MULTIPLE == 0 for layer in self._layers.values() for size in layer.base.weight.shape
-        )
+        ) and not any(adapter.dora for layer in self._layers.values() for adapter in layer.adapters.values())
 
     @property
     def anchor(self) -> Tensor:
@@ -166,6 +187,12 @@ class _RoutedLayer:
         self.number = zlib.crc32(name.encode())
         """By name, not by count: the neighbours' layers must not change a member's dropout."""
         self.adapters: dict[str, Adapter] = {}
+
+    @property
+    def weight(self) -> Tensor:
+        """[out, in]"""
+        weight: Tensor = self.base.weight
+        return weight.T if isinstance(self.base, Conv1D) else weight
 
     def __call__(self, x: Tensor) -> Tensor:
         route = self.router.route
@@ -209,9 +236,11 @@ class _RoutedLayer:
         # padded batches: the draw is over real tokens alone, so that padding changes no member's dropout
         return route.real_tokens[indices // features] * features + indices % features
 
-    def products(self, route: Route, x: Tensor) -> _OneByOne | _Grouped:
+    def products(self, route: Route, x: Tensor) -> _OneByOne | _Grouped | _Decomposed:
         adapters = [self.adapters.get(member) for member in route.members]
         shares = [0.0 if route.dropout is None else self.router.shares[member] for member in route.members]
+        if any(adapter is not None and adapter.dora for adapter in adapters):
+            return _Decomposed(self, adapters, shares, route.slots)
         scales = [
             0.0 if adapter is None else adapter.scaling / (1 - share)
             for adapter, share in zip(adapters, shares, strict=True)
@@ -258,8 +287,7 @@ class _Adapted(torch.autograd.Function):
             return None, None, None, None
         if dropped is not None:
             drop_(x_grad, dropped)
-        base = ctx.layer.base
-        x_grad.addmm_(grad, base.weight.T if isinstance(base, Conv1D) else base.weight)
+        x_grad.addmm_(grad, ctx.layer.weight)
         return x_grad, None, None, None
 
 
@@ -293,6 +321,82 @@ class _OneByOne:
             adapter.lora_A_grad.add_(inner_grad.T @ x[part])
             if x_grad is not None:
                 torch.mm(inner_grad, adapter.lora_A, out=x_grad[part])
+
+
+class _Decomposed:
+    """Members one after the other where DoRA is among them; those without it as ever.
+
+    With V = W + scaling*B@A and s = magnitude / |V| row by row, the output is bias + s * (x @ V.T). |V| is
+    a constant, as in DoRA's paper: no gradient flows through it. Where x drops, PEFT lets W see what is left
+    of it: the output is base(x) - seen + s * (seen + LoRA), with seen = dropout(x) @ W.T.
+    """
+
+    def __init__(
+        self,
+        layer: _RoutedLayer,
+        adapters: Sequence[Adapter | None],
+        shares: Sequence[float],
+        slots: Sequence[int],
+    ) -> None:
+        ends = np.cumsum(slots).tolist()
+        self.weight, self.bias = layer.weight, layer.base.bias
+        self.parts = [
+            (adapter, 1 / (1 - share), slice(end - size, end))
+            for adapter, share, end, size in zip(adapters, shares, ends, slots, strict=True)
+        ]
+
+    def add(self, out: Tensor, x: Tensor) -> list[Tensor]:
+        """Add what the members learned to `out`; returns what `backward` needs, member by member."""
+        kept: list[Tensor] = []
+        for adapter, upscale, part in self.parts:
+            if adapter is None:
+                continue
+            inner, scale = x[part] @ adapter.lora_A.T, adapter.scaling * upscale
+            kept.append(inner)
+            if adapter.dora is None:
+                out[part].addmm_(inner, adapter.lora_B.T, alpha=scale)
+                continue
+            lengths = _row_lengths(self.weight, adapter)
+            if upscale == 1:
+                seen = out[part] if self.bias is None else out[part] - self.bias
+                rest: Tensor | None = self.bias
+            else:
+                seen = (x[part] @ self.weight.T).mul_(upscale)
+                rest = out[part] - seen
+            whole = seen.addmm(inner, adapter.lora_B.T, alpha=scale)
+            turned = whole * (adapter.dora.magnitude / lengths)
+            out[part] = turned if rest is None else turned + rest
+            kept += [whole, lengths]
+        return kept
+
+    def backward(self, grad: Tensor, x: Tensor, kept: Sequence[Tensor], x_grad: Tensor | None) -> None:
+        """Add the gradients of what is trained to theirs, and write that of `x` into `x_grad`."""
+        values = iter(kept)
+        for adapter, upscale, part in self.parts:
+            if adapter is None:
+                if x_grad is not None:
+                    x_grad[part].zero_()
+                continue
+            own_grad, inner, scale = grad[part], next(values), adapter.scaling * upscale
+            turned_grad = own_grad
+            if adapter.dora is not None:
+                whole, lengths = next(values), next(values)
+                adapter.dora.magnitude_grad.add_((own_grad * whole).sum(dim=0, dtype=torch.float32) / lengths)
+                turned_grad = (own_grad * (adapter.dora.magnitude / lengths)).to(grad.dtype)
+            inner_grad = (turned_grad @ adapter.lora_B).mul_(scale)
+            adapter.lora_B_grad.add_((inner.T @ turned_grad).T, alpha=scale)
+            adapter.lora_A_grad.add_(inner_grad.T @ x[part])
+            if x_grad is not None:
+                torch.mm(inner_grad, adapter.lora_A, out=x_grad[part])
+                if adapter.dora is not None:
+                    x_grad[part].addmm_(turned_grad - own_grad, self.weight, alpha=upscale)
+
+
+def _row_lengths(weight: Tensor, adapter: Adapter) -> Tensor:
+    """Of the base's weight and what the adapter adds to it, [out], in fp32."""
+    update = adapter.lora_B.float() @ adapter.lora_A.float()
+    lengths: Tensor = torch.linalg.vector_norm(weight.float().add(update, alpha=adapter.scaling), dim=1)
+    return lengths
 
 
 class _Grouped:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeGuard
 
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -43,24 +43,41 @@ class Coverage:
 
 
 def find_targets(
-    network: nn.Module, model_type: str, target_modules: str | tuple[str, ...], *, allow_partial: bool
+    network: nn.Module,
+    model_type: str,
+    target_modules: str | tuple[str, ...],
+    *,
+    allow_partial: bool,
+    only: tuple[int, ...] | None = None,
 ) -> Coverage:
     """The modules that `auto`, `all-linear` or the named suffixes mean in this network.
 
     Only linear modules inside its repeated layers: never a head, a pooler or an embedding. The same
     answer whether the network has adapters already or not. A name that fits nothing, or only some of
-    the layers without `allow_partial`, is a UserError that says what there is.
+    the layers without `allow_partial`, is a UserError that says what there is. `only`: the layers with these
+    numbers, as if there were no others.
     """
     layers = _layers(network)
     if not any(layers.values()):
         raise UserError(f"model.arch: {model_type!r} has no linear module in repeated layers to adapt")
+    num_layers = len(layers)
+    beyond = sorted({number for number in only or () if number >= num_layers})
+    if beyond:
+        raise UserError(
+            f"model.lora.layers: must be numbers from 0 to {num_layers - 1}, the layers of this base, got"
+            f" {', '.join(map(str, beyond))}"
+        )
+    if only is not None:
+        layers = {name: layers[name] for number, name in enumerate(layers) if number in only}
     if target_modules == "auto":
-        return _automatic(layers, model_type, allow_partial)
-    if target_modules == "all-linear":
-        return _detected(layers, lambda name: True, "named in the config", allow_partial)
-    names = (target_modules,) if isinstance(target_modules, str) else target_modules
-    _refuse(_strangers(network, layers, names))
-    return _named(layers, names, "named in the config", allow_partial)
+        coverage = _automatic(layers, model_type, allow_partial)
+    elif target_modules == "all-linear":
+        coverage = _detected(layers, lambda name: True, "named in the config", allow_partial)
+    else:
+        names = (target_modules,) if isinstance(target_modules, str) else target_modules
+        _refuse(_strangers(network, layers, names))
+        coverage = _named(layers, names, "named in the config", allow_partial)
+    return replace(coverage, total_layers=num_layers)
 
 
 def _automatic(layers: Layers, model_type: str, allow_partial: bool) -> Coverage:

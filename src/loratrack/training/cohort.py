@@ -6,16 +6,20 @@ own rows, with its own rate, dropout and order, and ends its epochs in its own t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
+
+import torch
 
 from loratrack.model.network import Network
 from loratrack.model.out_of_memory import TooLargeError
 from loratrack.training.cuda_graphs import GraphCache
 from loratrack.training.member import Member
 from loratrack.training.memory import Memory
-from loratrack.training.objectives.objective import Objective
+from loratrack.training.objectives.objective import Evaluation, Objective
 from loratrack.training.step import take_step
+from loratrack.training.threads import Pace
 
 
 class Watcher(Protocol):
@@ -33,6 +37,14 @@ class Cohort:
         self.members: list[Member] = []
         self.graphs = GraphCache(network.device, notice)
         self.memory = Memory(network, self.graphs, notice)
+        self.notice = notice
+        self.choose_threads: Callable[[], None] | None = None
+        """Measures which number is the fastest; None where it is given, or a GPU computes."""
+        self.threads_at_start: int | None = None
+        """Where the number was changed in the middle: results are then no longer exact to the last bit."""
+        self._pace = Pace()
+        self._paced: list[Member] = []
+        self._told_of_pace = False
 
     def join(self, member: Member) -> None:
         self.members.append(member)
@@ -44,7 +56,50 @@ class Cohort:
 
     def step(self) -> list[Member]:
         """One batch of every member; returns those whose epoch this ended."""
-        return take_step(self.training, self.network, self.objective, self.graphs, self.memory)
+        members, started = self.training, time.perf_counter()
+        rows_before = sum(member.meter.rows for member in members)
+        ended = take_step(members, self.network, self.objective, self.graphs, self.memory)
+        rows = sum(member.meter.rows for member in members) - rows_before
+        if self.network.device.type == "cpu":
+            self.watch_pace(members, time.perf_counter() - started, rows)
+        return ended
+
+    def watch_pace(self, members: list[Member], seconds: float, rows: int) -> None:
+        """When steps became several times slower, say so once, and measure the threads again."""
+        if members != self._paced:  # other members have steps of another size
+            self._pace, self._paced = Pace(), members
+        times = self._pace.slower(seconds, rows)
+        if times is None:
+            return
+        if not self._told_of_pace:
+            self.notice(
+                f"steps take {times:.0f} times as long as before: something else keeps this machine busy"
+            )
+            self._told_of_pace = True
+        before = torch.get_num_threads()
+        if self.choose_threads is not None and self.training:
+            self.choose_threads()
+        self._pace = Pace()  # what is usual begins anew
+        if torch.get_num_threads() != before:
+            self.threads_at_start = self.threads_at_start or before
+            self.notice(
+                f"threads: {torch.get_num_threads()} instead of {before} from here on; results are no longer"
+                " exact to the last bit"
+            )
+
+    def evaluate_due(self) -> None:
+        """Evaluate the members that `eval_steps` asks for in the middle of an epoch."""
+        for member in self.training:
+            if member.is_due:
+                member.check_losses()
+        members = [member for member in self.training if member.is_due]
+        if members:
+            started = time.perf_counter()
+            evaluations = self._evaluate(members)
+            seconds = time.perf_counter() - started
+            for member in members:
+                evaluation = evaluations[member.name]
+                member.evaluated({**evaluation.scores(), "validation/loss": evaluation.loss}, seconds)
 
     def end_epochs(self, ended: Sequence[Member]) -> None:
         """Evaluate the members whose epoch is over, in shared passes; each decides how it goes on."""
@@ -54,19 +109,23 @@ class Cohort:
         if not members:
             return
         seconds = {member.name: member.epoch_seconds() for member in members}
-        try:
-            evaluations = self.objective.evaluate(self.network, "validation", members)
-        except TooLargeError:  # CUDA graphs hold memory that nothing else can use
-            if not self.memory.free_graphs():
-                raise
-            evaluations = self.objective.evaluate(self.network, "validation", members)
+        evaluations = self._evaluate(members)
         for member in members:
             evaluation = evaluations[member.name]
             values = evaluation.scores()
             values |= self.objective.train_losses(member, member.meter.means())
             values["validation/loss"] = evaluation.loss
             member.end_epoch(values, seconds[member.name])
+
+    def _evaluate(self, members: Sequence[Member]) -> Mapping[str, Evaluation]:
+        try:
+            evaluations = self.objective.evaluate(self.network, "validation", members)
+        except TooLargeError:  # CUDA graphs hold memory that nothing else can use
+            if not self.memory.free_graphs():
+                raise
+            evaluations = self.objective.evaluate(self.network, "validation", members)
         self.network.train()
+        return evaluations
 
 
 def train(
@@ -85,6 +144,7 @@ def train(
             return
         ended = cohort.step()
         watcher.step(cohort.training)
+        cohort.evaluate_due()
         cohort.end_epochs(ended)
         for member in ended:
             watcher.epoch(member)

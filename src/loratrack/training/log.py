@@ -8,7 +8,10 @@ from typing import Protocol
 
 class RunLog(Protocol):
     def metrics(self, values: Mapping[str, float], step: int) -> None:
-        """All metrics of one epoch in one call. Never blocks on a network."""
+        """All metrics of one evaluation in one call. Never blocks on a network.
+
+        `step`: the number of the epoch; of `eval/…`, which is within an epoch too, that of the step.
+        """
 
     def notice(self, text: str) -> None:
         """One line for the person who watches, and for the record."""

@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from loratrack.config import RunConfig
+from loratrack.errors import counted
 from loratrack.metrics import is_better
 from loratrack.model import weights
 from loratrack.model.network import Network
 from loratrack.training.log import RunLog
+from loratrack.training.optimizers import new_optimizer
 from loratrack.training.schedule import epoch_batches, learning_rate
 
 Status = Literal["training", "finished", "failed", "stopped"]
@@ -30,11 +32,12 @@ Rows = NDArray[np.int64]
 
 @dataclass
 class Best:
-    """The epoch that is kept: of several with the same value the one with the lowest validation loss."""
+    """The evaluation whose weights are kept: of several with the same value that with the lowest loss."""
 
     epoch: int
-    value: float
-    loss: float
+    """In which it was, or which it ended."""
+    step: int
+    values: Mapping[str, float]
     since: int
     """The first epoch with this value; a lower loss alone does not put early stopping off."""
 
@@ -89,14 +92,13 @@ class Member:
         self.meter = Meter()
         self.history: list[dict[str, float]] = []
         self.best: Best | None = None
-        self.total_steps = math.ceil(num_rows / config.train.batch_size) * config.train.epochs
+        self.epoch_steps = math.ceil(num_rows / config.train.batch_size)
+        whole = self.epoch_steps * config.train.epochs
+        self.total_steps = min(whole, config.train.max_steps or whole)
+        self.epochs = math.ceil(self.total_steps / self.epoch_steps)
+        """The last of them is a part where `max_steps` ends it."""
         self.flat_parameters = network.flat_parameters(name)
-        # Weight decay for matrices only. Fused: one kernel for all parameters.
-        groups = [
-            {"params": [self.flat_parameters.matrices], "weight_decay": config.train.weight_decay},
-            {"params": [self.flat_parameters.vectors], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, lr=config.train.lr, fused=True)
+        self.optimizer = new_optimizer(config.train, self.flat_parameters, network.parameters(name))
         self._batches = self._start_epoch()
 
     @property
@@ -105,7 +107,14 @@ class Member:
 
     def next_batch(self) -> Rows | None:
         """Row numbers of the next batch of this epoch; None when the epoch is over."""
-        return next(self._batches, None)
+        return None if self.step == self.total_steps else next(self._batches, None)
+
+    @property
+    def is_due(self) -> bool:
+        """Whether `eval_steps` asks for an evaluation now; the end of an epoch has one anyway."""
+        steps = self.config.train.eval_steps
+        epoch_end = min(self.epoch * self.epoch_steps, self.total_steps)
+        return steps is not None and self.step % steps == 0 and self.step < epoch_end
 
     def update(self, losses: Tensor, *, num_rows: int, num_targets: int) -> None:
         """One step of the optimizer on the gradients there are. `losses`: sums over the batch's targets."""
@@ -143,28 +152,44 @@ class Member:
         """Log the epoch, keep its weights when it is the best so far, and stop when it is time to."""
         values = {
             **values,
-            "time/epoch_seconds": seconds,
-            "time/examples_per_second": self.meter.rows / seconds,
+            "system/epoch_seconds": seconds,
+            "system/examples_per_second": self.meter.rows / seconds,
         }
         self.history.append(values)
         self.log.metrics(values, step=self.epoch)
+        best = self.evaluated(values)
         metric, patience = self.config.best_metric, self.config.train.early_stopping_epochs
-        value, loss, best = values.get(metric or "", math.nan), values["validation/loss"], self.best
-        if metric is None or best is None or is_better(metric, value, best.value):
-            best = Best(self.epoch, value, loss, since=self.epoch)
-        elif value == best.value and is_better("validation/loss", loss, best.loss):
-            best = Best(self.epoch, value, loss, since=best.since)
-        if best is not self.best:
-            self.best = best
-            weights.save(self.network, self.name, self.folder)
-        if self.epoch == self.config.train.epochs:
+        if self.epoch == self.config.train.epochs or self.step == self.total_steps:
             self.end("finished")
         elif metric is not None and patience is not None and self.epoch - best.since >= patience:
-            self.end("finished", f"no better {metric} for {patience} epochs")
+            self.end("finished", f"no better {metric} for {counted(patience, 'epoch')}")
         else:
             self.epoch += 1
             self.meter = Meter()
             self._batches = self._start_epoch()
+
+    def evaluated(self, values: Mapping[str, float], seconds: float = 0.0) -> Best:
+        """Keep the weights when these scores are the best so far; returns what is best now.
+
+        `seconds`: what the evaluation took of the time of an epoch that goes on.
+        """
+        self._started += seconds
+        if self.config.train.eval_steps is not None:
+            on_the_way = {f"eval/{name}": values[name] for name in self.config.metric_names if name in values}
+            self.log.metrics({**on_the_way, "eval/loss": values["validation/loss"]}, step=self.step)
+        metric, best = self.config.best_metric, self.best
+        since = self.epoch
+        is_kept = metric is None or best is None
+        if metric is not None and best is not None:
+            value, kept = values.get(metric, math.nan), best.values.get(metric, math.nan)
+            is_kept = is_better(metric, value, kept)
+            if not is_kept and value == kept:
+                loss, kept_loss = values["validation/loss"], best.values["validation/loss"]
+                is_kept, since = is_better("validation/loss", loss, kept_loss), best.since
+        if is_kept or best is None:
+            best = self.best = Best(self.epoch, self.step, values, since)
+            weights.save(self.network, self.name, self.folder)
+        return best
 
     def end(self, status: Status, reason: str = "") -> None:
         self.status, self.reason = status, reason

@@ -24,14 +24,15 @@ def micro_batches(rows: NDArray[np.int64], size: int | None) -> list[NDArray[np.
 
 def learning_rate(train: Train, step: int, total_steps: int) -> float:
     """The rate of the step with this number (from 0): warm-up, then the schedule's descent to 0."""
+    peak = train.peak_rate
     warmup_steps = math.ceil(train.warmup_share * total_steps)
     if step < warmup_steps:
-        return train.lr * (step + 1) / warmup_steps
+        return peak * (step + 1) / warmup_steps
     share = (step - warmup_steps) / max(1, total_steps - warmup_steps)
     match train.schedule:
         case "linear":
-            return train.lr * (1 - share)
+            return peak * (1 - share)
         case "cosine":
-            return train.lr * (1 + math.cos(math.pi * share)) / 2
+            return peak * (1 + math.cos(math.pi * share)) / 2
         case "constant":
-            return train.lr
+            return peak

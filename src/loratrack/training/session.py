@@ -19,12 +19,11 @@ import torch
 from loratrack import data
 from loratrack.bases import base as bases
 from loratrack.bases.base import Base
-from loratrack.bases.files import tokenizer_choice
 from loratrack.bases.precision import precision_name
 from loratrack.bases.trust import Trust
 from loratrack.config import RunConfig
 from loratrack.config.train import Train
-from loratrack.data import Dataset, Encoded
+from loratrack.data import Corpus, Dataset, Encoded
 from loratrack.disk import write_json
 from loratrack.errors import UserError
 from loratrack.model import bundle
@@ -45,7 +44,9 @@ from loratrack.training.member import Member
 from loratrack.training.memory import TOO_LARGE
 from loratrack.training.objectives.classification import Classification
 from loratrack.training.objectives.objective import Answers
+from loratrack.training.rate import auto_rate, chosen_rate
 from loratrack.training.threads import choose_threads
+from loratrack.training.yardstick import yardstick
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Prepared:
     cohort: Cohort
     files_sha256: dict[str, str]
     """The data files, by the setting that names them."""
+    yardstick: Mapping[str, float]
+    """Scores that every member must beat, by their names in MLflow."""
     entered: set[str] = field(default_factory=set)
     """The names of all members that ever were."""
 
@@ -75,9 +78,17 @@ class Outcome:
     """Of its multi-label tasks, tuned on the validation set."""
 
 
-def set_up(config: RunConfig, notice: Callable[[str], None], trust: Trust | None = None) -> Prepared:
-    """`trust` in the code of bases; None: as the config says, which whoever trains has written."""
-    corpus = data.read(config)
+def set_up(
+    config: RunConfig,
+    notice: Callable[[str], None],
+    trust: Trust | None = None,
+    corpus: Corpus | None = None,
+) -> Prepared:
+    """`trust` in the code of bases; None: as the config says, which whoever trains has written.
+
+    `corpus`: what the data files hold, where they were read before.
+    """
+    corpus = data.read(config) if corpus is None else corpus
     base = bases.resolve(config.model.arch, trust=config.model.trust_remote_code if trust is None else trust)
     if base.origin_note:
         notice(f"base {base.name}: {base.origin_note}")
@@ -90,13 +101,14 @@ def set_up(config: RunConfig, notice: Callable[[str], None], trust: Trust | None
             f"data.max_len: must be at most {network.max_tokens}, the positions of the base {base.name}, got"
             f" {config.data.max_len}"
         )
-    tokenizer_facts = {"files": base.tokenizer_sha256, **tokenizer_choice(base.folder)}
-    dataset = data.encode(corpus, config, tokenizer, tokenizer_facts, notice)
+    dataset = data.encode(corpus, config, tokenizer, bases.tokenizer_facts(base), notice)
     for part in (dataset.train, dataset.validation, dataset.test):
         if part is not None:
             check_tokens(part, network)
-    cohort = Cohort(network, Classification(dataset), notice)
-    return Prepared(base, dataset, network, cohort, corpus.files_sha256)
+    objective = Classification(dataset)
+    cohort = Cohort(network, objective, notice)
+    scores = yardstick(corpus, objective, notice, with_baseline=config.baseline)
+    return Prepared(base, dataset, network, cohort, corpus.files_sha256, scores)
 
 
 def enter(
@@ -110,8 +122,13 @@ def enter(
 
     if not prepared.entered:
         _settle(network, split, name, config.train, log.notice)
-    # What was measured here takes the place of `auto`: the frozen copy gives the same run again.
-    choices = {"layout": network.layout, "precision": precision_name(network.dtype)}
+    if config.train.threads is None and network.device.type == "cpu":
+        prepared.cohort.choose_threads = lambda: _choose_threads_again(prepared)
+    rate, note = chosen_rate(config.train, rate_to_try(network, config.train), use_lora=network.use_lora)
+    if note is not None:
+        log.notice(note)
+    # What was measured or chosen takes the place of `auto`: the frozen copy gives the same run again.
+    choices = {"layout": network.layout, "precision": precision_name(network.dtype), "lr": rate}
     config = config.model_copy(update={"train": config.train.model_copy(update=choices)})
 
     prepared.entered.add(name)
@@ -123,6 +140,12 @@ def enter(
     member = Member(name, config, network, len(split), log, folder / "best")
     prepared.cohort.join(member)
     return member
+
+
+def rate_to_try(network: Network, train: Train) -> float:
+    """What `train.lr: auto` is for this network and optimizer."""
+    width, is_causal = network.config.hidden_size, network.is_causal
+    return auto_rate(width, train.optimizer, use_lora=network.use_lora, is_causal=is_causal)
 
 
 def _settle(
@@ -157,6 +180,18 @@ def _settle(
         check_that_nothing_drops(network, split, member)
 
 
+def _choose_threads_again(prepared: Prepared) -> None:
+    """Between two steps, on a batch of one of those who train now."""
+    network, split, cohort = prepared.network, prepared.dataset.train, prepared.cohort
+    member = cohort.training[0]
+    limits = (member.config.train.micro_batch_size, cohort.memory.micro_batch_limits.get(member.name))
+    size = min(len(split), member.config.train.batch_size, *(limit for limit in limits if limit is not None))
+    rows = np.arange(size)
+    choose_threads(
+        lambda: step_seconds(network, split, member.name, network.layout, rows), prepared.cohort.notice
+    )
+
+
 def conclude(prepared: Prepared, member: Member) -> Outcome:
     """Put the best epoch's weights back and score the test set once."""
     member.restore_best()
@@ -176,9 +211,12 @@ def summary(member: Member, outcome: Outcome | None) -> dict[str, float]:
     """The metrics that are logged once, at the end."""
     if member.best is None:
         return {}
-    best = member.history[member.best.epoch - 1]
-    values = {f"best_{metric}": best[metric] for metric in member.config.metric_names}
-    return {**values, "best_epoch": member.best.epoch, **(outcome.test if outcome else {})}
+    best = member.best
+    values = {f"best_{metric}": best.values[metric] for metric in member.config.metric_names}
+    place: dict[str, float] = {"best_epoch": best.epoch}
+    if member.config.train.eval_steps is not None:
+        place["best_step"] = best.step
+    return {**values, **place, **(outcome.test if outcome else {})}
 
 
 def write(
@@ -203,7 +241,7 @@ def metrics_by_epoch(member: Member, outcome: Outcome | None) -> dict[str, dict[
     """`epoch_1`, `epoch_2` …, `best` and, with a test set, `test`."""
     content = {f"epoch_{number}": values for number, values in enumerate(member.history, start=1)}
     if member.best is not None:
-        content["best"] = {"epoch": member.best.epoch, **member.history[member.best.epoch - 1]}
+        content["best"] = {"epoch": member.best.epoch, "step": member.best.step, **member.best.values}
     if outcome is not None and outcome.test:
         content["test"] = outcome.test
     return content

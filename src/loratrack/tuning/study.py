@@ -28,6 +28,7 @@ from loratrack.config import RunConfig
 from loratrack.config.sweep import Sweep, SweepConfig
 from loratrack.errors import ConfigError, StoreError, UserError
 from loratrack.tuning import fingerprint, objectives, samplers, space
+from loratrack.tuning.report import SETTINGS
 
 MISSED_HEARTBEATS = 3
 """A process that misses this many counts as dead."""
@@ -127,6 +128,7 @@ class Search:
                 self._heartbeat.add(handle._trial_id)
                 handle.set_user_attr(WORKER, f"{socket.gethostname()}:{os.getpid()}")
                 values = space.sample(handle, self.config)
+                handle.set_user_attr(SETTINGS, values)
             try:
                 config = space.trial_config(self.config, handle.number, values)
             except ConfigError as error:  # settings that do not fit together are this trial's failure alone

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,9 +12,10 @@ from rich.cells import cell_len, set_cell_size
 
 from loratrack.errors import printable
 from loratrack.index.comparisons import LENGTHS, MOMENTS, Value, number
-from loratrack.index.runs import HEADINGS, StoredRun
+from loratrack.index.runs import HEADINGS, SWEEP, StoredRun
 from loratrack.metrics import SCORE
 from loratrack.store import process
+from loratrack.store.client import ERROR_TAG
 
 NOT_SETTINGS = (
     "config",
@@ -23,16 +24,19 @@ NOT_SETTINGS = (
     "task_type",
     "description",
     "base_config",
+    "experiment",
     "trainable_parameters",
     "total_parameters",
 )
 """Params that name a run or follow from its settings."""
 SOURCES = ("data_sha256", "base_sha256")
 """Content hashes: equal paths may have held different data."""
-SWEEP = "sweep."
-"""Params of a sweep itself are no settings of its trainings."""
 SECTIONS = ("model", "train", "data")
 """The sections of a config, in the order in which their settings are shown."""
+MAIN_SETTINGS = ("train.lr", "model.lora.rank", "train.epochs", "train.batch_size", "train.loss_weight")
+"""Shown before other settings where there is no room for all."""
+MAPPINGS = ("loss_weight", "label_columns", "label_subset")
+"""Settings with a value for each task: the name of the task alone would be no heading."""
 MAX_NUMBER_CHARACTERS = 8
 SHORT_HASH = 8
 MAX_CELL_WIDTH = 28
@@ -66,34 +70,25 @@ def columns(
     sort_by: str | None = None,
     is_diff: bool = False,
 ) -> list[Column]:
-    """The columns called `names`; without them the ones in which the runs differ.
+    """The columns called `names`; without them the scores and all in which the runs differ.
 
-    `is_diff` leaves only the settings, the data and the bases that differ, and what the runs are sorted by.
+    `is_diff` leaves of what describes a run only the settings, the data and the bases that differ.
     """
     if names:
         return [_column(runs, name, names) for name in dict.fromkeys(names)]
     settings = differing_settings(runs)
+    states = ["status"] if any(run.summary.status != "FINISHED" for run in runs) else []
+    states += [ERROR_TAG] if any(ERROR_TAG in run.tags for run in runs) and not is_diff else []
     sorted_by = [] if sort_by is None else [sort_by]
-    chosen = ["exp_id", "run_id", *settings, *differing_sources(runs), *sorted_by]
+    chosen = ["exp_id", "run_id", *states, *settings, *differing_sources(runs), *sorted_by, *scores(runs)]
     if not is_diff:
-        states = ["status"] if any(run.summary.status != "FINISHED" for run in runs) else []
-        versions = ["version"] if any(run.versions for run in runs) else []
         heads = ["exp_id", "run_id", "task_type", "started", "device", *states]
-        chosen = [*heads, *settings, *sorted_by, *scores(runs), *versions]
+        chosen = [*heads, *settings, *sorted_by, *scores(runs), "version"]
     chosen = list(dict.fromkeys(chosen))
-    by_importance = [
-        "exp_id",
-        "run_id",
-        sort_by,
-        "avg_f1",
-        "f1",
-        "version",
-        "started",
-        *settings,
-        "task_type",
-    ]
-    by_importance += ["status", "avg_accuracy", "accuracy", "device", *chosen]
-    return [_column(runs, name, chosen, by_importance.index(name)) for name in chosen]
+    by_importance = ["exp_id", "run_id", sort_by, "avg_f1", "f1", "status", "version", *MAIN_SETTINGS]
+    by_importance += [*settings, "started", "task_type", "avg_accuracy", "accuracy", "device", *chosen]
+    found = [_column(runs, name, chosen, by_importance.index(name)) for name in chosen]
+    return [column for column in found if any(cell != NONE for cell in column.cells)]
 
 
 def differing_settings(runs: Sequence[StoredRun]) -> list[str]:
@@ -120,19 +115,22 @@ def scores(runs: Sequence[StoredRun]) -> list[str]:
 
 
 def fitting(all_columns: Sequence[Column], width: int, gap: int) -> tuple[list[Column], list[Column]]:
-    """The columns for which there is room, and the others; each takes `gap` beside its own width."""
-    columns_with_room = list(all_columns)
-    while len(columns_with_room) > 1 and sum(each.width + gap for each in columns_with_room) + 1 > width:
-        columns_with_room.remove(max(columns_with_room, key=lambda column: column.rank))
-    return columns_with_room, [column for column in all_columns if column not in columns_with_room]
+    """The columns for which there is room, and the others; each takes `gap` beside its own width.
+
+    The most important come first; where one is too wide, narrower ones behind it may still fit.
+    """
+    room = width - 1
+    with_room: list[Column] = []
+    for column in sorted(all_columns, key=lambda column: column.rank):
+        if not with_room or column.width + gap <= room:
+            with_room.append(column)
+            room -= column.width + gap
+    return [each for each in all_columns if each in with_room], [
+        each for each in all_columns if each not in with_room
+    ]
 
 
 def _column(runs: Sequence[StoredRun], name: str, names: Sequence[str], rank: int = 0) -> Column:
-    """The heading is the last part of the name, unless another of `names` ends alike."""
-    last = name.rsplit(".", 1)[-1]
-    is_clear = [other.rsplit(".", 1)[-1] for other in names].count(last) == 1
-    headings = {full: heading for heading, full in HEADINGS.items()}
-    heading = headings.get(name, last if is_clear else name)
     cells = []
     for run in runs:
         if name == "run_id":
@@ -146,7 +144,17 @@ def _column(runs: Sequence[StoredRun], name: str, names: Sequence[str], rank: in
         else:
             cell = shortened(", ".join(text_of(name, value) for value in run.values(name)))
         cells.append(cell or NONE)
-    return Column(name, heading, tuple(cells), rank)
+    return Column(name, heading_of(name, names), tuple(cells), rank)
+
+
+def heading_of(name: str, names: Sequence[str]) -> str:
+    """A word of its own, or the shortest end of the name that no other of `names` has; a filter takes it."""
+    headings = {full: heading for heading, full in HEADINGS.items()}
+    parts = name.split(".")
+    least = 2 if parts[-2:-1] and parts[-2] in MAPPINGS else 1
+    ends = (".".join(parts[start:]) for start in range(len(parts) - least, -1, -1))
+    short = (end for end in ends if sum(f".{other}".endswith(f".{end}") for other in names) == 1)
+    return headings.get(name) or next(short, name)
 
 
 def state(run: StoredRun) -> str:
@@ -167,9 +175,18 @@ def text_of(name: str, value: Value) -> str:
             return NONE
         # Numbers that a sweep has drawn have more digits than anybody reads.
         is_long = len(value) > MAX_NUMBER_CHARACTERS and not value.isdecimal()
-        as_number = number(value) if is_long else None
-        return printable(value) if as_number is None else f"{as_number:.4g}"
+        as_number = number(value) if is_long or value.endswith(".0") else None
+        return printable(value) if as_number is None else f"{as_number:.3g}"
     return score(value) if SCORE.fullmatch(name) else number_text(value)
+
+
+def setting_text(value: object) -> str:
+    """A value that a sweep has drawn: `0.0021`, `0.4/0.6`, `query, value`."""
+    if isinstance(value, Mapping):
+        return "/".join(setting_text(part) for part in value.values())
+    if isinstance(value, list | tuple):
+        return ", ".join(setting_text(part) for part in value)
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def score(value: float) -> str:

@@ -65,11 +65,13 @@ def remarks(result: SearchResult, *, sort_by: str | None = None, is_diff: bool =
     """What to know about the table: nothing differs, how many runs there are, in which order."""
     lines = []
     if is_diff and not columns.differing_settings(result.runs):
-        same = "the settings of these runs are the same"
+        same = "these runs have identical settings"
         sources = columns.differing_sources(result.runs)
-        lines.append(f"{same}, their {' and '.join(sources)} are not" if sources else same)
+        lines.append(f"{same}, but not the same {' and '.join(sources)}" if sources else same)
     order = f"sorted by {sort_by}" if sort_by else "newest first"
     more = "" if len(result.runs) == result.total else "; --limit shows more"
+    if result.num_failed:
+        more += f"; {result.num_failed:,} failed, shown with --all"
     lines.append(f"{len(result.runs):,} of {result.total:,} runs, {order}{more}")
     return lines
 

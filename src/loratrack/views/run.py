@@ -11,6 +11,7 @@ from loratrack.index import detail as details
 from loratrack.index.detail import Detail
 from loratrack.places import ENVIRONMENT
 from loratrack.store import links
+from loratrack.store.client import ERROR_TAG
 from loratrack.views.columns import (
     NONE,
     NOT_SETTINGS,
@@ -51,11 +52,12 @@ def head(detail: Detail) -> list[str]:
     run, summary = detail.run, detail.run.summary
     seconds = summary.duration_seconds
     states = [state(run), *(run.tags.get(name) for name in ("task_type", "project", "device"))]
-    description = run.params.get("description")
+    description, error = run.params.get("description"), run.tags.get(ERROR_TAG)
     return [
         f"{summary.exp_id}  {'  '.join(printable(state) for state in states if state)}",
         *([printable(description)] if description else []),
         *(["its process is gone: loratrack doctor --fix"] if state(run) != summary.status else []),
+        *([f"error        {printable(error.splitlines()[0])}"] if error else []),
         f"run          {summary.run_id}",
         f"started      {text_of('started', summary.started_ms / 1000)}"
         + ("" if seconds is None else f", took {duration(seconds)}"),

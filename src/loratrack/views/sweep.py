@@ -12,9 +12,9 @@ import matplotlib
 
 from loratrack import disk
 from loratrack.places import PLOTS
-from loratrack.tuning.report import Report, target_of
+from loratrack.tuning.report import Report, settings_of, target_of
 from loratrack.views import fonts
-from loratrack.views.columns import NONE, number_text, score
+from loratrack.views.columns import NONE, Column, heading_of, number_text, score, setting_text
 from loratrack.views.curves import DOTS_PER_INCH
 from loratrack.views.page import render
 
@@ -44,18 +44,27 @@ PAGE = """\
 """
 
 
-def best_trials(report: Report) -> list[list[str]]:
-    """A heading, then one row for each of the best trials."""
-    rows = [["trial", *report.metrics, *report.params, "run"]]
-    for trial in report.best[:MAX_TRIALS]:
-        values = [score(value) if abs(value) < 1000 else count(value) for value in trial.values]
-        params = []
-        for name in report.params:
-            param = trial.params.get(name)
-            is_float = isinstance(param, float)
-            params.append(NONE if param is None else f"{param:.4g}" if is_float else str(param))
-        rows.append([str(trial.number), *values, *params, str(trial.user_attrs.get("run_id", ""))])
-    return rows
+def best_trials(report: Report) -> list[Column]:
+    """For each of the best trials its metrics, its settings and its run."""
+    trials = report.best[:MAX_TRIALS]
+    columns = [Column("trial", "trial", tuple(str(trial.number) for trial in trials))]
+    for index, metric in enumerate(report.metrics):
+        values = [trial.values[index] for trial in trials]
+        cells = (score(value) if abs(value) < 1000 else count(value) for value in values)
+        columns.append(Column(metric, metric, tuple(cells), rank=1))
+    for name in report.settings:
+        settings = [settings_of(trial) for trial in trials]
+        cells = (setting_text(each[name]) if name in each else NONE for each in settings)
+        columns.append(Column(name, heading_of(name, report.settings), tuple(cells), rank=3))
+    runs = tuple(str(trial.user_attrs.get("run_id", NONE)) for trial in trials)
+    return [*columns, Column("run_id", "run", runs, rank=2)]
+
+
+def trial_rows(report: Report) -> list[list[str]]:
+    """The same as a heading and rows."""
+    columns = best_trials(report)
+    rows = zip(*(column.cells for column in columns), strict=True)
+    return [[column.heading for column in columns], *map(list, rows)]
 
 
 def count(value: float) -> str:
@@ -81,7 +90,7 @@ def write(study: optuna.Study, report: Report, folder: Path) -> Path:
 
 def page(report: Report, pictures: Sequence[Path]) -> str:
     """One HTML file that needs no other."""
-    trials, shares = best_trials(report), importances(report)
+    trials, shares = trial_rows(report), importances(report)
     return render(
         PAGE,
         title=f"sweep {report.name}",
@@ -124,7 +133,7 @@ def draw(study: optuna.Study, report: Report, folder: Path) -> list[Path]:
             axes = plot()
             figure = axes.flat[0].figure if hasattr(axes, "flat") else axes.figure
             if name == "parallel_coordinates":  # Optuna leaves no room for the numbers of many axes
-                figure.set_size_inches(2.2 * len(report.params) + 4, 5)
+                figure.set_size_inches(2.2 * len(report.settings) + 4, 5)
             file = folder / f"{name}.png"
             figure.savefig(file, dpi=DOTS_PER_INCH, bbox_inches="tight")
         plt.close("all")

@@ -19,7 +19,7 @@ def problems_in(config: RunConfig) -> list[str]:
         read(config)
     folder = str(Path(config.data.raw_data_path).parent)
     first, *problems = str(caught.value).replace(f"{folder}/", "").split("\n")
-    assert first == f"data of exp: {len(problems)} problem{'s' if len(problems) > 1 else ''}"
+    assert first == f"exp: {len(problems)} problem{'s' if len(problems) > 1 else ''} in the data"
     return [problem.removeprefix("  ") for problem in problems]
 
 
@@ -78,21 +78,27 @@ def test_numbers_and_truths_are_labels_in_json(config: MakeConfig) -> None:
 def test_all_problems_of_all_files_are_reported_at_once(config: MakeConfig, tmp_path: Path) -> None:
     (tmp_path / "valid.csv").write_text("text,labels\na,x\n")
     (tmp_path / "map.json").write_text('{"x": 0, "y": 0}')
-    content = "text,label\n,x\nb,\n   ,y\nd, x\n"
-    paths = {"validation_path": str(tmp_path / "valid.csv"), "test_path": str(tmp_path / "test.csv")}
+    content = "text,label\n,x\nb,\n   ,y\nd, x\ne,z\n"
+    paths = {
+        "label_subset": ["x", "y"],
+        "validation_path": str(tmp_path / "valid.csv"),
+        "test_path": str(tmp_path / "test.csv"),
+    }
     assert problems_in(config(content, **paths, global_label_map=str(tmp_path / "map.json"))) == [
         "valid.csv: has no column 'label'; did you mean 'labels'?; it has ['text', 'labels']"
         " (settings data.text_column, data.label_subset, data.label_columns)",
         "test.csv: no such file",
         "map.json: id 0 belongs to more than one label: ['x', 'y']",
-        "raw.csv: the text is empty at lines 2, 4; fill or delete these rows",
+        "raw.csv: the text is empty at lines 2, 4; fill or delete these rows, or set data.empty_text: drop",
         "raw.csv: the label 'label' is missing at line 3; fill or delete these rows",
         "raw.csv: the label 'label' has space around it at line 5, got ' x'",
+        "raw.csv: the label 'label' must be one of the task's 2, got 'z' at line 6; correct them, add them to"
+        " data.label_subset, or set data.unknown_label: drop",
     ]
 
 
 def test_labels_outside_the_subset_are_reported_with_their_lines(config: MakeConfig) -> None:
-    content = "text,label\na,low\nb,hihg\nc,high\nd,hihg\ne,mid\n"
+    content = "text,label\na,low\nb,hihg\nc,high\nd,hihg\ne,mid\n" + "f,high\n" * 19
     assert problems_in(config(content, label_subset=["low", "high"])) == [
         "raw.csv: the label 'label' must be one of the task's 2, got 'hihg' at lines 3, 5;"
         " did you mean 'high'?",
@@ -101,8 +107,22 @@ def test_labels_outside_the_subset_are_reported_with_their_lines(config: MakeCon
     ]
 
 
+def test_a_label_with_many_rows_is_not_taken_for_a_slip(config: MakeConfig) -> None:
+    content = "text,label\n" + "a,采纳\nb,不采纳\nc,不采纳\n" * 3
+    drop = "; correct them, add them to data.label_subset, or set data.unknown_label: drop"
+    assert problems_in(config(content, label_subset=["采纳", "驳回"])) == [
+        "data.label_subset.label: label '驳回' is not in the data",
+        "raw.csv: the label 'label' must be one of the task's 2, got '不采纳' at lines 3, 4, 6, 7, 9, 10"
+        + drop,
+    ]
+    # where the config is what is wrong, that alone is told
+    assert problems_in(config(content, label_subset=["采纳", "不采用"])) == [
+        "data.label_subset.label: label '不采用' is not in the data; did you mean '不采纳'?"
+    ]
+
+
 def test_many_unknown_labels_are_counted(config: MakeConfig) -> None:
-    lines = [f"text {number},odd{number:02}" for number in range(9)]
+    lines = [f"text {number},odd {number:02}" for number in range(9)]
     problems = problems_in(config("\n".join(["text,label", "a,x", "b,y", *lines]), label_subset=["x", "y"]))
     assert len(problems) == 6
     assert problems[-1].startswith("raw.csv: … and 4 more such labels in 'label'; correct them")
@@ -112,8 +132,10 @@ def test_a_subset_that_the_data_lacks_is_counted(config: MakeConfig, rows: Calla
     """A search for what was meant takes milliseconds for each: thousands of them took a minute."""
     subset = ["yes", "no", *(f"label {number}" for number in range(3000))]
     problems = problems_in(config(rows(20), label_subset=subset))
-    assert problems[0] == "data.label_subset.label: label 'label 0' is not in the data"
-    assert problems[5:] == ["data.label_subset.label: … and 2995 more of its 3002 labels are not in the data"]
+    assert problems == [
+        "data.label_subset.label: 3000 labels are not in the data: 'label 0', 'label 1', 'label 2',"
+        " 'label 3', 'label 4', … and 2995 more"
+    ]
 
 
 @pytest.mark.parametrize("where", ["label", "header"])
@@ -132,6 +154,17 @@ def test_rows_with_labels_outside_the_subset_are_left_out_when_asked(config: Mak
     assert "10 rows left out for a label outside data.label_subset" in corpus.report["warnings"][0]
     assert corpus.label_map.tasks[0].global_ids == (2, 0)
     assert set(corpus.train.labels[:, 0]) == {0, 1}
+
+
+def test_rows_without_text_are_left_out_when_asked(config: MakeConfig) -> None:
+    content = "text,label\n" + "".join(f"text {number},{'xy'[number % 2]}\n" for number in range(10))
+    made = config(content + " ,x\n,\n", empty_text="drop")
+    corpus = read(made)
+    assert len(corpus.train) + len(corpus.validation) == 10
+    facts = corpus.report["files"]["data.raw_data_path"]
+    assert (facts["rows"], facts["rows_without_text"]) == (12, 2)
+    assert corpus.report["warnings"][0] == f"{made.data.raw_data_path}: 2 rows left out for an empty text"
+    assert problems_in(config("text,label\n ,x\n,y\n", empty_text="drop")) == ["raw.csv: no row has a text"]
 
 
 @pytest.mark.parametrize(
@@ -187,22 +220,23 @@ def test_training_leaves_out_the_texts_of_the_other_files(config: MakeConfig, tm
 
 def test_a_validation_file_that_is_the_training_file_is_reported(config: MakeConfig, tmp_path: Path) -> None:
     assert problems_in(config("text,label\na,x\nb,y\n", validation_path=str(tmp_path / "raw.csv"))) == [
-        "data.raw_data_path: no row of raw.csv is left: their labels are outside data.label_subset,"
-        " or their texts are in the validation or test file too"
+        "data.raw_data_path: no row of raw.csv is left: their texts are empty, their labels are outside"
+        " data.label_subset, or their texts are in the validation or test file too"
     ]
 
 
 def test_too_few_texts_for_a_split_are_reported(config: MakeConfig) -> None:
     assert problems_in(config("text,label\na,x\nb,y\nb,y\n")) == [
-        "raw.csv: must hold more texts than labels, to hold some out for validation,"
-        " got 2 different texts; add rows or name a data.validation_path"
+        "raw.csv: too few rows for a validation split: 2 different texts, 2 labels; add rows or name a"
+        " data.validation_path"
     ]
 
 
 def test_with_several_text_columns_one_may_be_empty(config: MakeConfig) -> None:
     content = "title,body,label\na,,x\n,b,y\n , ,x\nc,d,y\n"
     assert problems_in(config(content, text_column=["title", "body"])) == [
-        "raw.csv: all text columns are empty at line 4; fill or delete these rows"
+        "raw.csv: all text columns are empty at line 4; fill or delete these rows, or set data.empty_text:"
+        " drop"
     ]
     corpus = read(config(content.replace(" , ,x\n", ""), text_column=["title", "body"]))
     pairs = {pair for part in corpus.parts.values() for pair in zip(*part.columns, strict=True)}

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loratrack.data import LabelMap, TaskLabels
-from loratrack.data.labelled.labels import read_global_map, task_labels
+from loratrack.data.labelled.labels import read_global_map, subset_problems, task_labels
 from loratrack.errors import DataError
 
 LABELS = st.lists(st.text(max_size=8), min_size=2, max_size=6, unique=True)
@@ -135,10 +135,34 @@ def test_a_bad_global_map_is_reported(file: Path, content: Any, problems: list[s
         assert problem.startswith(start)
 
 
-def test_a_label_of_the_subset_that_no_row_has_is_reported(file: Path) -> None:
-    assert chosen(file, None, {"risk": ("low", "hihg")}, {"risk": {"low", "high"}}) == [
-        "data.label_subset.risk: label 'hihg' is not in the data; did you mean 'high'?"
-    ]
+@pytest.mark.parametrize(
+    ("subset", "in_data", "problem"),
+    [
+        (("low", "hihg"), {"low", "high"}, "label 'hihg' is not in the data; did you mean 'high'?"),
+        (("高风险", "低风险"), {"高风险", "无"}, "label '低风险' is not in the data"),
+        (
+            ("a", "x", "yes", "no"),
+            {"a", "yess"},
+            "3 labels are not in the data: 'x', 'yes', 'no'; did you mean 'yess' for 'yes'?",
+        ),
+        (("高", "低"), {"高"}, "the data has only '高'; a task needs rows of two labels or more"),
+        (
+            ("高", "中", "低"),
+            {"0", "1", "2"},
+            "none of its labels is in the data, which has '0', '1', '2'; the config names '高', '中', '低';"
+            " name the labels of the data, or another column: data.label_columns: {risk: COLUMN}",
+        ),
+    ],
+)
+def test_what_a_subset_and_the_data_say_against_each_other_is_one_problem(
+    subset: tuple[str, ...], in_data: set[str], problem: str
+) -> None:
+    problems = subset_problems("risk", subset, in_data, must_be_in_data=True)
+    assert problems == [f"data.label_subset.risk: {problem}"]
+
+
+def test_a_label_of_the_global_map_needs_no_row() -> None:
+    assert subset_problems("risk", ("low", "high"), {"low"}, must_be_in_data=False) == []
 
 
 def test_one_label_alone_is_no_task(file: Path) -> None:

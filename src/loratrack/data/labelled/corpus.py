@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from loratrack.config import RunConfig
-from loratrack.data.labelled.checks import label_problems, text_problems, unknown_label_problems
-from loratrack.data.labelled.labels import LabelMap, labels_of_cell, read_global_map, task_labels
+from loratrack.data.labelled.checks import (
+    FILL,
+    label_problems,
+    labels_in,
+    rows_without_text,
+    text_problems,
+    unknown_label_problems,
+)
+from loratrack.data.labelled.labels import (
+    LabelMap,
+    probably_meant,
+    read_global_map,
+    subset_problems,
+    task_labels,
+)
 from loratrack.data.labelled.report import Report, rows_report
 from loratrack.data.labelled.rows import Rows, mapped_rows
 from loratrack.data.labelled.splits import Ints, held_out, strata
@@ -32,6 +48,11 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def joined(self) -> list[str]:
+        """The text of each row; that of several columns as one."""
+        return ["\n".join(row) for row in zip(*self.columns, strict=True)]
 
     @property
     def texts_sha256(self) -> str:
@@ -86,34 +107,51 @@ def read(config: RunConfig) -> Corpus:
     global_map = None
     if GLOBAL_MAP in local:
         global_map = read_global_map(local[GLOBAL_MAP], config.tasks, problems)
-    for table in tables.values():
-        problems += text_problems(table, config.text_columns)
+    are_files_whole = not problems
+    num_empty = dict.fromkeys(tables, 0)
+    for setting, table in tables.items():
+        if data.empty_text == "drop":
+            empty = rows_without_text(table, config.text_columns)
+            if len(empty) == len(table):
+                problems.append(f"{table.file}: no row has a text")
+                continue
+            num_empty[setting] = len(empty)
+            table = tables[setting] = table.without(empty) if empty else table
+        problems += text_problems(table, config.text_columns, f"{FILL}, or set data.empty_text: drop")
         for column in config.label_columns.values():
             if column not in separators:  # a row of a multi-label task may have no label
                 problems += label_problems(table, column)
-    _raise(config, problems)  # what the labels are cannot be said while a file is in doubt
 
+    # While a file is in doubt nobody knows all labels: then only those that the config lists are compared.
     tasks = []
     for name, subset in config.subsets.items():
         column = config.label_columns[name]
         separator = separators.get(column)
-        cells = {cell for table in tables.values() for cell in table.columns[column]}
-        labels = {label for cell in cells for label in labels_of_cell(cell, separator)}
-        tasks.append(
-            task_labels(name, subset, labels, global_map, problems, is_multi_label=separator is not None)
+        rows_of: Counter[str] = sum(
+            (labels_in(table, column, separator) for table in tables.values()), Counter()
         )
+        labels = subset if isinstance(subset, tuple) else None
+        if are_files_whole:
+            tasks.append(
+                task_labels(name, subset, rows_of, global_map, problems, is_multi_label=separator is not None)
+            )
+            labels = tasks[-1].labels
+        if labels is None or not rows_of:
+            continue
+        must_be_in_data = are_files_whole and global_map is None
+        new = subset_problems(name, labels, rows_of, must_be_in_data=must_be_in_data)
+        problems += new
+        if data.unknown_label == "error" and not rows_of.keys().isdisjoint(labels):
+            told = set(probably_meant(labels, rows_of).values()) if new else set()
+            for table in tables.values():
+                problems += unknown_label_problems(table, column, labels, rows_of, told, separator)
         weights = config.class_weights.get(name, {})
         problems += [
-            f"train.class_weight: label {quoted(label)} is not among the {len(tasks[-1].labels)} of {name}"
-            f"{did_you_mean(label, tasks[-1].labels)}"
+            f"train.class_weight: label {quoted(label)} is not among the {len(labels)} of {name}"
+            f"{did_you_mean(label, labels)}"
             for label in (weights if isinstance(weights, dict) else {})
-            if label not in tasks[-1].labels
+            if label not in labels
         ]
-    if data.unknown_label == "error":
-        for table in tables.values():
-            for task in tasks:
-                column = config.label_columns[task.name]
-                problems += unknown_label_problems(table, column, task.labels, separators.get(column))
     _raise(config, problems)
 
     label_map = LabelMap(tuple(tasks))
@@ -133,7 +171,7 @@ def read(config: RunConfig) -> Corpus:
         test=examples.get("test"),
         label_map=label_map,
         files_sha256={setting: rows.table.sha256 for setting, rows in files.items()},
-        report=rows_report(files, parts, label_map),
+        report=rows_report(files, parts, label_map, num_empty),
     )
 
 
@@ -143,7 +181,10 @@ def _split(config: RunConfig, files: Mapping[str, Rows], label_map: LabelMap) ->
     for setting in (VALIDATION, TEST):
         if setting in files:
             train = train.only(~train.also_in(files[setting]))
-    why = "their labels are outside data.label_subset, or their texts are in the validation or test file too"
+    why = (
+        "their texts are empty, their labels are outside data.label_subset, or their texts are in the"
+        " validation or test file too"
+    )
     empty = [setting for setting, rows in {**files, RAW: train}.items() if len(rows) == 0]
     _raise(config, [f"{setting}: no row of {files[setting].table.file} is left: {why}" for setting in empty])
     validation = files.get(VALIDATION)
@@ -157,11 +198,12 @@ def _split(config: RunConfig, files: Mapping[str, Rows], label_map: LabelMap) ->
         )
         if not mask.any():
             texts = counted(len(train.different_texts), "different text")
+            labels = counted(sum(len(np.unique(column)) for column in train.labels.T), "label")
             _raise(
                 config,
                 [
-                    f"{train.table.file}: must hold more texts than labels, to hold some out for validation,"
-                    f" got {texts}; add rows or name a data.validation_path"
+                    f"{train.table.file}: too few rows for a validation split: {texts}, {labels}; add rows or"
+                    " name a data.validation_path"
                 ],
             )
         train, validation = train.only(~mask), train.only(mask)
@@ -171,4 +213,4 @@ def _split(config: RunConfig, files: Mapping[str, Rows], label_map: LabelMap) ->
 
 def _raise(config: RunConfig, problems: Sequence[str]) -> None:
     if problems:
-        raise DataError(problems_message(f"data of {config.exp_id}", problems))
+        raise DataError(problems_message(config.exp_id, problems, where=" in the data"))

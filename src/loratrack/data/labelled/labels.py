@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 from loratrack.config.data import Subset
-from loratrack.errors import DataError, did_you_mean, quoted
+from loratrack.errors import DataError, closest, did_you_mean, quoted
 
 MAX_LISTED_LABELS = 5
 GlobalIds = dict[str, int]
@@ -162,7 +162,7 @@ def _id_problems(ids: Mapping[str, object]) -> list[str]:
 def task_labels(
     task: str,
     subset: Subset,
-    labels_in_data: set[str],
+    labels_in_data: Iterable[str],
     global_map: GlobalMap | None,
     problems: list[str],
     *,
@@ -171,12 +171,12 @@ def task_labels(
     """The labels of a task: its subset, else the global map by id, else those of the data, sorted.
 
     Of a shared global map `all` means the labels that the task's column holds. Adds what is wrong to
-    `problems`.
+    `problems`; that labels of a subset are not in the data is said by `subset_problems`.
     """
     if global_map is None:
-        ids, source = {label: number for number, label in enumerate(sorted(labels_in_data))}, "the data"
+        ids = {label: number for number, label in enumerate(sorted(labels_in_data))}
     else:
-        ids, source = global_map.by_task[task], "data.global_label_map"
+        ids = global_map.by_task[task]
     if subset == "all":
         is_shared = global_map is not None and global_map.is_shared
         own = {label for label in ids if not is_shared or label in labels_in_data}
@@ -185,13 +185,55 @@ def task_labels(
         labels = subset
     setting = f"data.label_subset.{task}"
     missing = [label for label in labels if label not in ids]
-    problems += [
-        f"{setting}: label {quoted(label)} is not in {source}{did_you_mean(label, ids)}"
-        for label in missing[:MAX_LISTED_LABELS]
-    ]
-    if len(missing) > MAX_LISTED_LABELS:
-        more = len(missing) - MAX_LISTED_LABELS
-        problems.append(f"{setting}: … and {more} more of its {len(labels)} labels are not in {source}")
+    if missing and global_map is not None:
+        meant = probably_meant(labels, ids)
+        problems.append(f"{setting}: {_not_in('data.global_label_map', missing, meant)}")
     if len(labels) < 2:
         problems.append(f"{setting}: a task needs at least two labels, got {quoted(list(labels))}")
     return TaskLabels(task, labels, tuple(ids.get(label, -1) for label in labels), is_multi_label)
+
+
+def subset_problems(
+    task: str, labels: Sequence[str], labels_in_data: Collection[str], *, must_be_in_data: bool
+) -> list[str]:
+    """What the labels of a task and those of the data say against each other: one problem for all of them."""
+    setting = f"data.label_subset.{task}"
+    missing = [label for label in labels if label not in labels_in_data]
+    if len(missing) == len(labels):
+        return [
+            f"{setting}: none of its labels is in the data, which has {_listed(sorted(labels_in_data))}; the"
+            f" config names {_listed(labels)}; name the labels of the data, or another column:"
+            f" data.label_columns: {{{task}: COLUMN}}"
+        ]
+    if not missing or not must_be_in_data:
+        return []
+    if len(labels_in_data) == 1:
+        return [
+            f"{setting}: the data has only {quoted(*labels_in_data)}; a task needs rows of two labels or more"
+        ]
+    return [f"{setting}: {_not_in('the data', missing, probably_meant(labels, labels_in_data))}"]
+
+
+def probably_meant(labels: Sequence[str], others: Collection[str]) -> dict[str, str]:
+    """For labels that `others` lack the one of them that was meant; never one that the task names as well."""
+    unnamed = set(others) - set(labels)
+    missing = [label for label in labels if label not in others]
+    # each search takes milliseconds, and a task may have thousands of labels
+    meant = {label: closest(label, unnamed) for label in missing[:MAX_LISTED_LABELS]}
+    return {label: near for label, near in meant.items() if near is not None}
+
+
+def _not_in(source: str, missing: Sequence[str], meant: Mapping[str, str]) -> str:
+    if len(missing) == 1:
+        hint = f"; did you mean {quoted(meant[missing[0]])}?" if meant else ""
+        return f"label {quoted(missing[0])} is not in {source}{hint}"
+    pairs = ", ".join(f"{quoted(near)} for {quoted(label)}" for label, near in meant.items())
+    hint = f"; did you mean {pairs}?" if pairs else ""
+    return f"{len(missing)} labels are not in {source}: {_listed(missing)}{hint}"
+
+
+def _listed(labels: Sequence[str]) -> str:
+    """`'a', 'b'`, or the first five and how many more."""
+    listed = ", ".join(map(quoted, labels[:MAX_LISTED_LABELS]))
+    more = len(labels) - MAX_LISTED_LABELS
+    return f"{listed}, … and {more} more" if more > 0 else listed
