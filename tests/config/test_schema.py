@@ -298,7 +298,7 @@ def test_multi_cls_needs_a_task() -> None:
         ),
         (
             {"train": {"optimizer": "sgd"}},
-            "train.lr: auto has no rate for train.optimizer sgd; write a number, such as 0.1",
+            "lr auto has no rate for optimizer sgd; write a number, such as lr: 0.1",
         ),
         (
             {"train": {"micro_batch_size": 64}},

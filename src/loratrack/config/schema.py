@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 from loratrack.config.data import Data, Subset
 from loratrack.config.fields import NO, YES, NotEmpty, Section
 from loratrack.config.model import Model
-from loratrack.config.train import AUTO, BALANCED, Train
+from loratrack.config.train import BALANCED, Train
 from loratrack.errors import counted
 
 SINGLE_TASK = "label"
@@ -235,8 +235,6 @@ class RunConfig(Section):
             problems.append(
                 "train.early_stopping_epochs: needs a metric to watch; train.save_strategy must name one"
             )
-        if train.optimizer == "sgd" and train.lr == AUTO:
-            problems.append("train.lr: auto has no rate for train.optimizer sgd; write a number, such as 0.1")
         if train.micro_batch_size is not None and train.micro_batch_size > train.batch_size:
             problems.append(
                 f"train.micro_batch_size ({train.micro_batch_size}) must not be larger than"
@@ -321,8 +319,6 @@ READ_TOGETHER = (
     "train.early_stopping_epochs",
     "train.micro_batch_size",
     "train.batch_size",
-    "train.optimizer",
-    "train.lr",
 )
 """The settings that RunConfig's rules across sections read."""
 

@@ -21,7 +21,6 @@ import numpy as np
 
 from loratrack.config import RunConfig
 from loratrack.data.familiarity import HARDLY_SEEN
-from loratrack.data.labelled.dataset import MANY_CUT
 from loratrack.metrics import BASELINE
 from loratrack.training.objectives.objective import Answers
 from loratrack.training.objectives.task import Labels
@@ -34,6 +33,8 @@ HARDLY_MOVED, LOW_KAPPA = 0.02, 0.2
 """A loss that fell by less than this share, in a task that agrees with its labels no better than this."""
 RATES_ALIKE = (0.5, 4)
 """Times the rate to try: nothing is said of rates between."""
+MANY_CUT = 0.1
+"""Share of the texts."""
 
 
 def learned_nothing(

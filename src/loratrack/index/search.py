@@ -230,9 +230,11 @@ class RunTable:
 
     def _best_values(self, metric: str) -> Column:
         """`StoredRun.best` of all runs, in a few queries for all of them."""
-        if metric.startswith(ONLY_LATEST):
-            return {run_id: (value,) for run_id, value in self._latest(metric).items()}
         values: dict[str, float] = {}
+        if metric.startswith(ONLY_LATEST):
+            for name in names_of(metric):
+                values = self._latest(name) | values
+            return {run_id: (value,) for run_id, value in values.items()}
         for name in names_of(metric):
             values = self._latest(f"best_{name}") | values
         for name in names_of(metric):

@@ -19,9 +19,6 @@ from loratrack.data.labelled.report import Report
 from loratrack.data.tokens import Array, Tokenizer, Tokens, encode_texts, full_lengths
 from loratrack.errors import counted
 
-MANY_CUT = 0.1
-"""Share of the texts; it is worth a word when more are cut."""
-
 
 class TokenizerWithVocabulary(Tokenizer, Vocabulary, Protocol):
     """What is used of a tokenizer of transformers."""
@@ -80,14 +77,8 @@ def encode(
         parts[name] = Encoded(arrays[f"{name}.tokens"], arrays[f"{name}.offsets"], types, part.labels)
     texts = corpus.train.joined
     vocabulary = familiarity(parts["train"], texts, tokenizer, config.data.max_len)
-    cut = stored.facts["train"]["truncated_share"]
     if (warning := foreign(vocabulary, texts)) is not None:
         notice(warning)
-    if cut > MANY_CUT:
-        notice(
-            f"{100 * cut:.0f} % of the training texts are cut at data.max_len ({config.data.max_len} tokens);"
-            f" 95 % of them have at most {stored.facts['train']['p95']:.0f}"
-        )
     return Dataset(
         train=parts["train"],
         validation=parts["validation"],
