@@ -43,7 +43,7 @@ from loratrack.serving.classifier import check_reload
 from loratrack.store.client import DESCRIPTION, ERROR_TAG, EXPERIMENT
 from loratrack.store.place import store_folder
 from loratrack.store.secrets import scrub_name, scrub_text, scrub_values
-from loratrack.tracking import outbox
+from loratrack.tracking import failures, outbox
 from loratrack.tracking.environment import device_name, environment, git
 from loratrack.tracking.writer import RunWriter
 from loratrack.training import session
@@ -56,8 +56,6 @@ SAME_ROWS = "validation_sha256"
 MAX_NAME_CHARACTERS = 60
 NOT_IN_NAMES = ("exp_id", "description", "register", "project", "experiment")
 """Settings that make no other model."""
-MAX_REASON_CHARACTERS = 1000
-"""Of the tag `error`; `notices.txt` has all of it."""
 
 
 class WriterLog:
@@ -258,11 +256,8 @@ def failing(log: WriterLog) -> Iterator[None]:
 def keep_reason(log: WriterLog, reason: str) -> None:
     """Why a run failed: its tag `error` and the last of its notices, as far as the disk takes them."""
     log.notices.append(reason)
-    shown = str(scrub_text(reason))  # before it is cut: half a secret has no format
-    if len(shown) > MAX_REASON_CHARACTERS:
-        shown = f"{shown[: MAX_REASON_CHARACTERS - 1]}…"
     with suppress(OSError, StoreError), work_folder(log.writer.run_id):
-        log.writer.set_tags({ERROR_TAG: shown})
+        log.writer.set_tags({ERROR_TAG: failures.shown(reason)})
         hand_over_notices(log)
 
 
