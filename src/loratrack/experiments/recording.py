@@ -8,6 +8,7 @@ writer.finish("FINISHED")
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,6 +23,7 @@ from loratrack.experiments.hiding import storable
 from loratrack.experiments.verdict import LEARNED_NOTHING, learned_nothing
 from loratrack.model.bundle import MEMBER
 from loratrack.places import (
+    ANSWERS,
     ARTIFACTS,
     BUNDLE,
     CLASS_SCORES,
@@ -44,6 +46,7 @@ from loratrack.training import session
 from loratrack.training.member import Member
 from loratrack.training.session import Outcome, Prepared
 from loratrack.views import class_scores, curves
+from loratrack.views.answers import as_json
 
 MAX_REASON_CHARACTERS = 1000
 """Of the tag `error`; `notices.txt` has all of it."""
@@ -121,8 +124,12 @@ def keep(
     work: Path,
     *,
     with_weights: bool = True,
+    with_pictures: bool = True,
 ) -> dict[str, float]:
-    """The run's files, checked and handed over, and its last metrics, which are returned."""
+    """The run's files, checked and handed over, and its last metrics, which are returned.
+
+    Without pictures, they can be drawn later from `metrics.json` and `answers.json`.
+    """
     if outcome is not None:
         nothing = learned_nothing(member.config, member.history, outcome.answers)
         if nothing is not None:
@@ -152,12 +159,13 @@ def keep(
     answers = {task: (labels[task], *pair) for task, pair in pairs.items()}
     if answers:
         class_scores.write(folder / CLASS_SCORES, answers)
+        disk.write_text(folder / ANSWERS, json.dumps(as_json(answers), ensure_ascii=False))
     metrics = session.summary(member, outcome)
     try:  # before the files: a run that has kept its model has its scores
         log.writer.log_metrics(metrics, step=len(member.history))
     finally:  # also on a full disk, for moving the files takes no space
         log.writer.hand_over(folder)
-    if member.history:
+    if member.history and with_pictures:
         _draw(member, answers, log, work / "pictures")
     return metrics
 
