@@ -29,7 +29,7 @@ from loratrack.experiments.trained_bases import pinned
 from loratrack.experiments.trials import STORE_WAIT_SECONDS, TrialRunner
 from loratrack.experiments.watcher import Nobody, Watcher
 from loratrack.places import ANSWERS, ARTIFACTS, METRICS, PLOTS
-from loratrack.store.client import answering, connect
+from loratrack.store.client import EXPERIMENT, answering, connect
 from loratrack.store.place import store_folder
 from loratrack.store.secrets import scrub_name
 from loratrack.tracking import artifacts, child_runs
@@ -100,7 +100,12 @@ def _parent(search: Search, config: SweepConfig) -> RunWriter:
         if run_id is not None:
             return RunWriter.attach(run_id)
         tags = {**recording.tags(config), "sweep": config.sweep.name}
-        parent = RunWriter.start(name=config.sweep.name, params=flat(plain(config)), tags=tags)
+        parent = RunWriter.start(
+            name=config.sweep.name,
+            params=flat(plain(config)),
+            tags=tags,
+            experiment=config.experiment or EXPERIMENT,
+        )
         search.set_attr(PARENT, parent.run_id)
         return parent
 
@@ -136,6 +141,7 @@ def _end(work: Work) -> Sweep:
         metrics={f"best_{name}": value for name, value in bests.items()},
         version=(concluded or {}).get(VERSION, "").removeprefix("models:/") or None,
         artifact_uri=artifact_uri(parent.run_id),
+        experiment_id=parent.experiment_id,
         ended_by=interruption.signal,
         is_concluded=concluded is not None,
         num_done=search.num_done(),

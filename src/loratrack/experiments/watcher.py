@@ -157,8 +157,8 @@ def epoch_line(member: Member, width: int | None = None) -> str:
         f"epoch {len(member.history)}/{member.epochs}",
         f"loss {last['train/loss']:.3f}",
         *(f"{name} {last[name]:.3f}" for name in sorted(scores, key=lambda name: name != "avg_f1")),
-        f"{last['time/epoch_seconds']:.1f} s",
-        f"{last['time/examples_per_second']:.0f} examples/s",
+        f"{last['system/epoch_seconds']:.1f} s",
+        f"{last['system/examples_per_second']:.0f} examples/s",
     ]
     while width is not None and len(parts) > 3 and cell_len("  ".join(parts)) > width:
         parts.pop()

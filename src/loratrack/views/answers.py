@@ -28,8 +28,8 @@ def as_json(answers: Mapping[str, Answers]) -> Json:
         pairs = np.column_stack((truth, predicted))
         distinct, counts = np.unique(pairs, axis=0, return_counts=True)
         entries = [
-            [_plain(sides[0]), _plain(sides[1]), int(count)]
-            for sides, count in zip((np.split(pair, 2) for pair in distinct), counts, strict=True)
+            [*(_plain(side, truth.ndim) for side in np.split(pair, 2)), int(count)]
+            for pair, count in zip(distinct, counts, strict=True)
         ]
         content[task] = {"labels": list(labels), "answers": entries}
     return content
@@ -63,8 +63,8 @@ def draw(folder: Path, metrics: str, answers: str | None) -> str | None:
     return curves.draw(folder, history, from_json(answers) if answers else {}, best_epoch=best_epoch)
 
 
-def _plain(side: NDArray[Any]) -> int | list[int]:
-    return int(side[0]) if len(side) == 1 else [int(label) for label in np.flatnonzero(side)]
+def _plain(side: NDArray[Any], num_dimensions: int) -> int | list[int]:
+    return int(side[0]) if num_dimensions == 1 else [int(label) for label in np.flatnonzero(side)]
 
 
 def _filled(side: int | list[int], num_labels: int) -> Any:

@@ -9,21 +9,27 @@ from loratrack.data.labelled.labels import MAX_LISTED_LABELS, labels_of_cell
 from loratrack.data.tables import Table, lines_text
 from loratrack.errors import did_you_mean, quoted
 
+FILL = "fill or delete these rows"
 ROWS_OF_A_SLIP = 10
 """A label mistyped has at most a tenth of the rows of the label that was meant."""
 
 
-def text_problems(table: Table, columns: Sequence[str]) -> list[str]:
+def rows_without_text(table: Table, columns: Sequence[str]) -> set[int]:
     """A row needs text in at least one of its text columns."""
     empty = set(range(len(table)))
     for column in columns:
         texts = table.columns[column]
         empty = {row for row, text in enumerate(texts) if not text or text.isspace()} & empty
+    return empty
+
+
+def text_problems(table: Table, columns: Sequence[str], remedy: str = FILL) -> list[str]:
+    empty = rows_without_text(table, columns)
     if not empty:
         return []
     what = "the text is empty" if len(columns) == 1 else "all text columns are empty"
     where = lines_text([table.lines[row] for row in sorted(empty)])
-    return [f"{table.file}: {what} at {where}; fill or delete these rows"]
+    return [f"{table.file}: {what} at {where}; {remedy}"]
 
 
 def label_problems(table: Table, column: str) -> list[str]:
@@ -33,9 +39,7 @@ def label_problems(table: Table, column: str) -> list[str]:
     problems = []
     if missing:
         where = lines_text(_lines_of(table, column, missing))
-        problems.append(
-            f"{table.file}: the label {quoted(column)} is missing at {where}; fill or delete these rows"
-        )
+        problems.append(f"{table.file}: the label {quoted(column)} is missing at {where}; {FILL}")
     if spaced:
         where = lines_text(_lines_of(table, column, spaced))
         examples = ", ".join(map(quoted, sorted(map(str, spaced))[:MAX_LISTED_LABELS]))

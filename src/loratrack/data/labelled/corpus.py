@@ -13,8 +13,10 @@ import numpy as np
 
 from loratrack.config import RunConfig
 from loratrack.data.labelled.checks import (
+    FILL,
     label_problems,
     labels_in,
+    rows_without_text,
     text_problems,
     unknown_label_problems,
 )
@@ -46,6 +48,11 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def joined(self) -> list[str]:
+        """The text of each row; that of several columns as one."""
+        return ["\n".join(row) for row in zip(*self.columns, strict=True)]
 
     @property
     def texts_sha256(self) -> str:
@@ -101,8 +108,16 @@ def read(config: RunConfig) -> Corpus:
     if GLOBAL_MAP in local:
         global_map = read_global_map(local[GLOBAL_MAP], config.tasks, problems)
     are_files_whole = not problems
-    for table in tables.values():
-        problems += text_problems(table, config.text_columns)
+    num_empty = dict.fromkeys(tables, 0)
+    for setting, table in tables.items():
+        if data.empty_text == "drop":
+            empty = rows_without_text(table, config.text_columns)
+            if len(empty) == len(table):
+                problems.append(f"{table.file}: no row has a text")
+                continue
+            num_empty[setting] = len(empty)
+            table = tables[setting] = table.without(empty) if empty else table
+        problems += text_problems(table, config.text_columns, f"{FILL}, or set data.empty_text: drop")
         for column in config.label_columns.values():
             if column not in separators:  # a row of a multi-label task may have no label
                 problems += label_problems(table, column)
@@ -156,7 +171,7 @@ def read(config: RunConfig) -> Corpus:
         test=examples.get("test"),
         label_map=label_map,
         files_sha256={setting: rows.table.sha256 for setting, rows in files.items()},
-        report=rows_report(files, parts, label_map),
+        report=rows_report(files, parts, label_map, num_empty),
     )
 
 
@@ -166,7 +181,10 @@ def _split(config: RunConfig, files: Mapping[str, Rows], label_map: LabelMap) ->
     for setting in (VALIDATION, TEST):
         if setting in files:
             train = train.only(~train.also_in(files[setting]))
-    why = "their labels are outside data.label_subset, or their texts are in the validation or test file too"
+    why = (
+        "their texts are empty, their labels are outside data.label_subset, or their texts are in the"
+        " validation or test file too"
+    )
     empty = [setting for setting, rows in {**files, RAW: train}.items() if len(rows) == 0]
     _raise(config, [f"{setting}: no row of {files[setting].table.file} is left: {why}" for setting in empty])
     validation = files.get(VALIDATION)

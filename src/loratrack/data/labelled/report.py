@@ -9,7 +9,7 @@ import numpy as np
 
 from loratrack.data.labelled.labels import LabelMap
 from loratrack.data.labelled.rows import Rows
-from loratrack.data.tables import is_guessed, lines_text
+from loratrack.data.tables import guessed_notice, is_guessed, lines_text
 from loratrack.errors import counted, quoted
 
 Report = dict[str, Any]
@@ -22,8 +22,13 @@ MIN_LABELS_TO_DOUBT = 20
 """Fewer labels are classes, however rare each is."""
 
 
-def rows_report(files: Mapping[str, Rows], parts: Mapping[str, Rows], label_map: LabelMap) -> Report:
-    """`files` are the rows with labels of the map by setting, the raw data first; `parts` the split."""
+def rows_report(
+    files: Mapping[str, Rows], parts: Mapping[str, Rows], label_map: LabelMap, num_empty: Mapping[str, int]
+) -> Report:
+    """`files` are the rows with labels of the map by setting, the raw data first; `parts` the split.
+
+    `num_empty`: how many rows without text were left out of each file.
+    """
     described: dict[str, object] = {}
     warnings: list[str] = []
     for setting, rows in files.items():
@@ -35,14 +40,19 @@ def rows_report(files: Mapping[str, Rows], parts: Mapping[str, Rows], label_map:
             "sha256": table.sha256,
             "bytes": table.num_bytes,
             "encoding": table.encoding,
-            "rows": len(table),
+            "rows": len(table) + num_empty[setting],
+            "rows_without_text": num_empty[setting],
             "rows_with_unknown_label": num_unmapped + rows.num_shortened,
             "repeated_rows": len(rows) - len(rows.different_texts),
             "conflicting_texts": num_conflicting,
             "conflicting_lines": rows.lines(conflicts),
         }
         if is_guessed(table):
-            warnings.append(f"{file}: read as {table.encoding}, by its statistics; UTF-8 would be certain")
+            warnings.append(guessed_notice(table))
+        warnings += table.notices
+        if num_empty[setting]:
+            rows_text = counted(num_empty[setting], "row")
+            warnings.append(f"{file}: {rows_text} left out for an empty text")
         if num_unmapped:
             rows_text = counted(num_unmapped, "row")
             warnings.append(f"{file}: {rows_text} left out for a label outside data.label_subset")
