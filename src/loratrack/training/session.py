@@ -197,7 +197,9 @@ def conclude(prepared: Prepared, member: Member) -> Outcome:
     member.restore_best()
     network, objective = prepared.network, prepared.cohort.objective
     has_test = objective.dataset.test is not None
-    evaluation = objective.evaluate(network, "test" if has_test else "validation", [member])[member.name]
+    evaluation = None if has_test else prepared.cohort.best_evaluations.get(member.name)
+    if evaluation is None:
+        evaluation = objective.evaluate(network, "test" if has_test else "validation", [member])[member.name]
     scores = evaluation.scores() if has_test else {}
     return Outcome(
         test={f"test_{metric}": value for metric, value in scores.items()},
