@@ -58,9 +58,9 @@ def test_every_command_shown_is_run_or_checked_below() -> None:
     known = [
         *(
             ("loratrack", name)
-            for name in ("run", "sweep", *QUESTIONS, *MOVES, *AFTERWARDS, *LITTLE, *BEFORE)
+            for name in ("run", "sweep", *QUESTIONS, *MOVES, *AFTERWARDS, *LITTLE, *BEFORE, "ui")
         ),
-        *(("mlflow", name) for name in ("run", "ui", "server")),
+        *(("mlflow", name) for name in ("run", "server")),
         ("mlflow", "models", "serve"),
         *((name,) for name in ("make", "source", "export", "curl")),
     ]
@@ -251,9 +251,10 @@ def test_the_model_is_served(trained: str, here: Any) -> None:
 
 
 @pytest.mark.slow
-def test_mlflow_ui_shows_the_runs(trained: str, here: Any) -> None:
-    (words,) = shown("mlflow", "ui")
-    with serving(here, ["mlflow", "ui", *words, "--workers", "1", "--port", "5000"], "5000") as (port, _):
+def test_the_ui_shows_the_runs(trained: str, here: Any) -> None:
+    (words,) = shown("loratrack", "ui")
+    words += ["--no-browser", "--port", "5000"]
+    with serving(here, ["loratrack", "ui", *words], "5000") as (port, _):
         get = f"http://127.0.0.1:{port}/api/2.0/mlflow/runs/get?run_id={trained}"
         with urlopen(get, timeout=START_SECONDS) as answer:
             assert json.load(answer)["run"]["info"]["run_name"] == "clinc_dual"

@@ -13,6 +13,9 @@ LOWER_IS_BETTER = re.compile(r"(^|[/_])(loss|perplexity|epoch_seconds|trainable_
 SCORE = re.compile(r"([\w-]+_)?(accuracy|f1|f1_micro)")
 """Metrics between 0 and 1 that say how good a model is; the group is the task's name and an underscore."""
 
+MAJORITY, BASELINE = "majority_", "baseline_"
+"""How the metrics begin that a model must beat: `baseline_f1`, and `baseline_test_f1` on the test set."""
+
 
 def is_lower_better(metric: str) -> bool:
     return LOWER_IS_BETTER.search(metric) is not None

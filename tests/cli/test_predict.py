@@ -82,7 +82,7 @@ def test_cells_stay_as_they_are_unless_a_spreadsheet_is_to_open_them(words: Word
 def test_labels_that_look_like_formulas_are_labels(tmp_path: Path) -> None:
     rows: list[files.Row] = [{"text": "-bad", "mood": "=mid", "mood_probability": 0.5}]
     for safe, expected in ((False, ["-bad", "=mid", "0.5"]), (True, ["'-bad", "'=mid", "0.5"])):
-        files.write(rows, tmp_path / "out.csv", list(rows[0]), safe_for_excel=safe)
+        files.write(rows, tmp_path / "out.csv", list(rows[0]), label_separator=";", safe_for_excel=safe)
         assert rows_of(str(tmp_path / "out.csv"))[1] == expected
 
 

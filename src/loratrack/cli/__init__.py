@@ -29,6 +29,7 @@ from loratrack.cli import (
     show,
     sweep,
     sync,
+    ui,
 )
 from loratrack.cli.commands import setting_meant
 from loratrack.cli.screen import Complaints, Parser, complain, complain_of_error
@@ -43,6 +44,7 @@ COMMANDS = (
     predict,
     compare,
     show,
+    ui,
     promote,
     rollback,
     history,

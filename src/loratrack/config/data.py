@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, field_validator
 
 from loratrack.config.fields import NO, YES, FilePath, NotEmpty, Section, Seed, one_shape_of
+from loratrack.metrics import BASELINE, MAJORITY
 
 MAX_TASK_CHARACTERS = 60
 """Pictures are named after tasks: `confusion_NAME.png`."""
@@ -38,6 +39,8 @@ def _task_name(name: str) -> str:
         raise ValueError(f"a task's name must have at most {MAX_TASK_CHARACTERS} characters, got {len(name)}")
     if name == "avg" or name.startswith(("best_", "test_")):
         raise ValueError(f"a task's name must leave avg, best_… and test_… to the metrics, got {name!r}")
+    if f"{name}_".startswith((MAJORITY, BASELINE)):
+        raise ValueError(f"a task's name must leave baseline and majority to the metrics, got {name!r}")
     if name == "loss":
         raise ValueError("a task's name must leave loss to the picture of the loss, got 'loss'")
     return name

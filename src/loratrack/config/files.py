@@ -69,9 +69,12 @@ def flat(settings: Settings, prefix: str = "") -> Settings:
 
 
 def sha256(config: RunConfig) -> str:
-    """The same for the same settings on any machine, wherever its files lie; `project` has no part in it."""
+    """The same for the same settings on any machine, wherever its files lie.
+
+    `project` and `baseline` have no part in it.
+    """
     settings = portable(plain(config))
-    del settings["project"]  # where a run is filed, not what it learns
+    del settings["project"], settings["baseline"]  # where a run is filed and what it is compared with
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 

@@ -52,6 +52,10 @@ class RunConfig(Section):
     """Name in the model registry; true: the project's name; false: no version is made."""
     project: NotEmpty | None = None
     """A tag to filter by; null: the folder below projects/ that the config lies in."""
+    experiment: NotEmpty | None = None
+    """MLflow's experiment that its runs go to; null: the project's name."""
+    baseline: bool = True
+    """Fit a TF-IDF classifier on the same rows, for comparison."""
     data: Data
     model: Model = Model()
     train: Train = Train()
@@ -67,7 +71,7 @@ class RunConfig(Section):
             )
         return name
 
-    @field_validator("project")
+    @field_validator("project", "experiment")
     @classmethod
     def _project_can_name_a_registered_model(cls, name: str | None) -> str | None:
         if name is not None and (problem := registry_problem(name)):

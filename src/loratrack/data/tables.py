@@ -378,6 +378,7 @@ def _as_text(
 
 
 def _cell(column: str, value: object, separators: Mapping[str, str]) -> str | None:
+    """A list of labels becomes one text."""
     if not isinstance(value, list) or column not in separators:
         return _text(column, value)
     separator, labels = separators[column], [_text(column, label) for label in value]

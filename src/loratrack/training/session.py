@@ -46,6 +46,7 @@ from loratrack.training.objectives.classification import Classification
 from loratrack.training.objectives.objective import Answers
 from loratrack.training.rate import auto_rate, chosen_rate
 from loratrack.training.threads import choose_threads
+from loratrack.training.yardstick import yardstick
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ class Prepared:
     cohort: Cohort
     files_sha256: dict[str, str]
     """The data files, by the setting that names them."""
+    yardstick: Mapping[str, float]
+    """Scores that every member must beat, by their names in MLflow."""
     entered: set[str] = field(default_factory=set)
     """The names of all members that ever were."""
 
@@ -102,8 +105,10 @@ def set_up(
     for part in (dataset.train, dataset.validation, dataset.test):
         if part is not None:
             check_tokens(part, network)
-    cohort = Cohort(network, Classification(dataset), notice)
-    return Prepared(base, dataset, network, cohort, corpus.files_sha256)
+    objective = Classification(dataset)
+    cohort = Cohort(network, objective, notice)
+    scores = yardstick(corpus, objective, notice, with_baseline=config.baseline)
+    return Prepared(base, dataset, network, cohort, corpus.files_sha256, scores)
 
 
 def enter(
@@ -119,10 +124,7 @@ def enter(
         _settle(network, split, name, config.train, log.notice)
     if config.train.threads is None and network.device.type == "cpu":
         prepared.cohort.choose_threads = lambda: _choose_threads_again(prepared)
-    use_lora = network.use_lora
-    width, optimizer = network.config.hidden_size, config.train.optimizer
-    auto = auto_rate(width, optimizer, use_lora=use_lora, is_causal=network.is_causal)
-    rate, note = chosen_rate(config.train, auto, use_lora=use_lora)
+    rate, note = chosen_rate(config.train, rate_to_try(network, config.train), use_lora=network.use_lora)
     if note is not None:
         log.notice(note)
     # What was measured or chosen takes the place of `auto`: the frozen copy gives the same run again.
@@ -138,6 +140,12 @@ def enter(
     member = Member(name, config, network, len(split), log, folder / "best")
     prepared.cohort.join(member)
     return member
+
+
+def rate_to_try(network: Network, train: Train) -> float:
+    """What `train.lr: auto` is for this network and optimizer."""
+    width, is_causal = network.config.hidden_size, network.is_causal
+    return auto_rate(width, train.optimizer, use_lora=network.use_lora, is_causal=is_causal)
 
 
 def _settle(

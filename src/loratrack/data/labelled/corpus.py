@@ -51,6 +51,11 @@ class Examples:
         return len(self.labels)
 
     @property
+    def joined(self) -> list[str]:
+        """The text of each row; that of several columns as one."""
+        return ["\n".join(row) for row in zip(*self.columns, strict=True)]
+
+    @property
     def texts_sha256(self) -> str:
         """Of the texts in their order."""
         sha256 = hashlib.sha256()

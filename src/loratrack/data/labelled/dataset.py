@@ -5,16 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Protocol
 
 import numpy as np
 
 from loratrack.config import RunConfig
 from loratrack.data import cache
+from loratrack.data.familiarity import Vocabulary, familiarity, foreign
 from loratrack.data.labelled.corpus import Corpus, Examples
 from loratrack.data.labelled.labels import LabelMap
 from loratrack.data.labelled.report import Report
 from loratrack.data.tokens import Array, Tokenizer, Tokens, encode_texts, full_lengths
 from loratrack.errors import counted
+
+
+class TokenizerWithVocabulary(Tokenizer, Vocabulary, Protocol):
+    """What is used of a tokenizer of transformers."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +46,7 @@ class Dataset:
 def encode(
     corpus: Corpus,
     config: RunConfig,
-    tokenizer: Tokenizer,
+    tokenizer: TokenizerWithVocabulary,
     tokenizer_facts: object,
     notice: Callable[[str], None],
 ) -> Dataset:
@@ -66,12 +72,16 @@ def encode(
     for name, part in corpus.parts.items():
         types = arrays.get(f"{name}.token_types")
         parts[name] = Encoded(arrays[f"{name}.tokens"], arrays[f"{name}.offsets"], types, part.labels)
+    texts = corpus.train.joined
+    vocabulary = familiarity(parts["train"], texts, tokenizer, config.data.max_len)
+    if (warning := foreign(vocabulary, texts)) is not None:
+        notice(warning)
     return Dataset(
         train=parts["train"],
         validation=parts["validation"],
         test=parts.get("test"),
         label_map=corpus.label_map,
-        report={**corpus.report, "tokens": stored.facts},
+        report={**corpus.report, "tokens": stored.facts, "vocabulary": vocabulary},
         sha256=corpus.sha256,
     )
 

@@ -204,6 +204,13 @@ class Classification:
             )
         return evaluations
 
+    def score(self, split: Split, predicted: Mapping[str, Labels]) -> dict[str, float]:
+        """The scores of answers that somebody else gave to the rows of a split."""
+        rows = self.dataset.test if split == "test" else self.dataset.validation
+        assert rows is not None, "a test set is scored only where there is one"
+        truth = {task.name: np.array(rows.labels[:, task.columns]) for task in self.tasks}
+        return Predictions(self.tasks, truth, predicted, loss=0.0).scores()
+
     def probe(self, network: Network, member: str) -> Probe:
         """The first rows of the validation set."""
         split = self.dataset.validation

@@ -21,6 +21,9 @@ class SingleLabel(Task):
     def rows_of_labels(self, labels: Labels) -> NDArray[np.int64]:
         return np.bincount(labels[:, 0], minlength=len(self.labels))
 
+    def constant_answer(self) -> Labels:
+        return np.array([self.counts.argmax()])
+
     def balanced_weights(self) -> Floats:
         """As scikit-learn defines it: rows / (labels × rows of the label)."""
         has_rows = self.counts > 0

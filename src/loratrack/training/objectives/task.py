@@ -43,6 +43,10 @@ class Task(ABC):
         """How many rows have each label."""
 
     @abstractmethod
+    def constant_answer(self) -> Labels:
+        """The one answer that is right for the most training rows, in the form of the labels of a row."""
+
+    @abstractmethod
     def balanced_weights(self) -> Floats:
         """The weights of `balanced`; 1 for a label without training rows."""
 
