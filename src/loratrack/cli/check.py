@@ -78,8 +78,8 @@ def lines(content: Mapping[str, Any]) -> Iterator[str | Table]:
     lora = f"LoRA rank {model['lora']['rank']}, alpha {model['lora']['alpha']:g}"
     adapted = lora if model["use_lora"] else "all weights trained"
     yield (
-        f"training   {training['steps']:,} steps: {train['epochs']} x {training['steps_an_epoch']:,} of"
-        f" {train['batch_size']} rows; lr {train['lr']}, {train['schedule']}; {adapted}"
+        f"training   {training['steps']:,} steps: {train['epochs']} epochs of {training['steps_an_epoch']:,}"
+        f" with {train['batch_size']} rows; lr {training['lr']}, {train['schedule']}; {adapted}"
     )
     version = f"registered as {training['register']}" if training["register"] else "no version"
     yield f"keeps      {train['save_strategy']}; {version}"

@@ -74,7 +74,7 @@ def read_table(
 ) -> Table | None:
     """The named columns of a file; None when it cannot be read at all. Adds what is wrong to `problems`.
 
-    `separators`: columns whose cells may be lists in JSON; they become one text, joined by the separator.
+    `separators`: columns whose cells may be lists (JSON, Parquet), which become one text joined by it.
     """
 
     def refuse(problem: str) -> None:
