@@ -19,7 +19,7 @@ ROOMS: dict[str, tuple[int, set[str]]] = {
     "__main__": (8, {"cli"}),
     "cli": (7, set()),
     "api": (7, {"config", "experiments", "index", "registry", "serving", "store", "tuning", "views"}),
-    "mlflow_plugin": (7, {"store"}),
+    "mlflow_plugin": (7, {"config", "store"}),
     "conda_stand_in": (7, set()),
     "experiments": (6, set()),
     "studio": (6, {"views", "index", "registry", "scheduling", "data", "config", "store"}),

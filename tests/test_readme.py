@@ -36,6 +36,7 @@ ROWS_KEPT = 120
 QUESTIONS = ("compare", "show")
 MOVES = ("promote", "rollback", "history", "registry")
 LITTLE = ("predict", "cache", "sync")
+BEFORE = ("init", "check")
 AFTERWARDS = ("reproduce", "restore", "doctor", "register")
 START_SECONDS = 90
 
@@ -55,8 +56,11 @@ def shown(*start: str) -> list[list[str]]:
 
 def test_every_command_shown_is_run_or_checked_below() -> None:
     known = [
-        *(("loratrack", name) for name in ("run", "sweep", *QUESTIONS, *MOVES, *AFTERWARDS, *LITTLE)),
-        *(("mlflow", name) for name in ("run", "ui", "server")),
+        *(
+            ("loratrack", name)
+            for name in ("run", "sweep", *QUESTIONS, *MOVES, *AFTERWARDS, *LITTLE, *BEFORE, "ui")
+        ),
+        *(("mlflow", name) for name in ("run", "server")),
         ("mlflow", "models", "serve"),
         *((name,) for name in ("make", "source", "export", "curl")),
     ]
@@ -145,6 +149,12 @@ def test_the_trainings_run(trained: str, here: Any) -> None:
     runs = client.search_runs(["1"])
     assert len(runs) == len(commands("run")) > 3
     assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_what_comes_before_a_training_is_shown(here: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in [words[1:] for words in WORDS if words[1:2] and words[1] in BEFORE]:
+        assert cli.main(words) == 0
+    assert "clinc_dual (double_cls): no problems" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -241,9 +251,10 @@ def test_the_model_is_served(trained: str, here: Any) -> None:
 
 
 @pytest.mark.slow
-def test_mlflow_ui_shows_the_runs(trained: str, here: Any) -> None:
-    (words,) = shown("mlflow", "ui")
-    with serving(here, ["mlflow", "ui", *words, "--workers", "1", "--port", "5000"], "5000") as (port, _):
+def test_the_ui_shows_the_runs(trained: str, here: Any) -> None:
+    (words,) = shown("loratrack", "ui")
+    words += ["--no-browser", "--port", "5000"]
+    with serving(here, ["loratrack", "ui", *words], "5000") as (port, _):
         get = f"http://127.0.0.1:{port}/api/2.0/mlflow/runs/get?run_id={trained}"
         with urlopen(get, timeout=START_SECONDS) as answer:
             assert json.load(answer)["run"]["info"]["run_name"] == "clinc_dual"

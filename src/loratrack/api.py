@@ -3,6 +3,7 @@
 import loratrack as lt
 
 config = lt.load("projects/clinc/dual.yaml", "train.epochs=2")
+lt.check(config)["tokens"]                              # what a training would see; UserError: what is wrong
 result = lt.train(config)                               # result.run_id, .metrics, .version, .notices
 classify = lt.Classifier("models:/clinc@champion")
 classify(["will it rain tomorrow"])                     # [{"domain": Prediction(...), "intent": ...}]
@@ -16,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from loratrack.config import RunConfig
-from loratrack.config.layers import merged, read_layers
 from loratrack.config.sweep import SweepConfig
 from loratrack.errors import UserError
-from loratrack.experiments.loading import load_run, load_search
+from loratrack.experiments import checking
+from loratrack.experiments.loading import load_any
 from loratrack.experiments.promotion import Promotion, rollback
 from loratrack.experiments.promotion import promote as _promote
 from loratrack.experiments.result import Result, Sweep, Training
@@ -45,6 +46,7 @@ __all__ = [
     "Training",
     "UserError",
     "Watcher",
+    "check",
     "history",
     "load",
     "promote",
@@ -61,9 +63,19 @@ def load(path: str | Path, *settings: str) -> RunConfig:
 
     A SweepConfig where the file has a `sweep` section. UserError tells all problems at once.
     """
-    if "sweep" in merged(read_layers(Path(path), settings)):
-        return load_search(path, settings)
-    return load_run(path, settings)
+    return load_any(path, settings)
+
+
+def check(config: RunConfig | str | Path) -> dict[str, Any]:
+    """What a training or a sweep of this config would see, as `loratrack check --json` shows it.
+
+    Nothing is trained and no run is made. UserError tells all problems at once.
+    """
+    if not isinstance(config, RunConfig):
+        config = load(config)
+    from loratrack.experiments.preview import preview
+
+    return preview(config)
 
 
 def train(config: RunConfig | str | Path, *, watcher: Watcher | None = None) -> Training:
@@ -75,9 +87,7 @@ def train(config: RunConfig | str | Path, *, watcher: Watcher | None = None) -> 
         config = load(config)
     if isinstance(config, SweepConfig):
         raise UserError(f"{config.exp_id}: has a `sweep` section; start it with loratrack.sweep(config)")
-    from loratrack.experiments.checking import check as checked
-
-    corpus = checked(config)
+    corpus = checking.check(config)
     from loratrack.experiments.run import run
 
     return run(config, watcher, corpus)
@@ -89,9 +99,7 @@ def sweep(config: SweepConfig | RunConfig | str | Path, *, watcher: Watcher | No
         config = load(config)
     if not isinstance(config, SweepConfig):
         raise UserError(f"{config.exp_id}: has no `sweep` section; start it with loratrack.train(config)")
-    from loratrack.experiments.checking import check as checked
-
-    corpus = checked(config)
+    corpus = checking.check(config)
     from loratrack.experiments import sweep as sweeps
 
     return sweeps.sweep(config, watcher, corpus)

@@ -111,6 +111,18 @@ def locked(file: Path) -> Iterator[None]:
         yield
 
 
+def is_locked(file: Path) -> bool:
+    """Whether a living process has taken the lock with `try_lock`; asking needs no right to write."""
+    try:
+        with file.open("rb") as opened:
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
 def try_lock(file: Path) -> IO[bytes] | None:
     """The lock, held until it is closed or the process ends, however it ends; None: somebody has it."""
     file.parent.mkdir(parents=True, exist_ok=True)

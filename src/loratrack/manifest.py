@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from loratrack.disk import sha256_of
 from loratrack.errors import UserError, problems_message
-from loratrack.places import ADAPTER, BUNDLE, CONFIG_COPY, FULL, HEADS, LABEL_MAP, PROBE
+from loratrack.places import ADAPTER, BUNDLE, CONFIG_COPY, FULL, HEADS, LABEL_MAP, PROBE, THRESHOLDS
 
 FORMAT: Literal[1] = 1
 MAX_BYTES = 2**24
@@ -101,5 +101,5 @@ def faults(folder: Path, manifest: Manifest) -> dict[str, str]:
 def parts(folder: Path) -> list[Path]:
     """The files that make up the model, in a fixed order."""
     inside = [path for top in (ADAPTER, FULL) for path in (folder / top).rglob("*") if not path.is_dir()]
-    probe = [path for path in [folder / PROBE] if path.exists()]
-    return sorted([*inside, folder / HEADS, folder / LABEL_MAP, folder / CONFIG_COPY, *probe])
+    optional = [path for path in (folder / PROBE, folder / THRESHOLDS) if path.exists()]
+    return sorted([*inside, folder / HEADS, folder / LABEL_MAP, folder / CONFIG_COPY, *optional])

@@ -10,8 +10,11 @@ import math
 import re
 
 LOWER_IS_BETTER = re.compile(r"(^|[/_])(loss|perplexity|epoch_seconds|trainable_parameters)($|[/_])")
-SCORE = re.compile(r"([\w-]+_)?(accuracy|f1)")
+SCORE = re.compile(r"([\w-]+_)?(accuracy|f1|f1_micro)")
 """Metrics between 0 and 1 that say how good a model is; the group is the task's name and an underscore."""
+
+MAJORITY, BASELINE = "majority_", "baseline_"
+"""How the metrics begin that a model must beat: `baseline_f1`, and `baseline_test_f1` on the test set."""
 
 
 def is_lower_better(metric: str) -> bool:

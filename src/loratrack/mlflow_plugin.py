@@ -7,6 +7,7 @@ import when it imports this, so nothing here may import MLflow in turn.
 
 from __future__ import annotations
 
+import argparse
 import os
 import shutil
 import sys
@@ -77,7 +78,24 @@ class ProjectExperiment:
     def get_experiment_id(self) -> str:
         from loratrack.store.client import EXPERIMENT, ensure_experiment
 
-        return ensure_experiment(EXPERIMENT)
+        return ensure_experiment(experiment_of_this_process() or EXPERIMENT)
+
+
+def experiment_of_this_process() -> str | None:
+    """The experiment of the config that `mlflow run` was given."""
+    if not is_mlflow_run():
+        return None
+    words = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    words.add_argument("-P", "--param-list", action="append", default=[])
+    given, _ = words.parse_known_args(sys.argv[2:])
+    parameters = dict(parameter.partition("=")[::2] for parameter in given.param_list)
+    from loratrack.config.layers import experiment_name
+    from loratrack.errors import UserError
+
+    try:
+        return experiment_name(Path(parameters.get("config", "")), [parameters.get("set", "")])
+    except UserError:  # the run that is about to start says what is wrong
+        return None
 
 
 def tracking_store(store_uri: str, artifact_uri: str | None = None) -> Any:

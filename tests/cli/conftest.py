@@ -80,3 +80,10 @@ def ask(trained: Trained, capsys: pytest.CaptureFixture[str]) -> Ask:
         return code, output.out, output.err
 
     return words
+
+
+def view(version: str) -> str:
+    """What a command says of the version's page."""
+    name, number = version.split("/")
+    page = f"http://127.0.0.1:5000/#/models/{name}/versions/{number}?workflowType=machine_learning"
+    return f"view         {page}\n             loratrack ui serves it\n"

@@ -71,7 +71,8 @@ def test_where_all_is_well_nothing_is_to_be_done(findings: Any) -> None:
 
 def test_dead_runs_are_told_and_ended(findings: Any) -> None:
     dead, living = open_run(a_dead_process()), open_run(process.own_tags())
-    far = open_run({**a_dead_process(), process.HOST: "far-away"})
+    pid_and_more = a_dead_process()[process.PROCESS].split(" ", 1)[1]
+    far = open_run({process.PROCESS: f"far-away {pid_and_more}"})
     silent = open_run({})
     code, report = findings()
     assert code == 1

@@ -56,7 +56,7 @@ def test_a_file_is_answered_row_by_row_whatever_its_encoding(words: Words, encod
 def test_a_guessed_encoding_is_told(words: Words, capsys: pytest.CaptureFixture[str]) -> None:
     Path("in.csv").write_bytes(("text\n" + "风险很高的客户，不采纳\n" * 9).encode("gb18030"))
     words("--file", "in.csv", "--out", "out.csv")
-    assert "in.csv: read as gb18030, which is a guess; save it as UTF-8" in capsys.readouterr().err
+    assert "in.csv: encoding guessed as gb18030; save the file as UTF-8 to be sure" in capsys.readouterr().err
 
 
 def test_json_lines_go_in_and_come_out(words: Words) -> None:
@@ -82,7 +82,7 @@ def test_cells_stay_as_they_are_unless_a_spreadsheet_is_to_open_them(words: Word
 def test_labels_that_look_like_formulas_are_labels(tmp_path: Path) -> None:
     rows: list[files.Row] = [{"text": "-bad", "mood": "=mid", "mood_probability": 0.5}]
     for safe, expected in ((False, ["-bad", "=mid", "0.5"]), (True, ["'-bad", "'=mid", "0.5"])):
-        files.write(rows, tmp_path / "out.csv", list(rows[0]), safe_for_excel=safe)
+        files.write(rows, tmp_path / "out.csv", list(rows[0]), label_separator=";", safe_for_excel=safe)
         assert rows_of(str(tmp_path / "out.csv"))[1] == expected
 
 
@@ -150,7 +150,7 @@ def test_an_out_that_cannot_be_written_is_told_at_once(
         ("text\n", "in.csv: holds no rows, only a header"),
         ("", "in.csv: is empty; it must hold a header and rows"),
         ("text\ncalm\n\n \n", "in.csv: the text is empty at line 4; fill or delete these rows"),
-        ("text\ncalm,take\n", "in.csv: must have 1 fields like the header, has 2 at line 2"),
+        ("text\ncalm,take\n", "in.csv: must have 1 field like the header, got 2 at line 2"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_told_with_its_lines(

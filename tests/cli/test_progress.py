@@ -9,8 +9,9 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from loratrack.cli.progress import ProgressBar
+from loratrack.cli.progress import ProgressBar, SweepBar
 from loratrack.config import RunConfig
+from loratrack.experiments.watcher import TrialEnd, UnderWay
 from loratrack.training.cohort import Cohort, train
 from loratrack.training.member import Member
 
@@ -66,3 +67,47 @@ def test_a_terminal_shows_share_and_time_left_and_the_scores_on_their_own_lines(
     [first, second] = [line for line in lines if line.startswith("epoch ")]
     assert re.match(r"epoch 2/2  loss \d\.\d{3}  avg_f1 \d\.\d{3}  risk_f1 ", second)
     assert ("examples/s" in first) == speed
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_a_sweep_is_seen_before_its_first_trial_ends(
+    is_terminal: bool,
+    new_cohort: Callable[[list[str]], Cohort],
+    seat: Callable[[Cohort, RunConfig, Path], Member],
+    config_of: Callable[..., RunConfig],
+    tmp_path: Path,
+) -> None:
+    cohort = new_cohort([])
+    member = seat(cohort, config_of(), tmp_path)
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=is_terminal, width=80, color_system=None, soft_wrap=True)
+    with SweepBar(console) as bar:
+        bar.under_way(UnderWay({}, 0, 4))
+        for _ in range(7):  # one epoch of two, whose end takes a step of the cohort
+            cohort.end_epochs(cohort.step())
+            bar.under_way(UnderWay({3: member}, 1, 4))
+        bar.trial_epoch(3, member)
+        bar._progress.refresh()
+        before = screen.getvalue()
+        scores = {"avg_f1": 0.9312, "trainable_parameters": 294912.0}
+        settings = {"model.lora.rank": 8, "train.lr": 0.00123, "train.loss_weight": {"a": 0.25, "b": 0.75}}
+        bar.trial(TrialEnd(3, "complete", settings, scores, "", 103.4, 2, 2, 3, scores, 2, 4))
+        bar.under_way(UnderWay({}, 2, 4))
+        bar._progress.refresh()
+    before, after = (
+        re.sub(r"\x1b\[[\d?]*[A-Za-z]", "", text).replace("\r", "\n")
+        for text in (before, screen.getvalue()[len(before) :])
+    )
+    assert re.search(r"^trial 3  epoch 1/2  loss \d\.\d{3}  avg_f1 ", before, re.MULTILINE)
+    if is_terminal:
+        assert re.search(r"1/4 trials, 1 in training ━+╸ +38 % [\d:-]+ left", before)
+        ended = "trial 3  avg_f1 0.9312  trainable_parameters 294,912  103 s"
+        assert f"{ended}\n  rank 8, lr 0.00123, weights 0.25/0.75\n" in re.sub(r" +\n", "\n", after)
+        assert "2/4 trials, best avg_f1 0.9312 ━" in after
+    else:
+        assert after == (
+            "trial 3  avg_f1 0.9312  trainable_parameters 294,912  103 s"
+            "  (rank 8, lr 0.00123, weights 0.25/0.75)\n"
+            "  best so far avg_f1 0.9312  trainable_parameters 294,912 (trial 3), 2 of 4 done,"
+            " about 0:00 left\n"
+        )

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from tests.cli.conftest import view
 
 from loratrack.store.client import connect
 
@@ -29,7 +30,7 @@ def test_the_best_version_of_an_experiment_becomes_champion(ask: Any) -> None:
     assert out == (
         "passed: the reloaded model reproduces the training logits\n"
         "tiny: champion moved from none to 3\n"  # two runs with equal scores: the newer one
-    )
+    ) + view("tiny/3")
     assert aliases() == {"champion": 3}
     code, out, _ = ask("promote", "tiny/1", "--json")
     answer = json.loads(out)
@@ -113,7 +114,7 @@ def test_rollback_goes_back_and_back_again(ask: Any) -> None:
     assert "no earlier champion is there to go back to" in ask("rollback")[2]
     ask("promote", "tiny/2")
     code, out, _ = ask("rollback", "--why", "worse on Mondays")
-    assert (code, out) == (0, "tiny: champion moved from 2 to 1\n")
+    assert (code, out) == (0, "tiny: champion moved from 2 to 1\n" + view("tiny/1"))
     assert ask("rollback")[0] == 0
     assert aliases() == {"champion": 2, "previous-champion": 1}
     assert ask("rollback", "--exp-id", "first")[0] == 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.cli.conftest import view
+
 from loratrack.store.client import connect
 
 
@@ -12,9 +14,13 @@ def test_a_run_without_a_version_gets_one(ask: Any, trained: Any) -> None:
     code, _, err = ask("promote", "loose")
     assert code == 1
     assert "loratrack register" in err
-    assert ask("register", "loose") == (0, "model        models:/tiny/4\n", "")
-    assert ask("register", "loose") == (0, "model        models:/tiny/4\n", "")
-    assert ask("register", "loose", "--name", "other") == (0, "model        models:/other/1\n", "")
+    assert ask("register", "loose") == (0, "model        models:/tiny/4\n" + view("tiny/4"), "")
+    assert ask("register", "loose") == (0, "model        models:/tiny/4\n" + view("tiny/4"), "")
+    assert ask("register", "loose", "--name", "other") == (
+        0,
+        "model        models:/other/1\n" + view("other/1"),
+        "",
+    )
     version = connect().get_model_version("tiny", "4")
     assert version.tags["exp_id"] == "loose"
     assert {"best_avg_f1", "test_avg_f1"} <= set(version.tags)
@@ -25,7 +31,7 @@ def test_a_run_that_was_killed_after_its_files_arrived_is_complete(ask: Any) -> 
     run_id = connect().get_model_version("tiny", "1").run_id
     assert run_id is not None
     connect().set_terminated(run_id, "FAILED")
-    assert ask("register", run_id, "--name", "again")[1] == "model        models:/again/1\n"
+    assert ask("register", run_id, "--name", "again")[1].startswith("model        models:/again/1\n")
 
 
 def test_a_run_without_a_model_is_refused(ask: Any) -> None:

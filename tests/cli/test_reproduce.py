@@ -22,7 +22,7 @@ def test_a_run_is_repeated_to_the_bit(ask: Any, trained: Any) -> None:
     again = client.get_run(answer["run_id"])
     assert again.data.tags["reproduces"] == first
     assert again.data.tags["project"] == "tiny"
-    assert (again.info.status, again.info.run_name) == ("FINISHED", "first")
+    assert (again.info.status, again.info.run_name) == ("FINISHED", "first #2")
     assert again.data.params["train.layout"] == "padded"
     assert len(list(client.search_model_versions("name='tiny'"))) == 3
 

@@ -210,13 +210,15 @@ def test_the_sweep_is_shown(done: Done, store: Store, tmp_path: Path) -> None:
 
 
 def test_a_finished_sweep_goes_on_when_it_is_given_more_trials(store: Store) -> None:
-    file = store.write("more", trials=1, register=False, run={"train": {"epochs": 1}})
+    file = store.write("more", trials=1, run={"train": {"epochs": 1}, "register": False})
     assert call("sweep", str(file))[0] == 0
     code, output = call("sweep", str(file), "--set", "sweep.trials=2")
     assert code == 0
     assert [trial.state.name for trial in store.trials("more")] == ["COMPLETE"] * 2
     assert store.parent("more").info.status == "FINISHED"
     assert "2 of 2 done" in output
+    assert re.search(r"^trial 1  epoch 1/1  loss \d\.\d{3}  avg_f1 ", output, re.MULTILINE)
+    assert "best_version" not in store.parent("more").data.tags  # `register: false` of the config
 
 
 def test_one_trial_that_fails_is_its_own_failure(store: Store) -> None:

@@ -52,11 +52,11 @@ def test_what_does_not_fit_together_is_reported_with_the_rest() -> None:
     text = (
         "exp_id: e\ntask_type: double_cls\n"
         "data: {raw_data_path: x.csv, label_subset: {a: all, b: all, text: all}}\n"
-        "train: {lr: -1, loss_weight: [1, 2], sede: 3}\n"
+        "train: {weight_decay: -1, loss_weight: [1, 2], sede: 3}\n"
     )
     assert lines(text) == [
         "x.yaml: 5 invalid settings",
-        "  train.lr: input should be greater than 0, got '-1'",
+        "  train.weight_decay: input should be greater than or equal to 0, got '-1'",
         "  train.sede: no such setting; did you mean train.seed?",
         "  data.label_subset: task_type double_cls needs exactly 2 tasks, got 3: a, b, text;"
         " task_type: multi_cls takes any number",

@@ -342,3 +342,75 @@ def test_data_paths_name_the_files_a_run_reads() -> None:
         "data.raw_data_path": "x.csv",
         "data.test_path": "t.csv",
     }
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        (None, {}),
+        ("balanced", {"risk": "balanced", "adopt": "balanced"}),
+        (
+            {"risk": "balanced", "adopt": {"no": "2.5"}},
+            {"risk": "balanced", "adopt": {"no": 2.5}},
+        ),
+        ({"adopt": {"no": 3}}, {"adopt": {"no": 3}}),
+    ],
+)
+def test_class_weights_are_those_of_each_task(written: object, meant: object) -> None:
+    assert two_tasks(train={"class_weight": written}).class_weights == meant
+
+
+def test_the_class_weights_of_one_task_stand_alone() -> None:
+    assert config(train={"class_weight": {"1.0": "2"}}).class_weights == {"label": {"1.0": 2}}
+    assert config(train={"class_weight": "balanced"}).class_weights == {"label": "balanced"}
+
+
+def test_class_weights_of_another_shape_are_refused() -> None:
+    assert problem(config, train={"class_weight": {"label": "balanced"}}) == (
+        "train.class_weight: must give each label of task_type single_cls a number; got {'label': 'balanced'}"
+    )
+    assert problem(two_tasks, train={"class_weight": {"no": 3, "rsik": "balanced"}}) == (
+        "train.class_weight: must map tasks to `balanced` or {label: weight}, the tasks are risk, adopt;"
+        " got {'no': 3.0, 'rsik': 'balanced'}"
+    )
+    assert problem(config, train={"class_weight": "heavy"}) == (
+        "must be `balanced`, a mapping of labels to weights, or a mapping of tasks to one of these"
+    )
+
+
+def test_labels_do_not_become_names_of_parameters() -> None:
+    weights = {"a.b": 2.0, "what?": 3.0}
+    assert flat(plain(config(train={"class_weight": weights})))["train.class_weight"] == weights
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("true", ("risk", "adopt")), (False, ()), (["adopt"], ("adopt",)), ([], ())],
+)
+def test_multi_label_tasks_are_all_none_or_listed(written: object, meant: object) -> None:
+    data = {"multi_label": written, "label_subset": {"risk": ["a", "b"], "adopt": "all"}}
+    several = two_tasks(data=data)
+    assert several.multi_label_tasks == meant
+    assert [name for name in several.metric_names if name.endswith("micro")] == [
+        f"{task}_f1_micro" for task in several.multi_label_tasks
+    ]
+
+
+def test_a_single_multi_label_task_has_a_micro_f1() -> None:
+    assert config(data={"multi_label": True}).metric_names == ("accuracy", "f1", "f1_micro")
+
+
+def test_what_no_multi_label_task_can_be_is_refused() -> None:
+    assert problem(two_tasks, data={"multi_label": ["topics"]}) == (
+        "data.multi_label: must name tasks only, got topics; the tasks are risk, adopt"
+    )
+    assert problem(config, data={"multi_label": "topics"}) == "must be true, false or a list of tasks"
+    assert problem(config, data={"multi_label": True, "label_subset": ["a;b", "c"]}) == (
+        "data.label_separator: must not stand in a label of the multi-label task label, got ';' in 'a;b';"
+        " choose another separator"
+    )
+    pictures = {"x": ["a", "b"], "label_scores_x": ["a", "b"]}
+    assert problem(config, task_type="double_cls", data={"multi_label": ["x"], "label_subset": pictures}) == (
+        "data.label_subset: the task label_scores_x would share a picture with the task x; rename one of them"
+        " (data.label_columns says which column a task reads)"
+    )

@@ -27,6 +27,8 @@ class WordTokenizer:
     """Words by their checksum between two special tokens; a pair gets token type 1. Counts its calls."""
 
     sep_token = "[SEP]"
+    all_special_ids = (FIRST, BETWEEN)
+    unk_token_id = None
 
     def __init__(self) -> None:
         self.num_calls = 0
@@ -44,6 +46,15 @@ class WordTokenizer:
 
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
         return 3 if pair else 2
+
+    def __len__(self) -> int:
+        return 30_010
+
+    def convert_ids_to_tokens(self, ids: int) -> str:
+        return f"word-{ids}"
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        return " ".join(tokens)
 
     def _row(self, one: str, other: str) -> list[tuple[int, int]]:
         first = [(zlib.crc32(word.encode()) % 30_000 + 10, 0) for word in one.split()]

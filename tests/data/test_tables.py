@@ -3,11 +3,16 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
+from datetime import date, datetime
 from pathlib import Path
 
+import pandas
+import pyarrow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from loratrack.data.tables import Table, lines_text, read_table
 
@@ -71,6 +76,96 @@ def test_tabs_part_the_fields_of_a_tsv(tmp_path: Path) -> None:
     assert table_of(tmp_path / "a.tsv", "text\tlabel\na, b\tx\n").columns["text"] == ["a, b"]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "found", "usual"),
+    [
+        ("a.csv", "id;text;label\n1;a, b;x\n", "semicolons", "commas"),
+        ("a.csv", "text\tlabel\na, b\tx\n", "tabs", "commas"),
+        ("a.csv", "id;text;label, old;label\n1;a, b;;x\n", "semicolons", "commas"),
+        ("a.tsv", 'text,label\n"a, b",x\n', "commas", "tabs"),
+    ],
+)
+def test_another_separator_is_read_and_told(
+    tmp_path: Path, name: str, content: str, found: str, usual: str
+) -> None:
+    table = table_of(tmp_path / name, content)
+    assert table.columns == {"text": ["a, b"], "label": ["x"]}
+    notice = f"its fields are separated by {found}, not by {usual}, and were read so"
+    assert table.notices == (f"{tmp_path / name}: {notice}",)
+
+
+def test_a_wrong_column_beside_another_separator_is_one_problem(tmp_path: Path) -> None:
+    settings = "(settings data.text_column, data.label_subset, data.label_columns)"
+    problems = problems_of(tmp_path / "a.csv", "text;class\n" + "yes, or, no;x\n" * 30)
+    assert problems == [f"has no column 'label'; it has ['text', 'class'] {settings}"]
+    assert table_of(tmp_path / "a.csv", "text,label\na;b,x\n").columns["text"] == ["a;b"]
+
+
+def test_the_index_that_pandas_writes_is_left_out(tmp_path: Path) -> None:
+    frame = pandas.DataFrame({"text": [f"text {number}" for number in range(9)], "label": list("xyz" * 3)})
+    shuffled = frame.sample(frac=1, random_state=0)
+    table = table_of(tmp_path / "a.csv", shuffled.to_csv())
+    assert table.columns["text"] == shuffled["text"].tolist()
+    assert table.notices == (
+        f"{tmp_path / 'a.csv'}: its first column has no name and numbers the rows, as pandas writes them:"
+        " left out",
+    )
+    assert problems_of(tmp_path / "a.csv", ",text,label\n3,a,x\n3,b,y\n") == [
+        "a value stands in a column without a name (quote texts with commas, or name the column)"
+        " at lines 2, 3"
+    ]
+
+
+VALUES_OF_CELLS = {
+    "text": ["a", "b", "c", "d", "e", "f", "g"],
+    "label": ["007", 7, 0.5, True, datetime(2026, 1, 31), datetime(2026, 1, 31, 8, 5), None],
+}
+
+
+def test_excel_is_read_as_it_is_shown(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    file, book = tmp_path / "a.xlsx", openpyxl.Workbook()
+    book.create_sheet("more")
+    book.active.append(["text", "label", None])
+    for row in zip(*VALUES_OF_CELLS.values(), strict=True):
+        book.active.append(row)
+    book.active.insert_rows(3)
+    book.save(file)
+    whole = file.read_bytes()
+    table = table_of(file, whole)
+    assert table.columns["label"] == ["007", "7", "0.5", "TRUE", "2026-01-31", "2026-01-31 08:05:00", None]
+    assert table.lines == [2, 4, 5, 6, 7, 8, 9]
+    assert table.notices == (f"{file}: it has 2 sheets, and only the first was read: 'Sheet'",)
+    for raw in (b"PK\x03\x04", whole[:1000], b"text,label\n"):
+        (problem,) = problems_of(file, raw)
+        assert problem.startswith("is no Excel workbook that openpyxl can read: ")
+
+
+def test_without_openpyxl_the_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    assert problems_of(tmp_path / "a.xlsx", b"PK") == [
+        "needs openpyxl to be read: `pip install openpyxl`; or save it in Excel as CSV UTF-8"
+    ]
+
+
+def test_parquet_keeps_the_values_as_they_are(tmp_path: Path) -> None:
+    labels: list[tuple[list[object], list[str | None]]] = [
+        (["007", "1.0", None], ["007", "1.0", None]),
+        ([7, None, 2**60], ["7", None, str(2**60)]),
+        ([1.0, 0.1, None], ["1.0", "0.1", None]),
+        ([date(2026, 1, 31)] * 3, ["2026-01-31"] * 3),
+    ]
+    file = tmp_path / "a.parquet"
+    for values, texts in labels:
+        columns = {"id": [[1], [2], [3]], "text": ["a", "b", "c"], "label": values}
+        parquet.write_table(pyarrow.table(columns), file)
+        whole = file.read_bytes()
+        table = table_of(file, whole)
+        assert (table.columns["label"], table.lines) == (texts, [1, 2, 3])
+    (problem,) = problems_of(file, whole[:-9])
+    assert problem.startswith("is no Parquet file that pyarrow can read: ")
+
+
 def test_a_field_may_be_very_long(tmp_path: Path) -> None:
     text = "word " * 50_000
     assert table_of(tmp_path / "a.csv", f"text,label\n{text},x\n").columns["text"] == [text]
@@ -83,8 +178,7 @@ def test_a_column_that_is_not_asked_for_may_hold_anything(tmp_path: Path) -> Non
 def test_rows_with_too_many_or_too_few_fields_are_reported(tmp_path: Path) -> None:
     content = "text,label\na,x\nb, and c,x\nd\ne,y\nf,g,y\n"
     assert problems_of(tmp_path / "a.csv", content) == [
-        "must have 2 fields like the header, has 3 at lines 3, 6",
-        "must have 2 fields like the header, has 1 at line 4",
+        "must have 2 fields like the header, got 1 or 3 at lines 3, 4, 6",
     ]
 
 
@@ -156,7 +250,11 @@ def test_a_bad_json_line_is_reported(tmp_path: Path, line: str, problem: str) ->
 
 def test_a_json_array_is_reported(tmp_path: Path) -> None:
     problems = problems_of(tmp_path / "a.json", '[{"text": "a", "label": "x"}]')
-    assert problems == ["must be one of .csv, .tsv, .jsonl, got '.json'; JSON is read one object a line"]
+    known = ".csv, .tsv, .jsonl, .xlsx, .parquet"
+    assert problems == [f"must be one of {known}, got '.json'; JSON is read one object a line, as .jsonl"]
+    assert problems_of(tmp_path / "a.xls", "x") == [
+        f"must be one of {known}, got '.xls'; save it as .xlsx, or as CSV UTF-8"
+    ]
 
 
 def test_a_missing_file_is_reported_with_the_nearest(tmp_path: Path) -> None:

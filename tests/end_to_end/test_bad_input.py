@@ -33,7 +33,7 @@ BEFORE_THE_START: dict[str, tuple[dict[str, Any], str]] = {
     "header only": (data("header.csv"), "header.csv: holds no rows, only a header"),
     "a field too many": (
         data("ragged.csv"),
-        "ragged.csv: must have 3 fields like the header, has 4 at line 3",
+        "ragged.csv: must have 3 fields like the header, got 4 at line 3",
     ),
     "column": ({"data": {"text_column": "txt"}}, "has no column 'txt'; did you mean 'text'?"),
     "label": (data("labels.csv"), "the label 'risk' must be one of the task's 3, got '极高风险' at line 3"),

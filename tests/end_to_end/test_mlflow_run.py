@@ -50,7 +50,7 @@ def rows(two: Two, query: str) -> list[tuple[Any, ...]]:
 
 def test_mlflows_own_run_is_the_run(two: Two) -> None:
     found = dict(rows(two, "select name, status from runs"))
-    assert found == {"dual": "FINISHED", "bad": "FAILED"}
+    assert found == {"dual epochs=1": "FINISHED", "bad epochs=1": "FAILED"}
     assert rows(two, "select distinct experiment_id from runs") == [(1,)]
 
 

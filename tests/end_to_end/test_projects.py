@@ -82,8 +82,8 @@ def test_the_entry_point_gets_config_and_settings(two: Two) -> None:
 
 def test_both_runs_end_well_in_one_store(two: Two) -> None:
     assert rows(two.project, "select status, experiment_id from runs") == [("FINISHED", 1)] * 2
-    assert rows(two.project, "select name from experiments where experiment_id = 1") == [("loratrack",)]
-    assert len(list(two.project.store.glob("artifacts/loratrack/*/artifacts/told.txt"))) == 2
+    assert rows(two.project, "select name from experiments where experiment_id = 1") == [("clinc",)]
+    assert len(list(two.project.store.glob("artifacts/clinc/*/artifacts/told.txt"))) == 2
 
 
 def test_nothing_lies_outside_mlruns(two: Two) -> None:

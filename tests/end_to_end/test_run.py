@@ -109,13 +109,24 @@ def test_a_run_ends_well_and_says_what_to_do_next(dual: Any) -> None:
     assert "Warning" not in dual.errors
     assert dual.run.info.status == "FINISHED"
     assert dual.run.info.run_name == "dual"
-    tail = dual.output.splitlines()[-6:]
-    assert tail[0] == f"best epoch   {dual.run.data.metrics['best_epoch']:.0f} of 2 (by avg_f1)"
-    assert tail[1:] == [
+    tail = dual.output.splitlines()[-7:]
+    metrics = dual.run.data.metrics
+    assert tail[0] == f"best epoch   {metrics['best_epoch']:.0f} of 2 (by avg_f1)"
+    pairs = {
+        name: f"{metrics[f'best_{name}']:.3f} against {metrics[f'baseline_{name}']:.3f}"
+        for name in ("avg_f1", "risk_f1", "adopt_f1")
+    }
+    assert tail[1] == (
+        f"baseline     worse than TF-IDF: avg_f1 {pairs['avg_f1']}; worse: risk_f1 {pairs['risk_f1']},"
+        f" adopt_f1 {pairs['adopt_f1']}"
+    )
+    assert tail[2:] == [
         f"run          {dual.run_id}",
         f"artifacts    {dual.artifacts}",
         f"model        models:/tiny/{dual.version}",
-        "look at it   mlflow ui",
+        f"view         http://127.0.0.1:5000/#/experiments/{dual.run.info.experiment_id}/runs/{dual.run_id}"
+        "?workflowType=machine_learning",
+        "             loratrack ui serves it",
         f'predict      loratrack predict --model models:/tiny/{dual.version} --text "…"',
     ]
 
@@ -159,6 +170,22 @@ def test_a_run_leaves_every_tag(dual: Any) -> None:
         assert tags[name], name
 
 
+def test_a_run_says_what_it_is_in_the_list_and_on_its_page(dual: Any, single: Any) -> None:
+    experiment = MlflowClient().get_experiment(dual.run.info.experiment_id)
+    assert experiment.name == "tiny"
+    assert experiment.tags["mlflow.note.content"] == (
+        "Trainings. `loratrack compare --filter experiment=tiny` sets them side by side."
+    )
+    assert single.run.info.run_name == "single precision=bf16 epochs=1 layout=auto"
+    tags = single.run.data.tags
+    assert tags["set"] == "train.precision=bf16; train.epochs=1; train.layout=auto"
+    assert tags["mlflow.note.content"] == (
+        f"LoRA of rank 4 on {single.run.data.params['model.arch']}: label, learned from train.csv."
+    )
+    assert "set" not in dual.run.data.tags
+    assert [name for name in tags if name.startswith("loratrack.")] == ["loratrack.process"]
+
+
 def test_a_child_names_its_parent(three: Any) -> None:
     assert three.run.data.tags["base_config"].endswith("dual.yaml")
 
@@ -192,15 +219,18 @@ def test_a_run_leaves_every_metric(dual: Any) -> None:
         "train/loss_risk",
         "train/loss_adopt",
         "validation/loss",
-        "time/epoch_seconds",
-        "time/examples_per_second",
     }
+    times = {"system/epoch_seconds", "system/examples_per_second"}
     once = {f"{kind}_{name}" for kind in ("best", "test") for name in scored} | {"best_epoch"}
     found = {name for name in dual.run.data.metrics if not name.startswith("system/")}
-    assert found == each_epoch | once
+    compared = {f"{kind}{name}" for kind in ("majority_", "baseline_", "baseline_test_") for name in scored}
+    assert found == each_epoch | once | compared
+    assert times <= set(dual.run.data.metrics)
     client = MlflowClient()
-    assert {name: steps(client, dual, name) for name in each_epoch} == {name: [1, 2] for name in each_epoch}
+    for name in each_epoch | times:
+        assert steps(client, dual, name) == [1, 2], name
     assert {name: steps(client, dual, name) for name in once} == {name: [2] for name in once}
+    assert {name: steps(client, dual, name) for name in compared} == {name: [0] for name in compared}
 
 
 def test_the_scores_of_the_labels_are_those_of_the_test_set(dual: Any, sample: Any) -> None:

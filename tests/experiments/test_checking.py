@@ -35,7 +35,7 @@ def problems(folder: Path) -> str:
     file = folder / "bad.csv"
     return (
         "bad: 3 problems in the data\n"
-        f"  {file}: the text is empty at line 3; fill or delete these rows\n"
+        f"  {file}: the text is empty at line 3; fill or delete these rows, or set data.empty_text: drop\n"
         f"  {file}: the label 'label' has space around it at line 4, got ' low'\n"
         f"  {file}: the label 'label' must be one of the task's 2, got 'hgih' at line 5; did you mean 'high'?"
         "; correct them, add them to data.label_subset, or set data.unknown_label: drop"

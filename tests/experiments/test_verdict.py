@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import cohen_kappa_score
 
 from loratrack.config import RunConfig
-from loratrack.experiments.verdict import agreement, learned_nothing
+from loratrack.experiments.verdict import against_baseline, agreement, is_worse, learned_nothing, remedies
 
-TRY = (
-    "; try a higher train.lr (now 2e-05), more train.epochs (now 8), or a base that knows the language of the"
-    " texts"
-)
 FALLING = [{"train/loss": 0.9}, {"train/loss": 0.5}]
 IDS = NDArray[np.int64]
 
@@ -39,7 +37,7 @@ def test_always_the_same_answer_is_nothing() -> None:
     """Of the first hour of a user: 60 rows, accuracy 0.6167, F1 0.3814, and the model was registered."""
     truth = rows(37, 23)
     assert learned_nothing(config("label"), FALLING, {"label": (truth, np.zeros(60, np.int64))}) == (
-        f"learned nothing (61.7 % right, 61.7 % by always giving the most frequent label){TRY}"
+        "learned nothing (61.7 % right, 61.7 % by always giving the same answer)"
     )
 
 
@@ -48,7 +46,7 @@ def test_each_task_that_learned_nothing_is_named() -> None:
     constant, perfect = (truth, np.zeros(60, np.int64)), (truth, truth)
     two = config("risk", "taken")
     assert learned_nothing(two, FALLING, {"risk": perfect, "taken": constant}) == (
-        f"learned nothing of taken (61.7 % right, 61.7 % by always giving the most frequent label){TRY}"
+        "learned nothing of taken (61.7 % right, 61.7 % by always giving the same answer)"
     )
     assert learned_nothing(two, FALLING, {"risk": perfect, "taken": perfect}) is None
     # Nobody wanted it to learn a task of weight 0.
@@ -61,7 +59,7 @@ def test_answers_drawn_by_lot_are_nothing() -> None:
     truth = rows(500, 500, 500, 500)
     drawn = np.tile(np.arange(4), 500)
     assert learned_nothing(config("label"), FALLING, {"label": (truth, drawn)}) == (
-        f"learned nothing (25.0 % right, 25.0 % by always giving the most frequent label){TRY}"
+        "learned nothing (25.0 % right, 25.0 % by always giving the same answer)"
     )
 
 
@@ -79,12 +77,26 @@ def test_a_loss_that_hardly_moved_is_nothing_where_the_answers_are_hardly_better
     still = [{"train/loss": 5.013}, {"train/loss": 4.99}]
     answers = {"label": (truth, predicted)}
     assert learned_nothing(config("label"), still, answers) == (
-        "learned nothing (10.6 % right, 0.7 % by always giving the most frequent label); the loss hardly"
-        f" moved, from 5.013 to 4.990{TRY}"
+        "learned nothing (10.6 % right, 0.7 % by always giving the same answer); the loss hardly"
+        " moved, from 5.013 to 4.990"
     )
     assert learned_nothing(config("label"), [{"train/loss": 5.013}, {"train/loss": 4.2}], answers) is None
     # A training that goes on with a trained base has a loss that does not move, either.
     assert learned_nothing(config("label"), still, {"label": (truth, truth)}) is None
+
+
+def test_of_several_labels_a_row_the_same_for_each_row_is_nothing() -> None:
+    """To know that one label is frequent and another one rare is 90 % right, and nothing learned."""
+    draw = np.random.default_rng(0)
+    truth = (draw.random((300, 2)) < [0.9, 0.1]).astype(np.int8)
+    constant = np.tile(np.array([1, 0], np.int8), (300, 1))
+    said = learned_nothing(config("label"), FALLING, {"label": (truth, constant)})
+    assert said is not None
+    assert re.fullmatch(
+        r"learned nothing \((\d\d\.\d) % right, \1 % by always giving the same answer\)", said
+    )
+    half = np.where(draw.random((300, 2)) < 0.5, truth, constant)
+    assert learned_nothing(config("label"), FALLING, {"label": (truth, half)}) is None
 
 
 def test_rows_of_one_label_say_nothing() -> None:
@@ -98,3 +110,46 @@ def test_the_agreement_is_cohens_kappa(seed: int) -> None:
     truth = draw.integers(0, 4, 80)
     predicted = np.where(draw.random(80) < 0.3 * seed, truth, draw.integers(0, 5, 80))
     assert agreement(truth, predicted)[0] == pytest.approx(cohen_kappa_score(truth, predicted))
+
+
+METRICS = {"best_accuracy": 0.93, "best_f1": 0.955, "baseline_accuracy": 0.94, "baseline_f1": 0.901}
+TWO = {
+    "best_avg_f1": 0.9,
+    "best_risk_f1": 0.95,
+    "best_taken_f1": 0.85,
+    "baseline_avg_f1": 0.89,
+    "baseline_risk_f1": 0.9,
+    "baseline_taken_f1": 0.88,
+}
+
+
+def test_the_kept_epoch_is_compared_by_the_metric_it_was_kept_for() -> None:
+    assert against_baseline(config("label"), METRICS) == "beats TF-IDF by 5.4 points (f1 0.955 against 0.901)"
+    by_accuracy = config("label", save_strategy="best_accuracy")
+    assert against_baseline(by_accuracy, METRICS) == "worse than TF-IDF: accuracy 0.930 against 0.940"
+    assert is_worse(by_accuracy, METRICS)
+    last = config("label", save_strategy="last")
+    assert against_baseline(last, METRICS) == against_baseline(config("label"), METRICS)
+    same = {"best_f1": 0.9, "baseline_f1": 0.9}
+    assert against_baseline(config("label"), same) == "as good as TF-IDF: f1 0.900"
+    assert not is_worse(config("label"), same)
+
+
+def test_of_several_tasks_those_that_are_worse_are_named() -> None:
+    assert against_baseline(config("risk", "taken"), TWO) == (
+        "beats TF-IDF by 1.0 points (avg_f1 0.900 against 0.890); worse: taken_f1 0.850 against 0.880"
+    )
+
+
+def test_without_a_baseline_nothing_is_compared() -> None:
+    assert against_baseline(config("label"), {"best_f1": 0.5, "majority_f1": 0.6}) is None
+    assert not is_worse(config("label"), {"best_f1": 0.5, "majority_f1": 0.6})
+
+
+def test_what_to_try_depends_on_what_was_tried() -> None:
+    bad = {"tokens": {"train": {"truncated_share": 0.46}}, "vocabulary": {"broken_share": 0.7}}
+    assert remedies(config("label"), 2e-3, bad) == (
+        "try train.lr=0.002 (now 2e-05), more train.epochs (now 8), a larger data.max_len (now 128, which"
+        " cuts 46 % of the texts), or a base that knows the language of the texts"
+    )
+    assert remedies(config("label", lr=1e-3), 2e-3, {}) == ("try more train.epochs (now 8), or another base")

@@ -19,8 +19,10 @@ from loratrack.tracking.writer import RunWriter
 SHA256 = "0123456789abcdef" * 4
 
 
-def start(name: str = "exp_v1", params: Mapping[str, object] | None = None) -> RunWriter:
-    return RunWriter.start(name=name, params=params or {}, tags={"exp_id": name})
+def start(
+    name: str = "exp_v1", params: Mapping[str, object] | None = None, experiment: str = "loratrack"
+) -> RunWriter:
+    return RunWriter.start(name=name, params=params or {}, tags={"exp_id": name}, experiment=experiment)
 
 
 def test_a_run_holds_what_it_was_told(client: MlflowClient, tmp_path: Path) -> None:
@@ -49,6 +51,31 @@ def test_a_run_holds_what_it_was_told(client: MlflowClient, tmp_path: Path) -> N
     }
     assert [file.path for file in client.list_artifacts(run.run_id)] == ["config_copy.yaml", "plots"]
     assert any(name.startswith("system/cpu") for name in run_there.data.metrics)
+
+
+def test_a_run_goes_to_the_experiment_of_its_project_unless_the_user_names_one(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def experiment_of(run: RunWriter) -> str:
+        assert run.finish("FINISHED")
+        return str(client.get_experiment(run.experiment_id).name)
+
+    assert experiment_of(start(experiment="clinc")) == "clinc"
+    assert experiment_of(start()) == "loratrack"
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
+    assert experiment_of(start(experiment="clinc")) == "mine"
+
+
+def test_runs_that_would_be_called_the_same_are_numbered(client: MlflowClient) -> None:
+    def name_of(name: str) -> str:
+        run = RunWriter.start(name=name, params={}, tags={"exp_id": "exp_v1"}, is_numbered=True)
+        assert run.finish("FINISHED")
+        return str(client.get_run(run.run_id).info.run_name)
+
+    names = ("exp_v1", "exp_v1", "exp_v1 rank=8", "exp_v1", "exp_v1 rank=8")
+    assert [name_of(name) for name in names] == [
+        *("exp_v1", "exp_v1 #2", "exp_v1 rank=8", "exp_v1 #3", "exp_v1 rank=8 #2")
+    ]
 
 
 def test_finished_runs_leave_nothing_in_the_outbox(client: MlflowClient) -> None:
@@ -84,13 +111,13 @@ def test_a_run_that_resumes_tells_no_step_twice(
 ) -> None:
     first = start()
     for step in range(4):
-        first.log_metrics({"loss": float(step), "time/epoch_seconds": 1.0}, step)
+        first.log_metrics({"loss": float(step), "system/epoch_seconds": 1.0}, step)
     assert first.finish("KILLED")
     monkeypatch.setenv("MLFLOW_RUN_ID", first.run_id)
     again = start()
     assert client.get_run(first.run_id).info.status == "RUNNING"
     for step in (2, 3, 4):
-        again.log_metrics({"loss": float(step) if step != 3 else 9.0, "time/epoch_seconds": 2.0}, step)
+        again.log_metrics({"loss": float(step) if step != 3 else 9.0, "system/epoch_seconds": 2.0}, step)
     assert again.finish("FINISHED")
     history = client.get_metric_history(first.run_id, "loss")
     assert [(metric.step, metric.value) for metric in history] == [(step, step) for step in range(5)]

@@ -8,19 +8,32 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from loratrack.data import TaskLabels
 from loratrack.training.objectives.classification import Predictions
+from loratrack.training.objectives.single_label import SingleLabel
 
 TRUTH = {"risk": np.array([0, 1, 1, 0]), "taken": np.array([1, 1, 0, 0])}
 PREDICTED = {"risk": np.array([0, 1, 0, 0]), "taken": np.array([1, 1, 0, 0])}
 CLASSES = {"risk": 3, "taken": 2}
 
+Ids = Mapping[str, NDArray[np.int64]]
+
+
+def predictions(classes: Mapping[str, int], truth: Ids, predicted: Ids) -> Predictions:
+    tasks = []
+    for column, (name, count) in enumerate(classes.items()):
+        labels = TaskLabels(name, tuple("abc"[:count]), tuple(range(count)))
+        tasks.append(SingleLabel(labels, slice(column, column + 1), np.zeros((4, 2), dtype=np.int64)))
+    true, told = ({task: ids[:, None] for task, ids in each.items()} for each in (truth, predicted))
+    return Predictions(tasks, true, told, loss=0)
+
 
 def one_task(truth: NDArray[np.int64], predicted: NDArray[np.int64], classes: int) -> Mapping[str, float]:
-    return Predictions({"label": classes}, {"label": truth}, {"label": predicted}, loss=0).scores()
+    return predictions({"label": classes}, {"label": truth}, {"label": predicted}).scores()
 
 
 def test_each_task_and_the_averages_are_scored() -> None:
-    values = Predictions(CLASSES, TRUTH, PREDICTED, loss=0).scores()
+    values = predictions(CLASSES, TRUTH, PREDICTED).scores()
     assert values["risk_accuracy"] == 0.75
     assert values["risk_f1"] == pytest.approx((0.8 + 2 / 3) / 2)
     assert values["taken_accuracy"] == values["taken_f1"] == 1
@@ -48,5 +61,5 @@ def test_a_label_that_is_predicted_and_never_true_counts_in_macro_f1() -> None:
 
 
 def test_the_answers_are_the_true_and_the_predicted_labels() -> None:
-    truth, predicted = Predictions(CLASSES, TRUTH, PREDICTED, loss=0).answers()["risk"]
+    truth, predicted = predictions(CLASSES, TRUTH, PREDICTED).answers()["risk"]
     assert (truth.tolist(), predicted.tolist()) == ([0, 1, 1, 0], [0, 1, 0, 0])

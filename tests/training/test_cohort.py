@@ -76,7 +76,7 @@ def test_every_epoch_is_told_in_one_call(
     assert set(values) == {
         *member.config.metric_names,
         *("train/loss", "train/loss_risk", "train/loss_taken", "validation/loss"),
-        *("time/epoch_seconds", "time/examples_per_second"),
+        *("system/epoch_seconds", "system/examples_per_second"),
     }
     assert values["train/loss"] == pytest.approx((values["train/loss_risk"] + values["train/loss_taken"]) / 2)
 
@@ -89,6 +89,9 @@ PLANS = st.lists(
             "lr": st.sampled_from([1e-3, 1e-2]),
             "schedule": st.sampled_from(["linear", "cosine", "constant"]),
             "loss_weight": st.sampled_from([None, [0.9, 0.1], [0.0, 1.0]]),
+            "class_weight": st.sampled_from([None, "balanced", {"risk": {"high": 4}}]),
+            "label_smoothing": st.sampled_from([0.0, 0.2]),
+            "focal_gamma": st.sampled_from([0.0, 2.0]),
             "seed": st.integers(0, 1000),
             "epochs": st.just(30),
             "rank": st.integers(1, 12),
@@ -195,7 +198,7 @@ def test_the_same_seed_gives_the_same_bits(
         cohort = new_cohort([])
         member = seat(cohort, config_of(lora={"dropout": 0.3}), tmp_path / f"{number}")
         train(cohort, Nobody())
-        histories.append([{k: v for k, v in epoch.items() if "time/" not in k} for epoch in member.history])
+        histories.append([{k: v for k, v in epoch.items() if "system/" not in k} for epoch in member.history])
     assert histories[0] == histories[1]
 
 

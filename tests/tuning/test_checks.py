@@ -187,6 +187,19 @@ def test_a_run_is_no_sweep(tmp_path: Path) -> None:
     )
 
 
+def test_with_one_task_the_average_is_its_own_score(tmp_path: Path) -> None:
+    """The default metric fits any number of tasks, as that of save_strategy does."""
+    file = tmp_path / "sweep.yaml"
+    sweep: dict[str, Any] = {"name": "s", "trials": 1, "space": {"train.lr": {"log": [1e-4, 1e-2]}}}
+    for metric, meant in ((None, "f1"), ("avg_accuracy", "accuracy"), (["avg_f1", "validation/loss"], None)):
+        sweep |= {} if metric is None else {"metric": metric}
+        content = {"data": {"raw_data_path": "a.csv"}, "sweep": sweep}
+        file.write_text(yaml.safe_dump(content), encoding="utf-8")
+        config = load_sweep(file)
+        check(config, str(file))
+        assert config.sweep.metric == (meant or ("f1", "validation/loss"))
+
+
 def test_a_sweep_is_no_run(tmp_path: Path) -> None:
     file = tmp_path / "sweep.yaml"
     file.write_text("exp_id: one\ndata: {raw_data_path: a.csv}\nsweep: {name: s}\n", encoding="utf-8")

@@ -35,6 +35,13 @@ def test_parallel_trials_double_while_the_rate_grows(rate: Callable[[int], float
     assert parallelism.is_settled
 
 
+@pytest.mark.parametrize(("most", "count"), [(1, 1), (3, 2), (8, 8), (100, 32)])
+def test_no_more_than_the_sampler_can_learn_from(most: int, count: int) -> None:
+    parallelism = Parallelism("auto", lambda: 10**9, most)
+    assert watch(parallelism, lambda trials: 100.0 * trials) == count
+    assert Parallelism(16, lambda: 10**9, most).count == 16  # who names a number gets it
+
+
 def test_the_memory_limits_the_parallel_trials() -> None:
     memory_left = iter([1000, 900, 800, 600, 200])
     parallelism = Parallelism("auto", memory_left.__next__)

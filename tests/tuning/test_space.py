@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from loratrack.config.sweep import SweepConfig
 from loratrack.tuning import space
+from loratrack.tuning.cohorts import group
 
 Configs = Callable[..., SweepConfig]
 
@@ -27,6 +28,9 @@ KINDS: dict[str, Any] = {
     "train.schedule": {"choice": ["linear", "cosine"]},
     "train.early_stopping_epochs": {"choice": [None, "2"]},
     "train.loss_weight": "simplex",
+    "train.class_weight": {"choice": [None, "balanced", {"risk": {"high": "3"}}]},
+    "train.label_smoothing": {"uniform": ["0", "0.2"]},
+    "train.focal_gamma": {"choice": ["0", "2"]},
     "train.warmup_share": {"uniform": ["0", "0.3"], "when": {"train.schedule": "cosine"}},
 }
 
@@ -114,3 +118,26 @@ def test_a_grid_has_each_point_once(sweep_config: Configs) -> None:
     points = list(space.combinations(config))
     assert len(points) == 2 * (1 + 3)
     assert {"train.schedule": "linear", "model.lora.rank": 4} in points
+
+
+def test_trials_whose_losses_differ_share_a_base(sweep_config: Configs) -> None:
+    config = sweep_config(
+        {
+            "train.class_weight": {"choice": [None, "balanced", {"risk": {"high": "3"}}]},
+            "train.label_smoothing": {"uniform": ["0", "0.2"]},
+            "train.focal_gamma": {"choice": ["0", "2"]},
+        }
+    )
+    drawn: list[dict[str, Any]] = [
+        {"train.class_weight": None, "train.label_smoothing": 0.0, "train.focal_gamma": 0},
+        {
+            "train.class_weight": '{"risk": {"high": "3"}}',
+            "train.label_smoothing": 0.1,
+            "train.focal_gamma": 2,
+        },
+    ]
+    trials = [space.trial_config(config, n, space.replay(config, params)) for n, params in enumerate(drawn)]
+    assert [trial.class_weights for trial in trials] == [{}, {"risk": {"high": 3}}]
+    assert [trial.train.label_smoothing for trial in trials] == [0, 0.1]
+    assert [trial.train.focal_gamma for trial in trials] == [0, 2]
+    assert group(trials[0]) == group(trials[1])

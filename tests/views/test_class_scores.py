@@ -66,3 +66,16 @@ def test_the_worst_labels_come_first_and_those_without_rows_last(tmp_path: Path)
 def test_ten_thousand_labels_have_a_row_each(tmp_path: Path) -> None:
     class_scores.write(tmp_path / "scores.csv", {"t": some_answers(10_000, 20_000)})
     assert len(rows_of(tmp_path / "scores.csv")) == 10_000
+
+
+def test_a_multi_label_task_has_the_scores_of_each_label(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    truth, predicted = (draw.random((2, 60, 3)) < 0.4).astype(np.int8)
+    class_scores.write(tmp_path / "scores.csv", {"topics": (["a", "b", "c"], truth, predicted)})
+    rows = {row["label"]: row for row in rows_of(tmp_path / "scores.csv")}
+    report = classification_report(
+        truth, predicted, target_names=list("abc"), output_dict=True, zero_division=0
+    )
+    for label in "abc":
+        assert float(rows[label]["f1"]) == pytest.approx(report[label]["f1-score"], abs=1e-6)
+        assert int(rows[label]["rows"]) == report[label]["support"]

@@ -75,6 +75,28 @@ def test_many_labels_have_their_most_frequent_confusions_as_bars() -> None:
     ]
 
 
+def test_a_multi_label_task_has_bars_of_its_labels(tmp_path: Path) -> None:
+    truth = np.array([[1, 0, 0], [1, 1, 0], [0, 1, 0], [0, 0, 0]], dtype=np.int8)
+    predicted = np.array([[1, 0, 0], [1, 0, 0], [1, 1, 1], [0, 0, 0]], dtype=np.int8)
+    figure = curves.label_scores_figure("topics", ["sport", "law", "art"], truth, predicted)
+    [axes] = figure.axes
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["law (2 rows)", "sport (2 rows)"]
+    widths = [patch.get_width() for patch in axes.patches if isinstance(patch, Rectangle)]
+    assert widths == pytest.approx([2 / 3, 4 / 5])
+    assert [text.get_text() for text in figure.texts] == [
+        "topics: all labels right in 2 of 4 rows",
+        "F1 of the labels, the lowest first: 2 of 3 labels",
+    ]
+    given: dict[str, curves.Answers] = {
+        "topics": (["sport", "law", "art"], truth, predicted),
+        "risk": (["a", "b"], *answers(2)),
+    }
+    draw(tmp_path, history(["topics", "risk"]), given, best_epoch=2)
+    assert {file.name for file in tmp_path.iterdir()} == {
+        *("loss.png", "risk.png", "topics.png", "confusion_risk.png", "label_scores_topics.png")
+    }
+
+
 @pytest.mark.parametrize("num_labels", [31, 10_000])
 def test_a_picture_of_many_labels_fits_a_page(num_labels: int) -> None:
     labels = [f"{number} {'风险' * 40} {number}" for number in range(num_labels)]

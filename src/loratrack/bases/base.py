@@ -27,6 +27,7 @@ from loratrack.bases.files import (
     names_in,
     network_sha256,
     shard_faults,
+    tokenizer_choice,
     tokenizer_config_faults,
     tokenizer_sha256,
     unreadable,
@@ -133,6 +134,11 @@ def load_tokenizer(base: Base) -> Any:
     if tokenizer.pad_token is None and tokenizer.eos_token is not None:
         tokenizer.pad_token = tokenizer.eos_token  # decoders come without one; padding is masked anyway
     return tokenizer
+
+
+def tokenizer_facts(base: Base) -> dict[str, object]:
+    """What tells the base's tokenizer from others of its class, as JSON: part of the token cache's key."""
+    return {"files": base.tokenizer_sha256, **tokenizer_choice(base.folder)}
 
 
 def load_encoder(base: Base, *, dtype: torch.dtype) -> Any:

@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from loratrack import __version__
 from loratrack.cli import (
     cache,
+    check,
     compare,
     doctor,
     history,
+    init,
     predict,
     promote,
     register,
@@ -27,17 +29,21 @@ from loratrack.cli import (
     show,
     sweep,
     sync,
+    ui,
 )
 from loratrack.cli.screen import Complaints, Parser, complain, complain_of_error
 from loratrack.errors import RefusedError, UserError, is_text, quoted
 from loratrack.store.place import database_file, store_name, tracking_uri
 
 COMMANDS = (
+    init,
+    check,
     run,
     sweep,
     predict,
     compare,
     show,
+    ui,
     promote,
     rollback,
     history,

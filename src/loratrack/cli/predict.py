@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from loratrack.bases.trust import said_by_loader
 from loratrack.cli.commands import Commands, add_trust_to
 from loratrack.cli.screen import console
 from loratrack.errors import DataError, UserError
+
+if TYPE_CHECKING:
+    from loratrack.serving.files import Cell
 
 
 def add_to(commands: Commands) -> None:
@@ -21,7 +25,10 @@ def add_to(commands: Commands) -> None:
     texts = parser.add_mutually_exclusive_group(required=True)
     texts.add_argument("--text", action="append", metavar="TEXT", help="a text to label; repeat it")
     texts.add_argument(
-        "--file", type=Path, metavar="IN", help="a CSV, TSV or JSONL file with the text columns"
+        "--file",
+        type=Path,
+        metavar="IN",
+        help="a CSV, TSV, JSONL, Excel or Parquet file with the text columns",
     )
     parser.add_argument(
         "--out", type=Path, metavar="OUT", help="the CSV, TSV or JSONL file to write; default: print"
@@ -66,13 +73,25 @@ def command(arguments: argparse.Namespace) -> int:
     rows = files.labelled(classifier, columns)
     if arguments.out is not None:
         num_rows = files.write(
-            rows, arguments.out, files.column_names(config), safe_for_excel=arguments.safe_for_excel
+            rows,
+            arguments.out,
+            files.column_names(config),
+            label_separator=config.data.label_separator,
+            safe_for_excel=arguments.safe_for_excel,
         )
         notices.print(f"{arguments.out}: {num_rows:,} rows")
         return 0
     screen = console()
     for row in rows:
         screen.print(" | ".join(str(row[name]) for name in config.text_columns))
-        labels = [f"{task}: {row[task]} ({row[probability_column(task)]:.3f})" for task in config.tasks]
-        screen.print(f"  {'  '.join(labels)}")
+        answers = [f"{task}: {_shown(row[task], row[probability_column(task)])}" for task in config.tasks]
+        screen.print(f"  {'  '.join(answers)}")
     return 0
+
+
+def _shown(label: Cell, probability: Cell) -> str:
+    """`sport (0.912)`, and of several labels each of them."""
+    if not isinstance(label, list) or not isinstance(probability, list):
+        return f"{label} ({probability:.3f})"
+    pairs = zip(label, probability, strict=True)
+    return ", ".join(f"{one} ({number:.3f})" for one, number in pairs) or "none"

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 
-from loratrack.experiments.watcher import Lines, epoch_line
+from loratrack.experiments.watcher import (
+    Lines,
+    TrialEnd,
+    UnderWay,
+    epoch_line,
+    metrics_line,
+    settings_line,
+    trial_line,
+)
 from loratrack.views.columns import shortened
 
 if TYPE_CHECKING:
@@ -27,7 +35,7 @@ class ProgressBar(Lines):
         super().__init__(console.print)
         self.console = console
         self._bars: dict[str, TaskID] = {}
-        self._progress = progress(console)
+        self._progress = progress(console, is_in_steps=True)
 
     def __enter__(self) -> ProgressBar:
         self._progress.start()
@@ -62,7 +70,46 @@ class ProgressBar(Lines):
         return self._bars[member.name]
 
 
-def progress(console: Console) -> Progress:
+class SweepBar(Lines):
+    """One bar for all trials on a terminal; elsewhere lines alone."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console.print)
+        self.console = console
+        self._best = ""
+        self._progress = progress(console)
+        self._bar = self._progress.add_task("loading", total=None)
+
+    def __enter__(self) -> SweepBar:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def under_way(self, sweep: UnderWay) -> None:
+        done, wanted, members = sweep.num_done, sweep.num_wanted, sweep.members.values()
+        name = f"{done}/{wanted} trials" if wanted else f"{done} trials"
+        begun = sum(member.step / member.total_steps for member in members)
+        self._progress.update(
+            self._bar,
+            description=f"{name}, {self._best or f'{len(members)} in training'}",
+            total=wanted,
+            completed=done + begun,
+        )
+
+    def trial(self, end: TrialEnd) -> None:
+        if not self.console.is_terminal:
+            super().trial(end)
+            return
+        if end.best_number is not None:
+            self._best = f"best {metrics_line(dict([next(iter(end.best_metrics.items()))]))}"
+        self.notice(f"{trial_line(end)}\n  {settings_line(end.settings)}")
+
+
+def progress(console: Console, *, is_in_steps: bool = False) -> Progress:
     """Name, bar, share and time left; for a file or a pipe nothing."""
     columns: list[ProgressColumn] = [
         TextColumn("{task.description}", markup=False),
@@ -71,6 +118,6 @@ def progress(console: Console) -> Progress:
         TimeRemainingColumn(),
         TextColumn("left", markup=False),
     ]
-    if console.width >= WIDE:
+    if console.width >= WIDE and is_in_steps:
         columns.append(TextColumn("{task.completed}/{task.total} steps", markup=False))
     return Progress(*columns, console=console, disable=not console.is_terminal)

@@ -6,8 +6,9 @@ import argparse
 from typing import TYPE_CHECKING
 
 from loratrack.cli.commands import EXIT_CODES, Commands, add_trust_to
-from loratrack.cli.screen import console, print_json
+from loratrack.cli.screen import console, print_json, view
 from loratrack.errors import UserError
+from loratrack.store import links
 
 if TYPE_CHECKING:
     from loratrack.experiments.promotion import Promotion
@@ -90,5 +91,6 @@ def print_promotion(promotion: Promotion, *, is_json: bool) -> None:
         return
     before, after = (version or "none" for version in (promotion.before, promotion.after))
     lines = [*promotion.findings, *(f"repaired: {text}" for text in promotion.repairs)]
-    for line in [*lines, f"{promotion.model}: {promotion.alias} moved from {before} to {after}"]:
+    lines.append(f"{promotion.model}: {promotion.alias} moved from {before} to {after}")
+    for line in [*lines, *view(links.version_page(promotion.version))]:
         console().print(line)

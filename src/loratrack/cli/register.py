@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from loratrack.cli.commands import EXIT_CODES, Commands
-from loratrack.cli.screen import console
+from loratrack.cli.screen import console, view
+from loratrack.store import links
 
 
 def add_to(commands: Commands) -> None:
@@ -21,5 +22,8 @@ def command(arguments: argparse.Namespace) -> int:
     from loratrack.experiments.registration import register
 
     version = register(arguments.run, arguments.name)
-    console().print(f"model        models:/{version}")
+    screen = console()
+    screen.print(f"model        models:/{version}")
+    for line in view(links.version_page(version)):
+        screen.print(line)
     return 0

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from loratrack.cli.commands import Commands
-from loratrack.cli.screen import console
+from loratrack.cli.screen import console, view
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -36,11 +36,12 @@ def command(arguments: argparse.Namespace) -> int:
 
     corpus = check(config)
     from loratrack.cli.progress import ProgressBar
+    from loratrack.config.layers import separated
     from loratrack.experiments.run import run
 
     screen = console()
     with ProgressBar(screen) as bar:
-        result = run(config, bar, corpus)
+        result = run(config, bar, corpus, separated(arguments.set))
     if result.ended_by is not None:
         epoch = f"epoch {result.best_epoch} is kept" if result.best_epoch else "nothing was learned yet"
         screen.print(f"ended by {result.ended_by.name}; {epoch}")
@@ -53,15 +54,19 @@ def command(arguments: argparse.Namespace) -> int:
 
 def summary(config: RunConfig, result: Training) -> list[str]:
     """The best epoch, where everything is, and what to do next."""
+    from loratrack.experiments.verdict import against_baseline
+
     texts = '--text "…"' if len(config.text_columns) == 1 else "--file in.csv"
     chosen_by = config.best_metric or "save_strategy: last"
+    compared = against_baseline(config, result.metrics)
     at_step = f", at step {result.metrics['best_step']:.0f}," if "best_step" in result.metrics else ""
     lines = [
         f"best epoch   {result.best_epoch}{at_step} of {len(result.epochs)} (by {chosen_by})",
+        *([f"baseline     {compared}"] if compared else []),
         f"run          {result.run_id}",
         f"artifacts    {result.artifact_uri}",
         f"model        {result.model}",
-        "look at it   mlflow ui",
+        *view(result.link),
         f"predict      loratrack predict --model {result.model} {texts}",
     ]
     if not result.is_sent:

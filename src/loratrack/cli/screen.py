@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loratrack.errors import printable_lines
+from loratrack.store import links
 
 if TYPE_CHECKING:
     from loratrack.views.columns import Column
@@ -61,6 +62,12 @@ def print_json(content: object) -> None:
 def _json_letter(letter: str) -> str:
     """Letters that a terminal would obey are escaped, as JSON may write any letter."""
     return letter if letter.isprintable() else json.dumps(letter)[1:-1]
+
+
+def view(page: str) -> list[str]:
+    """The line of a summary that leads to MLflow's page, and what opens it while nothing serves it."""
+    line = f"view         {page}"
+    return [line] if links.is_served() else [line, "             loratrack ui serves it"]
 
 
 def complain(text: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loratrack.cli.commands import Commands
-from loratrack.cli.screen import CELL_GAP, console, fitted_table, left_out_line
+from loratrack.cli.screen import CELL_GAP, console, fitted_table, left_out_line, view
 from loratrack.errors import UserError
 
 if TYPE_CHECKING:
@@ -54,15 +54,18 @@ def command(arguments: argparse.Namespace) -> int:
     from loratrack.experiments.checking import check
 
     corpus = check(config)
+    from loratrack.cli.progress import SweepBar
     from loratrack.experiments.sweep import sweep
-    from loratrack.experiments.watcher import Lines
 
     screen = console()
-    result = sweep(config, Lines(screen.print), corpus)
+    with SweepBar(screen) as bar:
+        result = sweep(config, bar, corpus)
     if result.is_concluded and result.report is not None:
         print_report(result.report, screen)
     if result.version is not None:
         screen.print(f"model        {result.model}")
+    for line in view(result.link):
+        screen.print(line)
     if result.ended_by is not None:
         screen.print(
             f"ended by {result.ended_by.name}; {result.num_done} trials are done; go on with the same command"

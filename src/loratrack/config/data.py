@@ -6,9 +6,10 @@ import re
 from collections import Counter
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, Tag, field_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, field_validator
 
-from loratrack.config.fields import FilePath, NotEmpty, Section, Seed, one_shape_of
+from loratrack.config.fields import NO, YES, FilePath, NotEmpty, Section, Seed, one_shape_of
+from loratrack.metrics import BASELINE, MAJORITY
 
 MAX_TASK_CHARACTERS = 60
 """Pictures are named after tasks: `confusion_NAME.png`."""
@@ -37,6 +38,8 @@ def _task_name(name: str) -> str:
         raise ValueError(f"a task's name must have at most {MAX_TASK_CHARACTERS} characters, got {len(name)}")
     if name == "avg" or name.startswith(("best_", "test_")):
         raise ValueError(f"a task's name must leave avg, best_… and test_… to the metrics, got {name!r}")
+    if f"{name}_".startswith((MAJORITY, BASELINE)):
+        raise ValueError(f"a task's name must leave baseline and majority to the metrics, got {name!r}")
     if name == "loss":
         raise ValueError("a task's name must leave loss to the picture of the loss, got 'loss'")
     return name
@@ -58,6 +61,22 @@ Columns = Annotated[
 ]
 
 
+def _truth_or_list(value: object) -> str | None:
+    if isinstance(value, list | tuple):
+        return "<list>"
+    return "<word>" if isinstance(value, bool) or str(value).lower() in YES | NO else None
+
+
+MultiLabel = Annotated[
+    Annotated[bool, Tag("<word>")] | Annotated[tuple[NotEmpty, ...], Tag("<list>")],
+    Discriminator(
+        _truth_or_list,
+        custom_error_type="shape",
+        custom_error_message="must be true, false or a list of tasks",
+    ),
+]
+
+
 class Data(Section):
     raw_data_path: FilePath
     validation_path: FilePath | None = None
@@ -70,7 +89,12 @@ class Data(Section):
     label_columns: dict[str, NotEmpty] = {}  # noqa: RUF012  pydantic copies it
     text_column: Columns = "text"
     label_subset: LabelSubset | None = None
+    multi_label: MultiLabel = False
+    """The tasks with any number of labels a row; true: all tasks."""
+    label_separator: Annotated[str, Field(min_length=1, max_length=20)] = ";"
+    """Between the labels of a row in a CSV or TSV file."""
     unknown_label: Literal["error", "drop"] = "error"
+    empty_text: Literal["error", "drop"] = "error"
     max_len: Annotated[int, Field(ge=4, le=1_000_000)] = 128
     """Tokens of one example at most, special tokens counted."""
     data_process_version: str = "v1"

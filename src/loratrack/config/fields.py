@@ -9,6 +9,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field
 MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4000
 """What file systems take, with some room for what is put before a path."""
 
+YES, NO = {"true", "yes", "on"}, {"false", "no", "off"}
+
 
 def one_shape_of(must: str, *words: str) -> Discriminator:
     """Tells a list, a mapping and one of a few words apart, so that a message names what was meant."""

@@ -53,11 +53,15 @@ def plain(config: BaseModel) -> Settings:
     return settings
 
 
+WHOLE = ("train.class_weight",)
+"""Mappings whose keys are labels, which may hold anything; the name of a parameter may not."""
+
+
 def flat(settings: Settings, prefix: str = "") -> Settings:
     """`{"model": {"lora": {"rank": 8}}}` as `{"model.lora.rank": 8}`; lists stay whole."""
     result: Settings = {}
     for key, value in settings.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and value and f"{prefix}{key}" not in WHOLE:
             result.update(flat(value, f"{prefix}{key}."))
         else:
             result[f"{prefix}{key}"] = value
@@ -65,9 +69,12 @@ def flat(settings: Settings, prefix: str = "") -> Settings:
 
 
 def sha256(config: RunConfig) -> str:
-    """The same for the same settings on any machine, wherever its files lie; `project` has no part in it."""
+    """The same for the same settings on any machine, wherever its files lie.
+
+    `project` and `baseline` have no part in it.
+    """
     settings = portable(plain(config))
-    del settings["project"]  # where a run is filed, not what it learns
+    del settings["project"], settings["baseline"]  # where a run is filed and what it is compared with
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
@@ -80,7 +87,7 @@ def dump(config: RunConfig) -> str:
     """YAML that `load` reads back to the same config, here or where the project has moved."""
     root = project_root(Path.cwd())
     settings = with_paths(plain(config), lambda path: _below(root, path))
-    text: str = yaml.dump(settings, Dumper=_ExactDumper, allow_unicode=True, sort_keys=False)
+    text: str = yaml.dump(settings, Dumper=ExactDumper, allow_unicode=True, sort_keys=False)
     return f"{FROZEN_MARK}\n{text}"
 
 
@@ -89,7 +96,7 @@ def save(config: RunConfig, file: Path) -> None:
     write_text(file, dump(config), mode=0o444)
 
 
-class _ExactDumper(yaml.SafeDumper):
+class ExactDumper(yaml.SafeDumper):
     """Double quotes for text with Unicode's line breaks, which PyYAML else reads back as spaces."""
 
     def represent_str(self, data: str) -> yaml.ScalarNode:
@@ -97,7 +104,7 @@ class _ExactDumper(yaml.SafeDumper):
         return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
 
 
-_ExactDumper.add_representer(str, _ExactDumper.represent_str)
+ExactDumper.add_representer(str, ExactDumper.represent_str)
 
 
 def _below(root: Path | None, path: str) -> str:

@@ -84,10 +84,14 @@ def read_layers(path: Path, overrides: Sequence[str] = ()) -> list[Layer]:
             folder = file.parent
             next_file = _parent_file(settings.get("base_config"), file, source)
         files[file] = Layer(source, _one_name_and_whole_paths(settings, folder, source))
-    # `a=1;b=2` are two overrides; a `;` inside a quoted value stays
+    return [*reversed(files.values()), *map(_override, separated(overrides))]
+
+
+def separated(overrides: Sequence[str]) -> list[str]:
+    """`a=1;b=2` are two overrides; a `;` inside a quoted value stays."""
     quoted = r"""(?<=[=\[,{:\s])(?:"(?:\\.|[^"\\])*"|'(?:''|[^'])*')"""
     parts = [part.strip() for text in overrides for part in re.findall(rf"(?:{quoted}|[^;])+", text)]
-    return [*reversed(files.values()), *(_override(part) for part in parts if part)]
+    return [part for part in parts if part]
 
 
 def merged(layers: Sequence[Layer]) -> Settings:
@@ -104,6 +108,20 @@ def merge(parent: Settings, child: Settings, path: tuple[object, ...] = ()) -> S
             value = value if is_new_space else merge(below, value, (*path, key))
         result[key] = value
     return result
+
+
+def project_name(file: Path) -> str:
+    """The folder below projects/ that the config lies in, else the folder itself."""
+    folders = file.resolve().parent.parts
+    if "projects" in folders[:-1]:
+        return folders[len(folders) - 1 - folders[::-1].index("projects") + 1]
+    return folders[-1]
+
+
+def experiment_name(file: Path, overrides: Sequence[str] = ()) -> str:
+    """MLflow's experiment of the config's runs, without a look at its other settings."""
+    settings = merged(read_layers(file, overrides))
+    return str(settings.get("experiment") or settings.get("project") or project_name(file))
 
 
 def project_root(start: Path) -> Path | None:

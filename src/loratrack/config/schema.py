@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from loratrack.config.data import Data, Subset
-from loratrack.config.fields import NotEmpty, Section
+from loratrack.config.fields import NO, YES, NotEmpty, Section
 from loratrack.config.model import Model
-from loratrack.config.train import Train
+from loratrack.config.train import BALANCED, Train
 from loratrack.errors import counted
 
 SINGLE_TASK = "label"
 """The name of the only task of a `single_cls` run, and its default column."""
 
 MAX_REGISTERED_BYTES = 200
-YES, NO = {"true", "yes", "on"}, {"false", "no", "off"}
 
 
 TaskType = Literal["single_cls", "double_cls", "multi_cls"]
@@ -53,6 +52,10 @@ class RunConfig(Section):
     """Name in the model registry; true: the project's name; false: no version is made."""
     project: NotEmpty | None = None
     """A tag to filter by; null: the folder below projects/ that the config lies in."""
+    experiment: NotEmpty | None = None
+    """MLflow's experiment that its runs go to; null: the project's name."""
+    baseline: bool = True
+    """Fit a TF-IDF classifier on the same rows, for comparison."""
     data: Data
     model: Model = Model()
     train: Train = Train()
@@ -68,7 +71,7 @@ class RunConfig(Section):
             )
         return name
 
-    @field_validator("project")
+    @field_validator("project", "experiment")
     @classmethod
     def _project_can_name_a_registered_model(cls, name: str | None) -> str | None:
         if name is not None and (problem := registry_problem(name)):
@@ -102,6 +105,14 @@ class RunConfig(Section):
         return {task: self.data.label_columns.get(task, task) for task in self.tasks}
 
     @property
+    def multi_label_tasks(self) -> tuple[str, ...]:
+        """The tasks with any number of labels a row."""
+        chosen = self.data.multi_label
+        if isinstance(chosen, bool):
+            return self.tasks if chosen else ()
+        return tuple(task for task in self.tasks if task in chosen)
+
+    @property
     def text_columns(self) -> tuple[str, ...]:
         columns = self.data.text_column
         return (columns,) if isinstance(columns, str) else columns
@@ -117,11 +128,24 @@ class RunConfig(Section):
         return dict(zip(self.tasks, weights, strict=True))
 
     @property
+    def class_weights(self) -> dict[str, Literal["balanced"] | dict[str, float]]:
+        """Of the tasks that have any: a weight for each label, or `balanced`."""
+        weights: Any = self.train.class_weight
+        if weights == BALANCED:
+            return dict.fromkeys(self.tasks, BALANCED)
+        by_task = {SINGLE_TASK: weights} if self.task_type == "single_cls" and weights else weights or {}
+        return {task: by_task[task] for task in self.tasks if task in by_task}
+
+    @property
     def metric_names(self) -> tuple[str, ...]:
         """The metrics of one evaluation, in the order they are shown."""
+        measures = {
+            task: ("accuracy", "f1", *(["f1_micro"] if task in self.multi_label_tasks else []))
+            for task in self.tasks
+        }
         if len(self.tasks) == 1:
-            return ("accuracy", "f1")
-        each = [f"{task}_{measure}" for task in self.tasks for measure in ("accuracy", "f1")]
+            return measures[self.tasks[0]]
+        each = [f"{task}_{measure}" for task in self.tasks for measure in measures[task]]
         return (*each, "avg_accuracy", "avg_f1")
 
     @property
@@ -168,6 +192,7 @@ class RunConfig(Section):
             if column in self.text_columns:
                 problems.append(f"data.text_column: {column} is also the label column of {readers[0]}")
         problems += self._name_collisions()
+        problems += self._multi_label_problems()
 
         weights = self.train.loss_weight
         if isinstance(weights, tuple) and len(weights) != len(tasks):
@@ -182,6 +207,8 @@ class RunConfig(Section):
         values = weights.values() if isinstance(weights, dict) else weights
         if values and not any(values):
             problems.append("train.loss_weight: must not be all 0")
+
+        problems += self._class_weight_problems()
 
         train = self.train
         strategies = ["last", *(f"best_{name}" for name in self.metric_names)]
@@ -203,6 +230,39 @@ class RunConfig(Section):
             raise ValueError("\n".join(problems))
         return self
 
+    def _multi_label_problems(self) -> list[str]:
+        chosen, separator = self.data.multi_label, self.data.label_separator
+        no_tasks = [] if isinstance(chosen, bool) else [name for name in chosen if name not in self.tasks]
+        problems = []
+        if no_tasks:
+            problems.append(
+                f"data.multi_label: must name tasks only, got {', '.join(no_tasks)};"
+                f" the tasks are {', '.join(self.tasks)}"
+            )
+        for task in self.multi_label_tasks:
+            joined = [label for label in self.subsets[task] if separator in label]
+            if joined and self.subsets[task] != "all":
+                problems.append(
+                    f"data.label_separator: must not stand in a label of the multi-label task {task}, got"
+                    f" {separator!r} in {joined[0]!r}; choose another separator"
+                )
+        return problems
+
+    def _class_weight_problems(self) -> list[str]:
+        weights = self.train.class_weight
+        if not isinstance(weights, dict):
+            return []
+        if self.task_type == "single_cls":
+            wrong = [key for key, value in weights.items() if not isinstance(value, float)]
+            must = "must give each label of task_type single_cls a number"
+        else:
+            wrong = [
+                key for key, value in weights.items() if key not in self.tasks or isinstance(value, float)
+            ]
+            must = f"must map tasks to `balanced` or {{label: weight}}, the tasks are {', '.join(self.tasks)}"
+        shown = {key: weights[key] for key in wrong}
+        return [f"train.class_weight: {must}; got {shown}"] if wrong else []
+
     def _name_collisions(self) -> list[str]:
         """Answers have a column for each text, label and probability, a run two pictures for each task."""
         owners: dict[str, list[str]] = {}
@@ -219,10 +279,11 @@ class RunConfig(Section):
             if len(those) > 1 and name not in told
         ]
         return problems + [
-            f"data.label_subset: the task confusion_{task} would share a picture with the task {task};"
+            f"data.label_subset: the task {picture}_{task} would share a picture with the task {task};"
             " rename one of them (data.label_columns says which column a task reads)"
             for task in self.tasks
-            if f"confusion_{task}" in self.tasks
+            for picture in ["label_scores" if task in self.multi_label_tasks else "confusion"]
+            if f"{picture}_{task}" in self.tasks
         ]
 
 
@@ -236,7 +297,10 @@ READ_TOGETHER = (
     "data.label_subset",
     "data.label_columns",
     "data.text_column",
+    "data.multi_label",
+    "data.label_separator",
     "train.loss_weight",
+    "train.class_weight",
     "train.save_strategy",
     "train.early_stopping_epochs",
     "train.micro_batch_size",

@@ -150,7 +150,7 @@ class Sweep(Section):
     keep: Literal["all", "finished", "best"] = "finished"
     """Which trials keep weights: `all`; `finished` (not pruned); `best` (best so far when they ended)."""
     register_best: bool = Field(True, alias="register")
-    """Make the best trial a version of the registered model that the config names."""
+    """Make the best trial a version of the registered model that `register` of the config names, if any."""
     retrain_best: Annotated[int, Field(ge=0, le=1024)] = 0
     """Retrain the best trial with this many other seeds: the best of many is partly luck."""
     storage: NotEmpty | None = None
@@ -228,10 +228,19 @@ def load_sweep(path: str | Path, overrides: Sequence[str] = ()) -> SweepConfig:
         settings = {**settings, "sweep": {**sweep, "space": space}}
     settings.setdefault("exp_id", sweep.get("name"))
     try:
-        return SweepConfig.model_validate(settings)
+        return with_known_metrics(SweepConfig.model_validate(settings))
     except ValidationError as error:
         problems = problems_of(settings, error, str(path), layers, SweepConfig)
         raise ConfigError(problems_message(str(path), problems, "invalid setting")) from None
+
+
+def with_known_metrics(config: SweepConfig) -> SweepConfig:
+    """With one task `avg_f1` is its `f1`, so that a parent may say it for any number of tasks."""
+    if len(config.tasks) != 1:
+        return config
+    names = tuple(name.removeprefix("avg_") for name in config.sweep.metrics)
+    metric = names[0] if isinstance(config.sweep.metric, str) else names
+    return config.model_copy(update={"sweep": config.sweep.model_copy(update={"metric": metric})})
 
 
 def _with_whole_paths(key: str, value: object, folder: Path) -> object:

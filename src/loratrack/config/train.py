@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, Tag, model_validator
 
-from loratrack.config.fields import Factor, Section, Seed, Share, Size, Weight, one_shape_of
+from loratrack.config.fields import Factor, NotEmpty, Section, Seed, Share, Size, Weight, one_shape_of
 
 LossWeight = Annotated[
     Annotated[tuple[Weight, ...], Tag("<list>")] | Annotated[dict[str, Weight], Tag("<mapping>")],
@@ -17,6 +17,31 @@ AUTO = "auto"
 LearningRate = Annotated[
     Annotated[Literal["auto"], Tag("<word>")] | Annotated[PositiveFloat, Tag("<number>")],
     Discriminator(lambda value: "<word>" if value == AUTO else "<number>"),
+]
+
+BALANCED: Literal["balanced"] = "balanced"
+_Balanced = Annotated[Literal["balanced"], Tag("<word>")]
+LabelWeights = Annotated[dict[NotEmpty, Factor], Tag("<mapping>")]
+
+
+def _weight_shape(value: object) -> str:
+    return "<mapping>" if isinstance(value, dict) else "<word>" if value == BALANCED else "<number>"
+
+
+ClassWeight = Annotated[
+    _Balanced
+    | Annotated[
+        dict[
+            NotEmpty,
+            Annotated[
+                Annotated[Factor, Tag("<number>")] | _Balanced | LabelWeights, Discriminator(_weight_shape)
+            ],
+        ],
+        Tag("<mapping>"),
+    ],
+    one_shape_of(
+        "must be `balanced`, a mapping of labels to weights, or a mapping of tasks to one of these", BALANCED
+    ),
 ]
 
 
@@ -37,6 +62,11 @@ class Train(Section):
     weight_decay: NonNegativeFloat = 0.01
     max_grad_norm: Factor | None = 1.0
     loss_weight: LossWeight | None = None
+    class_weight: ClassWeight | None = None
+    """Of each label in its task's loss; labels that are left out weigh 1."""
+    label_smoothing: Share = 0.0
+    focal_gamma: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """How much less a row counts that is right already; 0: the cross-entropy itself."""
     save_strategy: str = "best_avg_f1"
     """`last`, or `best_<metric>`; with one task `avg_f1` is its `f1`."""
     early_stopping_epochs: Size | None = None

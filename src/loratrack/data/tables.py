@@ -9,15 +9,26 @@ import csv
 import hashlib
 import io
 import json
+import math
+import zipfile
 from codecs import BOM_UTF8
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import date, datetime, time
+from decimal import Decimal
 from pathlib import Path
 
 from loratrack.data.encoding import GUESSED, UndecodableError, decode
-from loratrack.errors import did_you_mean, quoted
+from loratrack.errors import counted, did_you_mean, quoted
 
 MAX_LISTED_LINES = 10
+EXCEL, PARQUET = "xlsx", "parquet"
+"""Said in the place of an encoding."""
+SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+REMEDIES = {
+    ".json": "; JSON is read one object a line, as .jsonl",
+    ".xls": "; save it as .xlsx, or as CSV UTF-8",
+}
 
 Row = Sequence[str | None]
 
@@ -32,30 +43,46 @@ class Table:
     encoding: str
     columns: dict[str, list[str | None]]
     lines: list[int]
+    names: tuple[str, ...]
+    """Of all columns that the file has."""
+    notices: tuple[str, ...] = ()
+    """How the file was read, where that is not what its name says."""
 
     def __len__(self) -> int:
         return len(self.lines)
 
+    def without(self, rows: set[int]) -> Table:
+        kept = [row for row in range(len(self)) if row not in rows]
+        columns = {name: [values[row] for row in kept] for name, values in self.columns.items()}
+        return replace(self, columns=columns, lines=[self.lines[row] for row in kept])
+
 
 @dataclass(frozen=True)
 class Parsed:
-    """What a parser makes of a text: column names, rows with their lines, and the bad lines by problem."""
+    """What a parser makes of a file: column names, rows with their lines, and the bad lines by problem."""
 
     names: list[str]
     rows: list[Row]
     lines: list[int]
     bad_lines: dict[str, list[int]]
+    notices: list[str] = field(default_factory=list)
+    encoding: str = ""
 
 
-def read_table(file: Path, columns: Sequence[str], problems: list[str]) -> Table | None:
-    """The named columns of a file; None when it cannot be read at all. Adds what is wrong to `problems`."""
+def read_table(
+    file: Path, columns: Sequence[str], problems: list[str], separators: Mapping[str, str] | None = None
+) -> Table | None:
+    """The named columns of a file; None when it cannot be read at all. Adds what is wrong to `problems`.
+
+    `separators`: columns whose cells may be lists (JSON, Parquet), which become one text joined by it.
+    """
 
     def refuse(problem: str) -> None:
         problems.append(f"{file}: {problem}")
 
     suffix = file.suffix.lower()
     if suffix not in PARSERS:
-        refuse(f"must be one of {', '.join(PARSERS)}, got {file.suffix!r}; JSON is read one object a line")
+        refuse(f"must be one of {', '.join(PARSERS)}, got {file.suffix!r}{REMEDIES.get(suffix, '')}")
         return None
     if not file.exists():
         names = [path.name for path in file.parent.iterdir()] if file.parent.is_dir() else []
@@ -73,12 +100,11 @@ def read_table(file: Path, columns: Sequence[str], problems: list[str]) -> Table
         refuse("is empty; it must hold a header and rows")
         return None
     try:
-        decoded = decode(raw)
+        parsed = PARSERS[suffix](raw, columns, separators or {})
     except UndecodableError as error:
         refuse(str(error))
         return None
 
-    parsed = PARSERS[suffix](decoded.text, columns)
     num_before = len(problems)
     for problem, lines in parsed.bad_lines.items():
         refuse(f"{problem} at {lines_text(lines)}")
@@ -102,7 +128,16 @@ def read_table(file: Path, columns: Sequence[str], problems: list[str]) -> Table
     for column in columns:
         index = parsed.names.index(column)
         values[column] = [row[index] for row in parsed.rows]
-    return Table(file, hashlib.sha256(raw).hexdigest(), len(raw), decoded.encoding, values, parsed.lines)
+    return Table(
+        file=file,
+        sha256=hashlib.sha256(raw).hexdigest(),
+        num_bytes=len(raw),
+        encoding=parsed.encoding,
+        columns=values,
+        lines=parsed.lines,
+        names=tuple(parsed.names),
+        notices=tuple(f"{file}: {notice}" for notice in parsed.notices),
+    )
 
 
 def lines_text(lines: Sequence[int]) -> str:
@@ -116,12 +151,84 @@ def is_guessed(table: Table) -> bool:
     return table.encoding in GUESSED
 
 
-def _parse_separated(text: str, delimiter: str) -> Parsed:
+def guessed_notice(table: Table) -> str:
+    return f"{table.file}: encoding guessed as {table.encoding}; save the file as UTF-8 to be sure"
+
+
+def _parse_separated(raw: bytes, columns: Sequence[str], usual: str) -> Parsed:
+    decoded = decode(raw)
+    delimiter = _separator(decoded.text, columns, usual)
+    rows, bad_lines = _fields(decoded.text, delimiter)
+    notices = []
+    if delimiter != usual:
+        told, expected = SEPARATORS[delimiter], SEPARATORS[usual]
+        notices.append(f"its fields are separated by {told}, not by {expected}, and were read so")
+    if not rows:
+        return Parsed([], [], [], bad_lines, notices, decoded.encoding)
+
+    names = [str(name) for name in rows[0][0]]
+    nameless = [index for index, name in enumerate(names) if not name.strip()]
+    odd_counts: dict[int, None] = {}
+    odd_lines: list[int] = []
+    whole = []
+    for row, line in rows[1:]:
+        if len(row) == len(names):
+            whole.append((row, line))
+        else:
+            odd_counts[len(row)] = None
+            odd_lines.append(line)
+    if odd_lines:
+        counts = " or ".join(map(str, sorted(odd_counts)[:3])) + (" or more" if len(odd_counts) > 3 else "")
+        problem = f"must have {counted(len(names), 'field')} like the header, got {counts}"
+        bad_lines.setdefault(problem, []).extend(odd_lines)
+    if nameless[:1] == [0] and len(names) > 1 and _are_numbers([row[0] for row, _ in whole]):
+        nameless.remove(0)
+        notices.append("its first column has no name and numbers the rows, as pandas writes them: left out")
+    spilled = [line for row, line in whole if any(row[index] for index in nameless)]
+    if spilled:
+        problem = "a value stands in a column without a name (quote texts with commas, or name the column)"
+        bad_lines.setdefault(problem, []).extend(spilled)
+    bad = {line for lines in bad_lines.values() for line in lines}
+    good = [(row, line) for row, line in whole if line not in bad]
+    return Parsed(
+        names, [row for row, _ in good], [line for _, line in good], bad_lines, notices, decoded.encoding
+    )
+
+
+def _separator(text: str, columns: Sequence[str], usual: str) -> str:
+    """The usual one, unless another parts the header into the columns that are asked for.
+
+    Or into several columns, each with a name of its own, where the usual one does not part it at all.
+    """
+    headers = {}
+    for delimiter in (usual, *SEPARATORS):
+        try:
+            reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+            headers[delimiter] = next((values for values in reader if values), [])
+        except csv.Error:
+            headers[delimiter] = []
+    for delimiter, names in headers.items():
+        if columns and set(columns) <= set(names):
+            return delimiter
+    if len(headers[usual]) <= 1:
+        for delimiter, names in headers.items():
+            if len(names) > 1 and len(set(names)) == len(names) and all(map(str.strip, names)):
+                return delimiter
+    return usual
+
+
+def _are_numbers(values: Sequence[str | None]) -> bool:
+    """Whether they are whole numbers, each different."""
+    return len(values) > 0 and all(map(str.isdecimal, map(str, values))) and len(set(values)) == len(values)
+
+
+def _fields(text: str, delimiter: str) -> tuple[list[tuple[Row, int]], dict[str, list[int]]]:
+    """Each row and the line it starts at; and the lines that cannot be parted, by problem."""
     # No field is too long: the limit of csv guards against an open quote, which strict mode reports.
     csv.field_size_limit(2**31 - 1)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     rows: list[tuple[Row, int]] = []
-    """Each row and the line it starts at; a value with line breaks ends on a later one."""
+    """A value with line breaks ends on a later line."""
     bad_lines: dict[str, list[int]] = {}
     line, is_at_end = 1, False
     while not is_at_end:
@@ -141,23 +248,7 @@ def _parse_separated(text: str, delimiter: str) -> Parsed:
                 )
             bad_lines.setdefault(problem, []).append(line)
             line = reader.line_num + 1
-    if not rows:
-        return Parsed([], [], [], bad_lines)
-
-    names = [str(name) for name in rows[0][0]]
-    nameless = [index for index, name in enumerate(names) if not name.strip()]
-    for row, line in rows[1:]:
-        if len(row) != len(names):
-            problem = f"must have {len(names)} fields like the header, has {len(row)}"
-            bad_lines.setdefault(problem, []).append(line)
-        elif nameless and any(row[index] for index in nameless):
-            problem = (
-                "a value stands in a column without a name (quote texts with commas, or name the column)"
-            )
-            bad_lines.setdefault(problem, []).append(line)
-    bad = {line for lines in bad_lines.values() for line in lines}
-    good = [(row, line) for row, line in rows[1:] if line not in bad]
-    return Parsed(names, [row for row, _ in good], [line for _, line in good], bad_lines)
+    return rows, bad_lines
 
 
 def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -173,12 +264,11 @@ DECODER = json.JSONDecoder(
 )
 
 
-def _parse_json_lines(text: str, columns: Sequence[str]) -> Parsed:
-    names: dict[str, None] = {}
-    rows: list[Row] = []
-    lines: list[int] = []
+def _parse_json_lines(raw: bytes, columns: Sequence[str], separators: Mapping[str, str]) -> Parsed:
+    decoded = decode(raw)
+    rows: list[tuple[dict[str, object], int]] = []
     bad_lines: dict[str, list[int]] = {}
-    for line, content in enumerate(text.split("\n"), start=1):  # splitlines() would cut at U+2028 too
+    for line, content in enumerate(decoded.text.split("\n"), start=1):  # splitlines() cuts at U+2028 too
         if not content.strip():
             continue
         try:
@@ -190,25 +280,128 @@ def _parse_json_lines(text: str, columns: Sequence[str]) -> Parsed:
                 raise ValueError("must be one JSON object a line (nested too deeply)") from None
             if not isinstance(values, dict):
                 raise ValueError(f"must be one JSON object a line, got a {type(values).__name__}")
-            names.update(dict.fromkeys(values))
-            rows.append([_json_text(column, values.get(column)) for column in columns])
+            rows.append((values, line))
+        except ValueError as error:
+            bad_lines.setdefault(str(error), []).append(line)
+    names = list(dict.fromkeys(name for values, _ in rows for name in values))
+    return _as_text(names, rows, columns, separators, bad_lines, [], decoded.encoding)
+
+
+def _parse_excel(raw: bytes, columns: Sequence[str], separators: Mapping[str, str]) -> Parsed:
+    """The first sheet, its first row as the header; a line is a row as Excel numbers it."""
+    try:
+        import openpyxl
+    except ImportError:
+        raise UndecodableError(
+            "needs openpyxl to be read: `pip install openpyxl`; or save it in Excel as CSV UTF-8"
+        ) from None
+    try:
+        book = openpyxl.load_workbook(io.BytesIO(raw), read_only=True, data_only=True)
+        sheet = book.worksheets[0]
+        sheet.reset_dimensions()  # some programs write wrong ones
+        cells = [
+            ([_excel_value(value) for value in row], line)
+            for line, row in enumerate(sheet.iter_rows(values_only=True), start=1)
+        ]
+    except (zipfile.BadZipFile, KeyError, ValueError, IndexError, TypeError, OSError) as error:
+        raise UndecodableError(f"is no Excel workbook that openpyxl can read: {error}") from None
+    filled = [(row, line) for row, line in cells if any(value is not None for value in row)]
+    if not filled:
+        return Parsed([], [], [], {}, [], EXCEL)
+    names = ["" if name is None else str(name) for name in filled[0][0]]
+    notices = []
+    if len(book.worksheets) > 1:
+        notices.append(f"it has {len(book.worksheets)} sheets, and only the first was read: {sheet.title!r}")
+    rows = [(dict(zip(names, row, strict=False)), line) for row, line in filled[1:]]
+    return _as_text(names, rows, columns, separators, {}, notices, EXCEL)
+
+
+def _excel_value(value: object) -> object:
+    """As Excel shows it where the cell has no format of its own: 1 for 1.0, TRUE for true."""
+    if isinstance(value, bool):
+        return str(value).upper()
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return None if value == "" else value
+
+
+def _parse_parquet(raw: bytes, columns: Sequence[str], separators: Mapping[str, str]) -> Parsed:
+    """A line is a row, counted from 1."""
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise UndecodableError("needs pyarrow to be read: `pip install pyarrow`") from None
+    try:
+        table = parquet.read_table(io.BytesIO(raw))
+        wanted = table.select([name for name in columns if name in table.column_names])
+        rows = [(values, line) for line, values in enumerate(wanted.to_pylist(), start=1)]
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UndecodableError(f"is no Parquet file that pyarrow can read: {error}") from None
+    return _as_text(list(table.column_names), rows, columns, separators, {}, [], PARQUET)
+
+
+def _as_text(
+    names: list[str],
+    rows: Sequence[tuple[Mapping[str, object], int]],
+    columns: Sequence[str],
+    separators: Mapping[str, str],
+    bad_lines: dict[str, list[int]],
+    notices: list[str],
+    encoding: str,
+) -> Parsed:
+    """The values of the columns that are asked for, as text; these columns come first."""
+    if not set(columns) <= set(names):
+        return Parsed(names, [], [], bad_lines, notices, encoding)
+    others = list(names)
+    for column in columns:
+        others.remove(column)
+    texts: list[Row] = []
+    lines: list[int] = []
+    for values, line in rows:
+        try:
+            texts.append([_cell(column, values.get(column), separators) for column in columns])
             lines.append(line)
         except ValueError as error:
             bad_lines.setdefault(str(error), []).append(line)
-    if not set(columns) <= set(names):
-        return Parsed(list(names), [], [], bad_lines)
-    return Parsed(list(columns), rows, lines, bad_lines)
+    return Parsed([*columns, *others], texts, lines, bad_lines, notices, encoding)
 
 
-def _json_text(column: str, value: object) -> str | None:
-    if value is None:
-        return None
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if not isinstance(value, str):
+def _cell(column: str, value: object, separators: Mapping[str, str]) -> str | None:
+    """A list of labels becomes one text."""
+    if not isinstance(value, list) or column not in separators:
+        return _text(column, value)
+    separator, labels = separators[column], [_text(column, label) for label in value]
+    if None in labels:
+        raise ValueError(f"{quoted(column)} must list labels, got null among them")
+    texts = [str(label) for label in labels]
+    if any(separator in text for text in texts):
         raise ValueError(
-            f"{quoted(column)} must be text, a number or true/false, got a {type(value).__name__}"
+            f"{quoted(column)} lists a label with the separator {separator!r} in it; set data.label_separator"
+            " to a character that no label has"
         )
+    return separator.join(texts)
+
+
+def _text(column: str, value: object) -> str | None:
+    """A value as the text that a reader of its file sees."""
+    match value:
+        case None:
+            return None
+        case bool():
+            return "true" if value else "false"
+        case datetime():
+            is_day = (value.hour, value.minute, value.second, value.microsecond) == (0, 0, 0, 0)
+            return value.date().isoformat() if is_day else value.isoformat(sep=" ")
+        case date() | time() | Decimal() | int():
+            return str(value)
+        case float():
+            return None if math.isnan(value) else repr(value)
+        case str():
+            pass
+        case _:
+            kind = type(value).__name__
+            raise ValueError(f"{quoted(column)} must be text, a number or true/false, got a {kind}")
     if not value.isascii():
         try:
             value.encode("utf-8")
@@ -219,8 +412,10 @@ def _json_text(column: str, value: object) -> str | None:
     return value
 
 
-PARSERS: dict[str, Callable[[str, Sequence[str]], Parsed]] = {
-    ".csv": lambda text, _: _parse_separated(text, ","),
-    ".tsv": lambda text, _: _parse_separated(text, "\t"),
+PARSERS: dict[str, Callable[[bytes, Sequence[str], Mapping[str, str]], Parsed]] = {
+    ".csv": lambda raw, columns, _: _parse_separated(raw, columns, ","),
+    ".tsv": lambda raw, columns, _: _parse_separated(raw, columns, "\t"),
     ".jsonl": _parse_json_lines,
+    ".xlsx": _parse_excel,
+    ".parquet": _parse_parquet,
 }

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from loratrack.data.labelled.checks import text_problems
-from loratrack.data.tables import is_guessed, read_table
+from loratrack.data.tables import guessed_notice, is_guessed, read_table
 from loratrack.errors import DataError, problems_message
 
 
@@ -21,5 +21,7 @@ def read_texts(
     if problems or table is None:
         raise DataError(problems_message(str(file), problems))
     if is_guessed(table):
-        notice(f"{file}: read as {table.encoding}, which is a guess; save it as UTF-8 to be sure")
+        notice(guessed_notice(table))
+    for line in table.notices:
+        notice(line)
     return {name: [value or "" for value in table.columns[name]] for name in text_columns}

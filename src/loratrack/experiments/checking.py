@@ -25,7 +25,7 @@ def check(config: RunConfig) -> Corpus:
         corpus = data.read(config)
     except DataError as error:
         faults.append(error)
-    for arch in _bases(config):
+    for arch in bases_of(config):
         try:
             bases.check(arch)
         except BaseNotFoundError as error:
@@ -35,7 +35,7 @@ def check(config: RunConfig) -> Corpus:
     raise faults[0] if len(faults) == 1 else UserError("\n".join(map(str, faults)))
 
 
-def _bases(config: RunConfig) -> tuple[str, ...]:
+def bases_of(config: RunConfig) -> tuple[str, ...]:
     """What `model.arch` may be: the choices of a sweep that varies it."""
     space = config.sweep.space.get(BASE) if isinstance(config, SweepConfig) else None
     return tuple(map(str, space.choice)) if isinstance(space, Choice) else (config.model.arch,)

@@ -15,12 +15,18 @@ from pydantic import ValidationError
 
 from loratrack import config as configs
 from loratrack.config import RunConfig
-from loratrack.config.layers import merged, read_layers
+from loratrack.config.layers import merged, project_name, read_layers
 from loratrack.config.schema import registry_problem
 from loratrack.config.sweep import SweepConfig, load_sweep
 from loratrack.errors import ConfigError, DataError
 
 AnyConfig = TypeVar("AnyConfig", bound=RunConfig)
+
+
+def load_any(path: str | Path, settings: Sequence[str] = ()) -> RunConfig:
+    """A SweepConfig where the file has a `sweep` section."""
+    is_sweep = "sweep" in merged(read_layers(Path(path), settings))
+    return load_search(path, settings) if is_sweep else load_run(path, settings)
 
 
 def load_run(path: str | Path, settings: Sequence[str] = ()) -> RunConfig:
@@ -61,9 +67,10 @@ def _problems_of_the_data_too(path: str | Path, settings: Sequence[str]) -> Iter
 
 
 def with_project(config: AnyConfig, file: Path) -> AnyConfig:
-    """The folder that the config lies in is its project; `register: true` becomes the project's name.
+    """The folder that the config lies in is its project; `register: true` becomes the project's name, and so
+    does an experiment that nobody named.
 
-    A frozen copy says both, wherever it is loaded from.
+    A frozen copy says all of it, wherever it is loaded from.
     """
     project = config.project or project_name(file)
     if problem := registry_problem(project):
@@ -71,12 +78,5 @@ def with_project(config: AnyConfig, file: Path) -> AnyConfig:
             f"{file}: project: {problem}, the name of its folder; say project: NAME, or rename the folder"
         )
     name = project if config.register_as is True else config.register_as
-    return config.model_copy(update={"project": project, "register_as": name})
-
-
-def project_name(file: Path) -> str:
-    """The folder below projects/ that the config lies in, else the folder itself."""
-    folders = file.resolve().parent.parts
-    if "projects" in folders[:-1]:
-        return folders[len(folders) - 1 - folders[::-1].index("projects") + 1]
-    return folders[-1]
+    experiment = config.experiment or project
+    return config.model_copy(update={"project": project, "register_as": name, "experiment": experiment})

@@ -9,7 +9,7 @@ writer.finish("FINISHED")
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -19,7 +19,13 @@ from loratrack.config.schema import data_paths
 from loratrack.config.train import AUTO
 from loratrack.errors import StoreError, UserError
 from loratrack.experiments.hiding import storable
-from loratrack.experiments.verdict import LEARNED_NOTHING, learned_nothing
+from loratrack.experiments.verdict import (
+    LEARNED_NOTHING,
+    against_baseline,
+    is_worse,
+    learned_nothing,
+    remedies,
+)
 from loratrack.model.bundle import MEMBER
 from loratrack.places import (
     ARTIFACTS,
@@ -34,7 +40,7 @@ from loratrack.places import (
 )
 from loratrack.serving import pyfunc
 from loratrack.serving.classifier import check_reload
-from loratrack.store.client import ERROR_TAG
+from loratrack.store.client import DESCRIPTION, ERROR_TAG, EXPERIMENT
 from loratrack.store.place import store_folder
 from loratrack.store.secrets import scrub_name, scrub_text, scrub_values
 from loratrack.tracking import outbox
@@ -45,6 +51,9 @@ from loratrack.training.member import Member
 from loratrack.training.session import Outcome, Prepared
 from loratrack.views import class_scores, curves
 
+MAX_NAME_CHARACTERS = 60
+NOT_IN_NAMES = ("exp_id", "description", "register", "project", "experiment")
+"""Settings that make no other model."""
 MAX_REASON_CHARACTERS = 1000
 """Of the tag `error`; `notices.txt` has all of it."""
 
@@ -64,29 +73,58 @@ class WriterLog:
         self.show(text)
 
 
-def start(config: RunConfig, parent_run_id: str | None = None) -> RunWriter:
-    """A run that shows the config's settings without their secrets."""
+def start(config: RunConfig, parent_run_id: str | None = None, changed: Sequence[str] = ()) -> RunWriter:
+    """A run that shows the config's settings without their secrets.
+
+    `changed`: the settings that differ from the config's file, as `--set` has them. The run is named after
+    them, and the next one that would be called the same gets a number; a child run is called by its exp_id.
+    """
     config = storable(config)
     params = flat(plain(config))
     if config.train.lr == AUTO:  # a param never changes: `enter` logs the rate that it comes to
         del params["train.lr"]
-    return RunWriter.start(name=config.exp_id, params=params, tags=tags(config), parent_run_id=parent_run_id)
+    return RunWriter.start(
+        name=run_name(config.exp_id, changed),
+        params=params,
+        tags=tags(config, changed),
+        parent_run_id=parent_run_id,
+        experiment=config.experiment or EXPERIMENT,
+        is_numbered=parent_run_id is None,
+    )
 
 
-def tags(config: RunConfig) -> dict[str, str]:
+def run_name(exp_id: str, changed: Sequence[str]) -> str:
+    """`dual rank=8 epochs=1`: the exp_id and what was changed, as short as a list of runs shows it."""
+    pairs = [each.partition("=")[::2] for each in changed]
+    values = {key.strip(): str(scrub_text(value.strip())) for key, value in pairs}
+    words = [f"{key.rsplit('.', 1)[-1]}={value}" for key, value in values.items() if key not in NOT_IN_NAMES]
+    name = " ".join([exp_id, *words])
+    return name if len(name) <= MAX_NAME_CHARACTERS else f"{name[: MAX_NAME_CHARACTERS - 1]}…"
+
+
+def tags(config: RunConfig, changed: Sequence[str] = ()) -> dict[str, str]:
+    """What a run is, in the order of MLflow's page: for a person first, for programs last."""
     commit = git()
     values = {
         "exp_id": config.exp_id,
-        "mlflow.note.content": config.description,
+        DESCRIPTION: config.description or description(config),
         "task_type": config.task_type,
         "project": config.project or "",
+        "set": str(scrub_text("; ".join(changed))),
         "base_config": config.base_config or "",
-        "config_sha256": files.sha256(config),
         "device": device_name(),
         "git_commit": "" if commit is None else str(commit["commit"]),
         "loratrack_version": __version__,
+        "config_sha256": files.sha256(config),
     }
     return {name: value for name, value in values.items() if value}
+
+
+def description(config: RunConfig) -> str:
+    """A sentence for a run that has none of its own."""
+    how = f"LoRA of rank {config.model.lora.rank}" if config.model.use_lora else "Full fine-tuning"
+    data = Path(config.data.raw_data_path).name
+    return f"{how} on {config.model.arch}: {', '.join(config.tasks)}, learned from {data}."
 
 
 def enter(
@@ -110,6 +148,7 @@ def enter(
     writer.log_params(
         sizes if config.train.lr != AUTO else {**sizes, "train.lr": member.config.train.peak_rate}
     )
+    writer.log_metrics(prepared.yardstick, step=0)
     return member
 
 
@@ -123,11 +162,18 @@ def keep(
     with_weights: bool = True,
 ) -> dict[str, float]:
     """The run's files, checked and handed over, and its last metrics, which are returned."""
+    metrics = session.summary(member, outcome)
     if outcome is not None:
-        nothing = learned_nothing(member.config, member.history, outcome.answers)
-        if nothing is not None:
-            log.writer.set_tags({LEARNED_NOTHING: nothing})
-            log.notice(f"{member.config.exp_id}: {nothing}")
+        compared = {**prepared.yardstick, **metrics}
+        verdict = learned_nothing(member.config, member.history, outcome.answers)
+        if verdict is not None:
+            log.writer.set_tags({LEARNED_NOTHING: verdict})
+        elif is_worse(member.config, compared):
+            verdict = against_baseline(member.config, compared)
+        if verdict is not None:
+            rate = session.rate_to_try(prepared.network, member.config.train)
+            tries = remedies(member.config, rate, prepared.dataset.report)
+            log.notice(f"{member.config.exp_id}: {verdict}; {tries}")
     folder = work / ARTIFACTS
     session.write(prepared, member, outcome, folder, with_weights=with_weights)
     disk.write_json(folder / DATA_REPORT, scrub_values(prepared.dataset.report, scrub_name))
@@ -152,7 +198,6 @@ def keep(
     answers = {task: (labels[task], *pair) for task, pair in pairs.items()}
     if answers:
         class_scores.write(folder / CLASS_SCORES, answers)
-    metrics = session.summary(member, outcome)
     try:  # before the files: a run that has kept its model has its scores
         log.writer.log_metrics(metrics, step=len(member.history))
     finally:  # also on a full disk, for moving the files takes no space

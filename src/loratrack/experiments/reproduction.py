@@ -135,6 +135,7 @@ def reproduce(
         metrics=metrics,
         notices=tuple(log.notices),
         artifact_uri=artifact_uri(writer.run_id),
+        experiment_id=writer.experiment_id,
         ended_by=interruption.signal,
         is_sent=is_sent,
         epochs=epochs,

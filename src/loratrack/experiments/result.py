@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from loratrack.store import links
+
 if TYPE_CHECKING:
     from loratrack.tuning.report import Report
 
@@ -29,6 +31,8 @@ class Result:
     artifact_uri: str = ""
     ended_by: signal.Signals | None = None
     """The signal that ended it early."""
+    experiment_id: str = ""
+    """MLflow's own; empty while the tracking store does not answer."""
     is_sent: bool = True
     """False: something still waits for the tracking store, and goes out with `loratrack sync`."""
 
@@ -36,6 +40,11 @@ class Result:
     def model(self) -> str:
         """What `loratrack predict --model` and `loratrack.Classifier` take."""
         return f"models:/{self.version}" if self.version else f"runs:/{self.run_id}"
+
+    @property
+    def link(self) -> str:
+        """The run's page in MLflow."""
+        return links.run_page(self.experiment_id, self.run_id)
 
     @property
     def folder(self) -> Path | None:

@@ -6,6 +6,7 @@ result.metrics["test_avg_f1"], result.version       # 0.964, "clinc/3"
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -29,18 +30,24 @@ from loratrack.training.member import Member
 from loratrack.training.session import Outcome, Prepared
 
 
-def run(config: RunConfig, watcher: Watcher | None = None, corpus: Corpus | None = None) -> Training:
+def run(
+    config: RunConfig,
+    watcher: Watcher | None = None,
+    corpus: Corpus | None = None,
+    changed: Sequence[str] = (),
+) -> Training:
     """Train, log, check that the saved model is the trained one, and register it.
 
     `corpus`: what `checking.check` gave of this config; None: it is checked here.
 
     However it breaks off, the MLflow run does not stay RUNNING: a fault ends it as FAILED, a signal as
     KILLED with the best epoch so far kept. UserError: the training failed in a way that the user can mend.
+    `changed`: settings such as `train.epochs=2` that the run is named after.
     """
     corpus = check(config) if corpus is None else corpus
     watcher, config = watcher or Nobody(), texts_hidden(pinned(config))
     with interruptible() as interruption:
-        writer = recording.start(config)
+        writer = recording.start(config, changed=changed)
         watcher.notice(f"{config.exp_id}: run {writer.run_id}")
         log = WriterLog(writer, watcher.notice)
         with recording.failing(log), recording.work_folder(writer.run_id) as work:
@@ -58,10 +65,11 @@ def run(config: RunConfig, watcher: Watcher | None = None, corpus: Corpus | None
         exp_id=config.exp_id,
         run_id=writer.run_id,
         status=status,
-        metrics=metrics,
+        metrics={**prepared.yardstick, **metrics},
         version=None if version is None else f"{config.register_as}/{version}",
         notices=tuple(log.notices),
         artifact_uri=artifact_uri(writer.run_id),
+        experiment_id=writer.experiment_id,
         ended_by=interruption.signal,
         is_sent=is_sent,
         epochs=tuple(dict(values) for values in member.history),

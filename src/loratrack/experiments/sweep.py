@@ -27,6 +27,7 @@ from loratrack.experiments.run import artifact_uri
 from loratrack.experiments.trained_bases import pinned
 from loratrack.experiments.trials import TrialRunner
 from loratrack.experiments.watcher import Nobody, Watcher
+from loratrack.store.client import EXPERIMENT
 from loratrack.store.place import store_folder
 from loratrack.store.secrets import scrub_name
 from loratrack.tracking import child_runs
@@ -96,7 +97,12 @@ def _parent(search: Search, config: SweepConfig) -> RunWriter:
         if run_id is not None:
             return RunWriter.attach(run_id)
         tags = {**recording.tags(config), "sweep": config.sweep.name}
-        parent = RunWriter.start(name=config.sweep.name, params=flat(plain(config)), tags=tags)
+        parent = RunWriter.start(
+            name=config.sweep.name,
+            params=flat(plain(config)),
+            tags=tags,
+            experiment=config.experiment or EXPERIMENT,
+        )
         search.set_attr(PARENT, parent.run_id)
         return parent
 
@@ -132,6 +138,7 @@ def _end(work: Work) -> Sweep:
         metrics={f"best_{name}": value for name, value in bests.items()},
         version=(concluded or {}).get(VERSION, "").removeprefix("models:/") or None,
         artifact_uri=artifact_uri(parent.run_id),
+        experiment_id=parent.experiment_id,
         ended_by=interruption.signal,
         is_concluded=concluded is not None,
         num_done=search.num_done(),
@@ -158,8 +165,9 @@ def _conclude(work: Work) -> dict[str, str]:
             tags = {f"best.{key}": str(value) for key, value in best.params.items()}
             tags |= {"best_trial": str(best.number), "best_run_id": run_id}
             metrics = dict(zip(search.sweep.metrics, best.values, strict=True))
-            if search.sweep.register_best and search.attr("registered") != best.number:
-                name = str(config.project if config.register_as is False else config.register_as)
+            name = config.register_as if search.sweep.register_best else False
+            if name is not False and search.attr("registered") != best.number:
+                name = str(name)
                 bests = {f"best_{metric}": value for metric, value in metrics.items()}
                 parent.ask_version(name, recording.version_tags(best_config.exp_id, bests), run_id)
                 search.set_attr("registered", best.number)

@@ -21,13 +21,14 @@ from loratrack.errors import UserError
 from loratrack.experiments import recording
 from loratrack.experiments.recording import WriterLog
 from loratrack.experiments.result import RunStatus
-from loratrack.experiments.watcher import TrialEnd, TrialState, Watcher
+from loratrack.experiments.watcher import TrialEnd, TrialState, UnderWay, Watcher
 from loratrack.model.out_of_memory import is_out_of_memory
 from loratrack.tracking.writer import RunWriter
 from loratrack.training import session
 from loratrack.training.cohort import train
 from loratrack.training.member import Member, Status
 from loratrack.training.session import Prepared
+from loratrack.tuning import samplers
 from loratrack.tuning.cohorts import group, is_own
 from loratrack.tuning.parallelism import Parallelism
 from loratrack.tuning.study import Search, Trial
@@ -62,7 +63,8 @@ class TrialRunner:
         self.search, self.parent, self.watcher, self.stop = search, parent, watcher, stop
         self.corpus = corpus
         """What the data of the sweep's own config holds, where it was read before."""
-        self.places = Parallelism(search.sweep.parallel, memory_left)
+        most = samplers.max_parallel(search.config)
+        self.places = Parallelism(search.sweep.parallel, memory_left, most)
         self.prepared: Prepared | None = None
         self._group = ""
         self._running: dict[str, RunningTrial] = {}
@@ -71,10 +73,12 @@ class TrialRunner:
         """The open runs, by the number of the trial."""
         self._backlog: list[Trial] = []
         self._step_began = time.perf_counter()
+        self._num_done, self._num_wanted = search.num_done(), search.num_wanted()
 
     def work(self) -> None:
         """Train until no trial is left; wait for other processes, whose trials come back if they die."""
         try:
+            self._show()
             while not self.stop():
                 trial = self._backlog.pop(0) if self._backlog else self.search.next()
                 if trial is not None:
@@ -132,6 +136,7 @@ class TrialRunner:
         for running in [each for each in self._running.values() if each.member.status == "failed"]:
             self._settle(running)
         self._fill()
+        self._show()
         self._step_began = time.perf_counter()
 
     def epoch(self, member: Member) -> None:
@@ -146,12 +151,17 @@ class TrialRunner:
         running = self._running.get(member.name)
         if running is None:
             return
+        self.watcher.trial_epoch(running.trial.number, member)
         if member.is_training and self.search.should_prune(running.trial):
             member.end("stopped", "pruned")
         if not member.is_training:
             self._settle(running)
             self._fill()
         self._step_began = time.perf_counter()
+
+    def _show(self) -> None:
+        members = {running.trial.number: running.member for running in self._running.values()}
+        self.watcher.under_way(UnderWay(members, self._num_done, self._num_wanted))
 
     def _fill(self) -> None:
         """Trials of the same group until every place is taken.
@@ -269,6 +279,7 @@ class TrialRunner:
     ) -> None:
         """`epochs`: how many there were, of how many."""
         search, best = self.search, self.search.best()
+        self._num_done, self._num_wanted = search.num_done(), search.num_wanted()
         bests = {} if best is None else dict(zip(search.sweep.metrics, best.values, strict=True))
         end = TrialEnd(
             number=trial.number,
@@ -281,8 +292,8 @@ class TrialRunner:
             max_epochs=epochs[1],
             best_number=None if best is None else best.number,
             best_metrics=bests,
-            num_done=search.num_done(),
-            num_wanted=search.num_wanted(),
+            num_done=self._num_done,
+            num_wanted=self._num_wanted,
         )
         self.watcher.trial(end)
 

@@ -41,6 +41,16 @@ class TrialEnd:
     """How many trials the sweep is to have; None where only time ends it."""
 
 
+@dataclass(frozen=True)
+class UnderWay:
+    """How a sweep stands between two ends of trials."""
+
+    members: Mapping[int, Member]
+    """What this process trains, by the number of the trial."""
+    num_done: int
+    num_wanted: int | None
+
+
 class Watcher(Protocol):
     """Everything that `experiments` has to say on the way. It decides nothing."""
 
@@ -52,6 +62,12 @@ class Watcher(Protocol):
 
     def epoch(self, member: Member) -> None:
         """A member has ended an epoch."""
+
+    def under_way(self, sweep: UnderWay) -> None:
+        """All trials in training have taken a step, or there is none in training yet."""
+
+    def trial_epoch(self, number: int, member: Member) -> None:
+        """A trial of a sweep has ended an epoch."""
 
     def trial(self, end: TrialEnd) -> None:
         """A trial of a sweep has ended."""
@@ -65,6 +81,10 @@ class Nobody:
     def step(self, members: Sequence[Member]) -> None: ...
 
     def epoch(self, member: Member) -> None: ...
+
+    def under_way(self, sweep: UnderWay) -> None: ...
+
+    def trial_epoch(self, number: int, member: Member) -> None: ...
 
     def trial(self, end: TrialEnd) -> None: ...
 
@@ -99,21 +119,31 @@ class Lines:
             return
         self.notice(epoch_line(member))
 
+    def under_way(self, sweep: UnderWay) -> None: ...
+
+    def trial_epoch(self, number: int, member: Member) -> None:
+        """The first epoch alone: it says that the trial is well, and its end says the rest."""
+        if len(member.history) == 1:
+            self.notice(f"trial {number}  {epoch_line(member)}")
+
     def trial(self, end: TrialEnd) -> None:
         self._trials_ended += 1
-        if end.state == "failed":
-            line = f"failed: {end.reason}"
-        elif end.state == "pruned":
-            line = f"pruned after epoch {end.epochs} of {end.max_epochs}  {end.seconds:.0f} s"
-        else:
-            line = f"{metrics_line(end.metrics)}  {end.seconds:.0f} s"
         standing = f"{end.num_done} of {end.num_wanted} done" if end.num_wanted else f"{end.num_done} done"
         if end.best_number is not None:
             standing = f"best so far {metrics_line(end.best_metrics)} (trial {end.best_number}), {standing}"
         if end.num_wanted and end.num_done < end.num_wanted:
             seconds = (time.monotonic() - self._began) / self._trials_ended * (end.num_wanted - end.num_done)
             standing += f", about {duration(seconds)} left"
-        self.notice(f"trial {end.number}  {line}  ({settings_line(end.settings)})\n  {standing}")
+        self.notice(f"{trial_line(end)}  ({settings_line(end.settings)})\n  {standing}")
+
+
+def trial_line(end: TrialEnd) -> str:
+    """`trial 7  avg_f1 0.9312  103 s`"""
+    if end.state == "failed":
+        return f"trial {end.number}  failed: {end.reason}"
+    if end.state == "pruned":
+        return f"trial {end.number}  pruned after epoch {end.epochs} of {end.max_epochs}  {end.seconds:.0f} s"
+    return f"trial {end.number}  {metrics_line(end.metrics)}  {end.seconds:.0f} s"
 
 
 def epoch_line(member: Member, width: int | None = None) -> str:
@@ -127,8 +157,8 @@ def epoch_line(member: Member, width: int | None = None) -> str:
         f"epoch {len(member.history)}/{member.epochs}",
         f"loss {last['train/loss']:.3f}",
         *(f"{name} {last[name]:.3f}" for name in sorted(scores, key=lambda name: name != "avg_f1")),
-        f"{last['time/epoch_seconds']:.1f} s",
-        f"{last['time/examples_per_second']:.0f} examples/s",
+        f"{last['system/epoch_seconds']:.1f} s",
+        f"{last['system/examples_per_second']:.0f} examples/s",
     ]
     while width is not None and len(parts) > 3 and cell_len("  ".join(parts)) > width:
         parts.pop()

@@ -18,8 +18,8 @@ from loratrack.store.client import RUN_ID_PREFIX, answering, connect, fetching
 from loratrack.store.place import store_name
 from loratrack.store.relocation import here
 
-EPOCH_AREAS = ("train/", "validation/", "time/epoch_seconds")
-"""What the table of epochs holds besides the scores."""
+EPOCH_AREAS = ("train/", "validation/", "system/epoch_seconds", "time/epoch_seconds")
+"""What the table of epochs holds besides the scores; earlier versions logged `time/…`."""
 MAX_LISTED = 5
 
 

@@ -14,6 +14,7 @@ from datetime import datetime
 from loratrack.errors import UserError, closest, is_text
 from loratrack.index.comparisons import Value, meaning, number
 from loratrack.index.expression import ExpressionError, comparisons, holds, parse
+from loratrack.index.opened import open_tables
 from loratrack.index.runs import (
     ATTRIBUTES,
     HEADINGS,
@@ -32,9 +33,13 @@ from loratrack.index.tables import Tables
 from loratrack.metrics import is_lower_better
 from loratrack.store.client import EVENTS_EXPERIMENT, PARENT_TAG
 
-ALWAYS_KNOWN = re.compile(r"(best_|test_)?(avg_)?(accuracy|f1)|(train|validation)/loss|best_epoch")
+ALWAYS_KNOWN = re.compile(
+    r"(best_|test_|baseline_|majority_)?(avg_)?(accuracy|f1)|(train|validation)/loss|best_epoch"
+)
 """Metrics that are no mistake in a store where no run has one yet."""
 FAILED = "FAILED"
+MAIN_SCORES = ("best_avg_f1", "best_f1", "test_avg_f1", "test_f1")
+MAIN_SETTINGS = ("params.model.lora.rank", "params.train.lr", "params.train.epochs")
 MANY_SHARE = 0.1
 """From this share of all runs on, one scan is quicker than looking each run up."""
 
@@ -129,6 +134,30 @@ def summaries(tables: Tables, clause: str = "", **values: object) -> list[RunSum
     return sorted(runs, key=lambda summary: summary.started_ms, reverse=True)
 
 
+def newest_experiment() -> str | None:
+    """The id of the experiment in which something was trained last."""
+    with open_tables() as tables:
+        runs = summaries(tables)
+    return runs[0].experiment_id if runs else None
+
+
+def score_columns() -> dict[str, list[str]]:
+    """By the id of each experiment the main scores of its runs and the settings that most often differ."""
+    listed: dict[str, list[str]] = {}
+    names = {f"m{number}": name for number, name in enumerate(MAIN_SCORES)}
+    with open_tables() as tables:
+        rows = tables.rows(
+            "SELECT DISTINCT r.experiment_id, m.key FROM latest_metrics m JOIN runs r"
+            f" ON r.run_uuid = m.run_uuid WHERE m.key IN ({', '.join(f':{each}' for each in names)})",
+            **names,
+        )
+    logged = {(str(experiment), key) for experiment, key in rows}
+    for experiment in sorted({experiment for experiment, _ in logged}):
+        scores = [f"metrics.{name}" for name in MAIN_SCORES if (experiment, name) in logged]
+        listed[experiment] = [*scores, *MAIN_SETTINGS]
+    return listed
+
+
 def parents(tables: Tables) -> set[str]:
     """Ids of parent runs (sweeps, chains)."""
     rows = tables.rows("SELECT DISTINCT t.value FROM tags t WHERE t.key = :key", key=PARENT_TAG)
@@ -202,9 +231,11 @@ class RunTable:
 
     def _best_values(self, metric: str) -> Column:
         """`StoredRun.best` of all runs, in a few queries for all of them."""
-        if metric.startswith(ONLY_LATEST):
-            return {run_id: (value,) for run_id, value in self._latest(metric).items()}
         values: dict[str, float] = {}
+        if metric.startswith(ONLY_LATEST):
+            for name in names_of(metric):
+                values = self._latest(name) | values
+            return {run_id: (value,) for run_id, value in values.items()}
         for name in names_of(metric):
             values = self._latest(f"best_{name}") | values
         for name in names_of(metric):

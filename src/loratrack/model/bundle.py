@@ -3,6 +3,7 @@
     lora_adapter/ | model/    the weights, as PEFT or transformers write them
     heads.safetensors         the classifiers
     label_map.json            local and global id of each label
+    thresholds.json           of multi-label tasks: from which probability on a label is predicted
     config_copy.yaml          the frozen settings
     probe.safetensors         a few rows and the logits it gave for them
     bundle.json               base and tokenizer by sha256, precision, and the sha256 of each file above
@@ -33,7 +34,7 @@ from loratrack.disk import sha256_of
 from loratrack.errors import UserError
 from loratrack.manifest import Manifest, RecordedBase
 from loratrack.model import probe as probes
-from loratrack.model import weights
+from loratrack.model import thresholds, weights
 from loratrack.model.network import Network
 from loratrack.model.probe import Probe
 from loratrack.places import BUNDLE, CONFIG_COPY, LABEL_MAP, PROBE, our_project
@@ -63,6 +64,7 @@ def save(
     config: RunConfig,
     labels: Mapping[str, Any],
     probe: Probe | None = None,
+    tuned_thresholds: Mapping[str, float] | None = None,
 ) -> None:
     """Make `folder` a bundle of the weights in `kept`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,6 +75,7 @@ def save(
     files.save(config, folder / CONFIG_COPY)
     if probe is not None:
         probes.save(probe, folder / PROBE)
+    thresholds.save(tuned_thresholds or {}, folder)
     manifest = Manifest(
         format=manifests.FORMAT,
         base=RecordedBase(

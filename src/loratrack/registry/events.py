@@ -185,8 +185,9 @@ def _is_under_way(event: Event) -> bool:
 
 
 def _busy(event: Event) -> RefusedError:
+    owner = process.owner(event.owner)
     return RefusedError(
-        f"{event.model}: a move by {event.who} on {event.owner.get(process.HOST, '?')} has been under"
+        f"{event.model}: a move by {event.who} on {owner.host if owner else '?'} has been under"
         f" way for {WAIT_SECONDS:.0f} seconds (run {event.run_id} in {EVENTS_EXPERIMENT});"
         f" if that process is gone: loratrack registry reconcile {event.model} --force"
     )

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import compress
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from loratrack import data
 from loratrack.bases import base as bases
 from loratrack.config import RunConfig
-from loratrack.data import LabelMap
+from loratrack.data import LabelMap, TaskLabels
 from loratrack.errors import DataError, UserError
-from loratrack.model import bundle
+from loratrack.model import bundle, thresholds
 from loratrack.model import probe as probes
 from loratrack.model.batch import Sequences
 from loratrack.model.network import Network
@@ -36,11 +38,17 @@ ADAPTER_NAME = re.compile(rf"(lora_[AB])\.{bundle.MEMBER}\.")
 @dataclass(frozen=True)
 class Prediction:
     label: str
+    """Of a multi-label task its labels as a file has them, joined by `data.label_separator`."""
     probability: float
+    """Of a multi-label task that it is exactly these labels, taking them for independent."""
+    labels: tuple[str, ...] = ()
+    """Of a multi-label task, in the order of the task; there may be none."""
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    """Of a multi-label task, of each label it has."""
 
 
 class Predictions(dict[str, Prediction]):
-    """The prediction of each task for one text; of a model with one task also `label` and `probability`."""
+    """The prediction of each task for one text; that of a model with one task also without naming it."""
 
     @property
     def label(self) -> str:
@@ -49,6 +57,14 @@ class Predictions(dict[str, Prediction]):
     @property
     def probability(self) -> float:
         return self._only().probability
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        return self._only().labels
+
+    @property
+    def probabilities(self) -> Mapping[str, float]:
+        return self._only().probabilities
 
     def _only(self) -> Prediction:
         if len(self) != 1:
@@ -107,7 +123,8 @@ class Classifier:
         self.network: Network
         self.config: RunConfig
         self.network, base, self.config, labels = bundle.load(folder, notice, trusted)
-        self.label_map = LabelMap.from_dict(labels)
+        self.label_map = LabelMap.from_dict(labels, self.config.multi_label_tasks)
+        self.thresholds = thresholds.load(folder, self.config.multi_label_tasks)
         self._lock = threading.Lock()
         self._tokenizer = bases.load_tokenizer(base)
 
@@ -152,10 +169,25 @@ class Classifier:
         logits_by_task = self.network.heads[bundle.MEMBER].split(logits)
         rows = [Predictions() for _ in texts[0]]
         for name, task in zip(self.config.tasks, self.label_map.tasks, strict=True):
+            if task.is_multi_label:
+                told = self._several_labels(task, logits_by_task[name])
+                for row, prediction in zip(rows, told, strict=True):
+                    row[name] = prediction
+                continue
             best = torch.softmax(logits_by_task[task.name], dim=-1).max(dim=-1)
             for row, index, value in zip(rows, best.indices.tolist(), best.values.tolist(), strict=True):
                 row[name] = Prediction(task.labels[index], value)
         return rows
+
+    def _several_labels(self, task: TaskLabels, logits: Tensor) -> Iterator[Prediction]:
+        are_told = thresholds.reached(logits, self.thresholds[task.name])
+        together = F.logsigmoid(torch.where(are_told, logits, -logits)).sum(dim=-1).exp()
+        numbers = zip(are_told.tolist(), torch.sigmoid(logits).tolist(), together.tolist(), strict=True)
+        for is_told, probabilities, probability in numbers:
+            labels = tuple(compress(task.labels, is_told))
+            by_label = dict(zip(task.labels, probabilities, strict=True))
+            text = self.config.data.label_separator.join(labels)
+            yield Prediction(text, probability, labels, by_label)
 
     def logits(self, rows: Sequences) -> Tensor:
         with self._lock:  # a pass leaves its routing in the network

@@ -22,7 +22,9 @@ from loratrack.errors import UserError
 if TYPE_CHECKING:  # opens torch, for which a check of the target need not wait
     from loratrack.serving.classifier import Classifier
 
-Row = dict[str, str | float]
+Cell = str | float | list[str] | list[float]
+"""Lists are the labels of a multi-label task and their probabilities."""
+Row = dict[str, Cell]
 RowWriter = Callable[[Row], object]
 
 BATCH_ROWS = 2048
@@ -59,25 +61,37 @@ def labelled(classifier: Classifier, columns: Mapping[str, list[str]]) -> Iterat
         batch = {name: texts[start : start + BATCH_ROWS] for name, texts in columns.items()}
         for index, predictions in enumerate(classifier.answer(batch)):
             row: Row = {name: texts[index] for name, texts in batch.items()}
-            row |= {task: each.label for task, each in predictions.items()}
-            row |= {
-                probability_column(task): round(each.probability, PROBABILITY_DIGITS)
-                for task, each in predictions.items()
-            }
+            several = classifier.config.multi_label_tasks
+            for task, each in predictions.items():
+                row[task] = list(each.labels) if task in several else each.label
+            for task, each in predictions.items():
+                numbers = [round(each.probabilities[label], PROBABILITY_DIGITS) for label in each.labels]
+                one = round(each.probability, PROBABILITY_DIGITS)
+                row[probability_column(task)] = numbers if task in several else one
             yield row
 
 
-def write(rows: Iterable[Row], file: Path, names: list[str], *, safe_for_excel: bool = False) -> int:
+def write(
+    rows: Iterable[Row],
+    file: Path,
+    names: list[str],
+    *,
+    label_separator: str,
+    safe_for_excel: bool = False,
+) -> int:
     """Write the whole file or nothing; the ending of `file` says the format. Returns the number of rows.
 
-    Labels and texts stay as they are, so that answers can be joined to the data. `safe_for_excel`: what a
-    spreadsheet would run as a formula gets an apostrophe in front.
+    Lists are joined by `label_separator` where the format has none. Labels and texts stay as they are, so
+    that answers can be joined to the data. `safe_for_excel`: what a spreadsheet would run as a formula gets
+    an apostrophe in front.
     """
     num_rows = 0
     try:
         with disk.whole_file(file) as draft, draft.open("x", encoding="utf-8", newline="") as opened:
             write_row = WRITERS[file.suffix.lower()](opened, names)
             for row in rows:
+                if file.suffix.lower() != ".jsonl":
+                    row = {name: joined(cell, label_separator) for name, cell in row.items()}
                 write_row({name: safe_cell(cell) for name, cell in row.items()} if safe_for_excel else row)
                 num_rows += 1
     except OSError as error:
@@ -85,7 +99,11 @@ def write(rows: Iterable[Row], file: Path, names: list[str], *, safe_for_excel: 
     return num_rows
 
 
-def safe_cell(cell: str | float) -> str | float:
+def joined(cell: Cell, separator: str) -> Cell:
+    return separator.join(map(str, cell)) if isinstance(cell, list) else cell
+
+
+def safe_cell(cell: Cell) -> Cell:
     """A formula becomes a text that shows it; a number stays a number."""
     if isinstance(cell, str) and cell.startswith(FORMULA_STARTS) and not NUMBER.fullmatch(cell):
         return f"'{cell}"

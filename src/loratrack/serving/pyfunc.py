@@ -20,6 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.types import ColSpec, Schema
+from mlflow.types.schema import Array
 
 from loratrack.bases.trust import said_by_loader
 from loratrack.config import RunConfig
@@ -36,8 +37,12 @@ REQUIREMENTS = ("loratrack", "torch", "transformers", "peft", "mlflow")
 def save(bundle: Path, folder: Path, config: RunConfig) -> None:
     """Write the MLflow model of a bundle to `folder`."""
     inputs = [ColSpec("string", name) for name in config.text_columns]
-    labels = [ColSpec("string", task) for task in config.tasks]
-    probabilities = [ColSpec("double", probability_column(task)) for task in config.tasks]
+    several = config.multi_label_tasks
+    labels = [ColSpec(Array("string") if task in several else "string", task) for task in config.tasks]
+    probabilities = [
+        ColSpec(Array("double") if task in several else "double", probability_column(task))
+        for task in config.tasks
+    ]
     log = logging.getLogger("mlflow.pyfunc")
     level = log.level
     log.setLevel(logging.WARNING)  # MLflow reports each time that it looks at the example
@@ -75,7 +80,10 @@ class InputError(MlflowException, DataError):  # type: ignore[misc]  # MLflow ha
 
 
 class ServedClassifier:
-    """What MLflow calls: a frame of text columns in, a label and a probability for each task out."""
+    """What MLflow calls: a frame of text columns in, a label and a probability for each task out.
+
+    Of a multi-label task both are lists.
+    """
 
     def __init__(self, classifier: Classifier) -> None:
         self.classifier = classifier
@@ -95,12 +103,20 @@ class ServedClassifier:
 
 def table(classifier: Classifier, columns: dict[str, list[str]]) -> pd.DataFrame:
     """One line for each row: the label of each task, then the probabilities."""
-    predictions, tasks = classifier.answer(columns), classifier.config.tasks
-    labels = {task: pd.Series([row[task].label for row in predictions], dtype=str) for task in tasks}
-    probabilities = {
-        probability_column(task): pd.Series([row[task].probability for row in predictions], dtype=float)
-        for task in tasks
-    }
+    predictions, config = classifier.answer(columns), classifier.config
+    labels: dict[str, pd.Series] = {}
+    probabilities: dict[str, pd.Series] = {}
+    for task in config.tasks:
+        each = [row[task] for row in predictions]
+        if task in config.multi_label_tasks:
+            labels[task] = pd.Series([list(one.labels) for one in each], dtype=object)
+            numbers = [[one.probabilities[label] for label in one.labels] for one in each]
+            probabilities[probability_column(task)] = pd.Series(numbers, dtype=object)
+        else:
+            labels[task] = pd.Series([one.label for one in each], dtype=str)
+            probabilities[probability_column(task)] = pd.Series(
+                [one.probability for one in each], dtype=float
+            )
     return pd.DataFrame(labels | probabilities)
 
 

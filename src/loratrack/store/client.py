@@ -20,10 +20,12 @@ from loratrack.store.relocation import here
 from loratrack.store.secrets import scrub_text
 
 EXPERIMENT = "loratrack"
-"""Where runs go when nobody names an experiment."""
+"""Where runs go that have no project."""
 EVENTS_EXPERIMENT = "registry-events"
 """Its runs are moves in the registry, not trainings."""
 PARENT_TAG = "mlflow.parentRunId"
+DESCRIPTION = "mlflow.note.content"
+"""The tag that MLflow shows as the description of a run or an experiment."""
 ERROR_TAG = "error"
 """Why a run failed."""
 RUN_ID_PREFIX = re.compile(r"[0-9a-f]{4,32}")
@@ -165,7 +167,9 @@ class Client(Protocol):
 
     def get_experiment_by_name(self, name: str) -> Experiment | None: ...
 
-    def create_experiment(self, name: str, artifact_location: str | None = None) -> str: ...
+    def create_experiment(
+        self, name: str, artifact_location: str | None = None, tags: Mapping[str, str] | None = None
+    ) -> str: ...
 
     def search_experiments(
         self,
@@ -290,7 +294,7 @@ def ensure_experiment(name: str) -> str:
         is_database = database_file(tracking_uri()) is not None
         location = str(store_folder() / ARTIFACTS / quote(name, safe=" ")) if is_database else None
         try:
-            client.create_experiment(name, artifact_location=location)
+            client.create_experiment(name, artifact_location=location, tags=_experiment_tags(name))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was faster
                 raise
@@ -302,6 +306,17 @@ def ensure_experiment(name: str) -> str:
             f" mlflow experiments restore -x {experiment.experiment_id}"
         )
     return str(experiment.experiment_id)
+
+
+def _experiment_tags(name: str) -> dict[str, str]:
+    """What MLflow's list of experiments says of it; the kind opens it in the mode Model training."""
+    about = (
+        "Moves in the model registry, one run each: who made which version champion, when and why."
+        " Written by `loratrack promote` and `rollback`; no trainings."
+        if name == EVENTS_EXPERIMENT
+        else f"Trainings. `loratrack compare --filter experiment={name}` sets them side by side."
+    )
+    return {DESCRIPTION: about, "mlflow.experimentKind": "custom_model_development"}
 
 
 def names_of_files(run: Run, folder: str = "") -> list[str]:

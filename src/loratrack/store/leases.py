@@ -6,12 +6,11 @@ where process numbers and paths say nothing; and it ends with its process, howev
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 from typing import IO
 
-from loratrack.disk import try_lock
+from loratrack.disk import is_locked, try_lock
 
 SUFFIX = ".lock"
 
@@ -37,14 +36,7 @@ def give_up(folder: Path, run_id: str) -> None:
 
 def is_held(folder: Path, run_id: str) -> bool:
     """Whether a living process writes this run."""
-    try:
-        with lock_file(folder, run_id).open("rb") as opened:
-            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+    return is_locked(lock_file(folder, run_id))
 
 
 def live_runs(folder: Path) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -12,7 +13,10 @@ import psutil
 from loratrack.store import leases
 from loratrack.store.place import store_folder
 
-HOST, PID, STARTED, MACHINE = "loratrack.host", "loratrack.pid", "loratrack.started", "loratrack.machine"
+PROCESS = "loratrack.process"
+"""The tag of what writes a run: `HOST PID STARTED MACHINE/NAMESPACE`."""
+OLD_TAGS = ("loratrack.host", "loratrack.pid", "loratrack.started", "loratrack.machine")
+"""The same in four tags, as runs of earlier versions have them."""
 ENDED_BY = "loratrack.ended_by"
 """The tag of a run that somebody ended for a process that no longer could."""
 CLOCK_SECONDS = 2.0
@@ -21,21 +25,37 @@ CLOCK_SECONDS = 2.0
 
 def own_tags() -> dict[str, str]:
     """What a run says of the process that writes it."""
-    return {
-        HOST: socket.gethostname(),
-        PID: str(os.getpid()),
-        STARTED: f"{psutil.Process().create_time():.2f}",
-        MACHINE: f"{_machine()}/{_pid_namespace()}",
-    }
+    started = f"{psutil.Process().create_time():.2f}"
+    return {PROCESS: f"{socket.gethostname()} {os.getpid()} {started} {_machine()}/{_pid_namespace()}"}
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The process that left its tags at a run."""
+
+    host: str
+    pid: int
+    started: float
+    place: str
+
+
+def owner(tags: Mapping[str, str]) -> Owner | None:
+    """None where the tags do not say it, or somebody has changed them."""
+    words = tags[PROCESS].split(" ") if PROCESS in tags else [tags.get(name, "") for name in OLD_TAGS]
+    try:
+        host, pid, started, place = words
+        return Owner(host, int(pid), float(started), place)
+    except ValueError:
+        return None
 
 
 def is_gone(tags: Mapping[str, str]) -> bool | None:
     """Whether the process that left these tags is no more; None when this cannot be told from here."""
-    try:
-        host, pid, started, place = tags[HOST], int(tags[PID]), float(tags[STARTED]), tags[MACHINE]
-    except (KeyError, ValueError):
+    told = owner(tags)
+    if told is None:
         return None
-    machine, _, namespace = place.rpartition("/")
+    host, pid, started = told.host, told.pid, told.started
+    machine, _, namespace = told.place.rpartition("/")
     if host != socket.gethostname() or machine != _machine():
         return None
     if started < psutil.boot_time() - CLOCK_SECONDS:
@@ -55,8 +75,10 @@ def is_dead(run_id: str, tags: Mapping[str, str]) -> bool | None:
 
 
 def is_own(tags: Mapping[str, str]) -> bool:
-    own = own_tags()
-    return all(tags.get(name) == own[name] for name in (HOST, PID, MACHINE)) and not is_gone(tags)
+    told, own = owner(tags), owner(own_tags())
+    if told is None or own is None:
+        return False
+    return (told.host, told.pid, told.place) == (own.host, own.pid, own.place) and not is_gone(tags)
 
 
 def _is_alive(pid: int, started: float) -> bool:

@@ -25,6 +25,7 @@ from loratrack.store.client import (
     connect,
     ensure_experiment,
     fault_text,
+    quoted,
     remedy_for,
     use_short_requests,
 )
@@ -38,9 +39,11 @@ log = logging.getLogger(__name__)
 
 GIVE_UP_SECONDS = 60.0
 LOOK_SECONDS = 0.05
+LOOKED_AT = 100
+"""Runs of the same exp_id that a new name is compared with."""
 DIGEST_LENGTH = 32
 """MLflow keeps 36 characters; the whole sha256 is a tag."""
-MEASURED_AREAS = ("time/", sampler.PREFIX)
+MEASURED_AREAS = (sampler.PREFIX,)
 """Metrics that differ whenever a step is done again."""
 
 
@@ -63,10 +66,14 @@ class RunWriter:
         params: Mapping[str, Any],
         tags: Mapping[str, str],
         parent_run_id: str | None = None,
+        experiment: str = EXPERIMENT,
+        is_numbered: bool = False,
     ) -> RunWriter:
-        """Join the run that `mlflow run` made, once, else make one in the default experiment.
+        """Join the run that `mlflow run` made, once, else make one in `experiment`; an experiment that the
+        user has named to MLflow comes before it.
 
-        A joined run starts even while the tracking store is away; a new one raises StoreError then.
+        `is_numbered`: the second run with the same exp_id and name is called `NAME #2`. A joined run starts
+        even while the tracking store is away; a new one raises StoreError then.
         """
         use_short_requests()
         client = connect()
@@ -75,10 +82,11 @@ class RunWriter:
         named = {**tags, **parent, **process.own_tags(), MLFLOW_RUN_NAME: name}
         run_id = os.environ.pop("MLFLOW_RUN_ID", None)
         if run_id is None:
-            run_id, experiment_id = _create(client, name, named)
+            run_id, experiment_id = _create(client, experiment, named, is_numbered)
             writer, logged = cls._open(run_id, experiment_id, client), set[str]()
         else:
-            experiment_id, logged = _join(client, run_id)
+            experiment_id, logged, run_name = _join(client, run_id, named if is_numbered else None)
+            named[MLFLOW_RUN_NAME] = run_name or name
             writer = cls._open(run_id, experiment_id, client)
             writer.set_tags(named)
         writer.log_params({key: value for key, value in params.items() if key not in logged})
@@ -93,7 +101,7 @@ class RunWriter:
         """Go on with a run that was started before, here or elsewhere; it is RUNNING again."""
         client = connect()
         follow(tracking_uri())
-        experiment_id, _ = _join(client, run_id)
+        experiment_id, *_ = _join(client, run_id)
         writer = cls._open(run_id, experiment_id, client)
         writer.set_tags(process.own_tags())
         return writer
@@ -194,14 +202,16 @@ class RunWriter:
         return is_sent
 
 
-def _create(client: Client, name: str, named: Mapping[str, str]) -> tuple[str, str]:
+def _create(client: Client, experiment: str, named: Mapping[str, str], is_numbered: bool) -> tuple[str, str]:
     """A new run, which says what it is and whose from its first moment: it may be killed in its second."""
     try:
         experiment_id = os.environ.get("MLFLOW_EXPERIMENT_ID") or ensure_experiment(
-            os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+            os.environ.get("MLFLOW_EXPERIMENT_NAME") or experiment
         )
         tags = cleaned(secrets.scrub(resolve_tags(dict(named))))
-        info = client.create_run(experiment_id, run_name=name, tags=tags).info
+        if is_numbered:
+            tags[MLFLOW_RUN_NAME] = _numbered(client, experiment_id, tags)
+        info = client.create_run(experiment_id, run_name=tags[MLFLOW_RUN_NAME], tags=tags).info
     except MlflowException as error:
         fault = fault_text(error)
         raise StoreError(
@@ -211,8 +221,32 @@ def _create(client: Client, name: str, named: Mapping[str, str]) -> tuple[str, s
     return str(info.run_id), str(info.experiment_id)
 
 
-def _join(client: Client, run_id: str) -> tuple[str, set[str]]:
-    """The experiment of the run, and the params it has already."""
+def _numbered(client: Client, experiment_id: str, tags: Mapping[str, str]) -> str:
+    """The run's name, with a number where the experiment has runs of that exp_id and name."""
+    name = tags[MLFLOW_RUN_NAME]
+    newest = client.search_runs(
+        [experiment_id],
+        f"tags.exp_id = {quoted(tags['exp_id'])}",
+        max_results=LOOKED_AT,
+        order_by=["attributes.start_time DESC"],
+    )
+    numbers = [_number_of(run.info.run_name, name) for run in newest]
+    return f"{name} #{max(numbers) + 1}" if any(numbers) else name
+
+
+def _number_of(run_name: str, name: str) -> int:
+    """2 of `NAME #2`, 1 of `NAME`, 0 of another name."""
+    rest = run_name.removeprefix(name)
+    if rest == "" or rest == run_name:
+        return int(rest == "")
+    number = rest.removeprefix(" #")
+    return int(number) if number.isdecimal() and number != rest else 0
+
+
+def _join(
+    client: Client, run_id: str, named: Mapping[str, str] | None = None
+) -> tuple[str, set[str], str | None]:
+    """The experiment of the run, the params it has already, and what it is to be called if it is `named`."""
     try:
         run = client.get_run(run_id)
         if run.info.status != "RUNNING":
@@ -220,13 +254,14 @@ def _join(client: Client, run_id: str) -> tuple[str, set[str]]:
         if process.ENDED_BY in run.data.tags:
             client.delete_tag(run_id, process.ENDED_BY)
         _hide_secrets(client, run)
+        run_name = None if named is None else _numbered(client, run.info.experiment_id, named)
     except MlflowException as error:
         if error.error_code in REFUSALS:
             raise StoreError(f"MLFLOW_RUN_ID: must name a run of {store_name()}, got {run_id!r}") from error
         fault = secrets.scrub_text(str(error))
         log.warning("the tracking store does not answer; run %s starts without it: %s", run_id, fault)
-        return os.environ.get("MLFLOW_EXPERIMENT_ID", ""), {"config", "set"}
-    return str(run.info.experiment_id), set(run.data.params)
+        return os.environ.get("MLFLOW_EXPERIMENT_ID", ""), {"config", "set"}, None
+    return str(run.info.experiment_id), set(run.data.params), run_name
 
 
 def _hide_secrets(client: Client, run: Run) -> None:

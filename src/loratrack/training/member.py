@@ -152,8 +152,8 @@ class Member:
         """Log the epoch, keep its weights when it is the best so far, and stop when it is time to."""
         values = {
             **values,
-            "time/epoch_seconds": seconds,
-            "time/examples_per_second": self.meter.rows / seconds,
+            "system/epoch_seconds": seconds,
+            "system/examples_per_second": self.meter.rows / seconds,
         }
         self.history.append(values)
         self.log.metrics(values, step=self.epoch)

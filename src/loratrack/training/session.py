@@ -9,7 +9,7 @@ write(prepared, member, outcome, folder)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,6 @@ import torch
 from loratrack import data
 from loratrack.bases import base as bases
 from loratrack.bases.base import Base
-from loratrack.bases.files import tokenizer_choice
 from loratrack.bases.precision import precision_name
 from loratrack.bases.trust import Trust
 from loratrack.config import RunConfig
@@ -47,6 +46,7 @@ from loratrack.training.objectives.classification import Classification
 from loratrack.training.objectives.objective import Answers
 from loratrack.training.rate import auto_rate, chosen_rate
 from loratrack.training.threads import choose_threads
+from loratrack.training.yardstick import yardstick
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class Prepared:
     cohort: Cohort
     files_sha256: dict[str, str]
     """The data files, by the setting that names them."""
+    yardstick: Mapping[str, float]
+    """Scores that every member must beat, by their names in MLflow."""
     entered: set[str] = field(default_factory=set)
     """The names of all members that ever were."""
 
@@ -72,6 +74,8 @@ class Outcome:
     """Of each task, on the test set where there is one, else on the validation set."""
     probe: Probe
     """What the saved model must give when it is loaded."""
+    thresholds: Mapping[str, float]
+    """Of its multi-label tasks, tuned on the validation set."""
 
 
 def set_up(
@@ -97,13 +101,14 @@ def set_up(
             f"data.max_len: must be at most {network.max_tokens}, the positions of the base {base.name}, got"
             f" {config.data.max_len}"
         )
-    tokenizer_facts = {"files": base.tokenizer_sha256, **tokenizer_choice(base.folder)}
-    dataset = data.encode(corpus, config, tokenizer, tokenizer_facts, notice)
+    dataset = data.encode(corpus, config, tokenizer, bases.tokenizer_facts(base), notice)
     for part in (dataset.train, dataset.validation, dataset.test):
         if part is not None:
             check_tokens(part, network)
-    cohort = Cohort(network, Classification(dataset), notice)
-    return Prepared(base, dataset, network, cohort, corpus.files_sha256)
+    objective = Classification(dataset)
+    cohort = Cohort(network, objective, notice)
+    scores = yardstick(corpus, objective, notice, with_baseline=config.baseline)
+    return Prepared(base, dataset, network, cohort, corpus.files_sha256, scores)
 
 
 def enter(
@@ -112,15 +117,14 @@ def enter(
     """A new member of the cohort, with weights drawn from its own seed."""
     network, split = prepared.network, prepared.dataset.train
     prepared.cohort.objective.add_member(network, name, config)
+    for text in prepared.cohort.objective.notices(config):
+        log.notice(text)
 
     if not prepared.entered:
         _settle(network, split, name, config.train, log.notice)
     if config.train.threads is None and network.device.type == "cpu":
         prepared.cohort.choose_threads = lambda: _choose_threads_again(prepared)
-    use_lora = network.use_lora
-    width, optimizer = network.config.hidden_size, config.train.optimizer
-    auto = auto_rate(width, optimizer, use_lora=use_lora, is_causal=network.is_causal)
-    rate, note = chosen_rate(config.train, auto, use_lora=use_lora)
+    rate, note = chosen_rate(config.train, rate_to_try(network, config.train), use_lora=network.use_lora)
     if note is not None:
         log.notice(note)
     # What was measured or chosen takes the place of `auto`: the frozen copy gives the same run again.
@@ -136,6 +140,12 @@ def enter(
     member = Member(name, config, network, len(split), log, folder / "best")
     prepared.cohort.join(member)
     return member
+
+
+def rate_to_try(network: Network, train: Train) -> float:
+    """What `train.lr: auto` is for this network and optimizer."""
+    width, is_causal = network.config.hidden_size, network.is_causal
+    return auto_rate(width, train.optimizer, use_lora=network.use_lora, is_causal=is_causal)
 
 
 def _settle(
@@ -193,6 +203,7 @@ def conclude(prepared: Prepared, member: Member) -> Outcome:
         test={f"test_{metric}": value for metric, value in scores.items()},
         answers=evaluation.answers(),
         probe=objective.probe(network, member.name),
+        thresholds=evaluation.thresholds,
     )
 
 
@@ -221,6 +232,7 @@ def write(
             member.config,
             prepared.cohort.objective.label_map,
             outcome.probe if outcome else None,
+            outcome.thresholds if outcome else {},
         )
     write_json(folder / METRICS, metrics_by_epoch(member, outcome))
 

@@ -72,7 +72,7 @@ def run_pass(
     def forward_and_backward(sent: Mapping[str, Tensor]) -> Tensor:
         batch = batch_layout.batch(sent, network.device)
         with network.routed(batch, names, dropout):
-            loss, reported = objective.loss(network, batch, names)
+            loss, reported = objective.loss(network, batch, parts)
             loss.backward()  # type: ignore[no-untyped-call]
         return reported
 

@@ -15,7 +15,16 @@ from loratrack.tuning import objectives
 
 BEGUN_WITH = "begun_with"
 CHOSEN_BY = "chosen_by"
-WITHOUT_EFFECT = ("exp_id", "description", "base_config", "register", "project", "resources.")
+WITHOUT_EFFECT = (
+    "exp_id",
+    "description",
+    "base_config",
+    "register",
+    "project",
+    "experiment",
+    "baseline",
+    "resources.",
+)
 """Settings that change no result."""
 
 

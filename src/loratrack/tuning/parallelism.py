@@ -22,9 +22,13 @@ MemoryLeft = Callable[[], int]
 class Parallelism:
     """`count` is how many trials may train at once; with `auto` it doubles while that pays."""
 
-    def __init__(self, parallel: Literal["auto"] | int, memory_left: MemoryLeft) -> None:
+    def __init__(
+        self, parallel: Literal["auto"] | int, memory_left: MemoryLeft, max_trials: int | None = None
+    ) -> None:
+        """`max_trials`: the most that `auto` may come to."""
         self.count = 1 if parallel == "auto" else parallel
         self.is_settled = parallel != "auto"
+        self._max_trials = min(MAX_TRIALS, max_trials or MAX_TRIALS)
         self.rates: dict[int, float] = {}
         """Examples a second, by the number of trials."""
         self._memory_left, self._memory_before = memory_left, memory_left()
@@ -44,7 +48,7 @@ class Parallelism:
             self.is_settled = True
             self.count = self.count if rate > rate_of_half else self.count // 2
             return
-        if 2 * self.count > MAX_TRIALS:
+        if 2 * self.count > self._max_trials:
             self.is_settled = True
             return
         # As many trials again are expected to take what the ones so far took.

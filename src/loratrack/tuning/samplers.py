@@ -9,9 +9,12 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner,
 from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, RandomSampler, TPESampler
 
 from loratrack.config.sweep import SweepConfig
-from loratrack.tuning import objectives
+from loratrack.tuning import objectives, space
 from loratrack.tuning.checks import most_epochs
+from loratrack.tuning.spread import SpreadSampler
 
+MAX_FIRST_TRIALS = 10
+MIN_FIRST_TRIALS = 4
 MAX_POPULATION = 50
 REDUCTION_FACTOR = 3
 """A third of the trials passes each rung of hyperband."""
@@ -26,8 +29,12 @@ def sampler(config: SweepConfig, number: int) -> BaseSampler:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         match sweep.sampler:
+            case "tpe" if number < first_trials(config):
+                return SpreadSampler(space.parameters(config), sweep.seed, number)
             case "tpe":  # constant_liar: running trials count as bad, so none is proposed twice
-                return TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
+                return TPESampler(
+                    multivariate=True, group=True, constant_liar=True, seed=seed, n_startup_trials=1
+                )
             case "random" | "grid":
                 return RandomSampler(seed=seed)
             case "nsga2":
@@ -35,6 +42,19 @@ def sampler(config: SweepConfig, number: int) -> BaseSampler:
                 return NSGAIISampler(population_size=size, seed=seed)
             case "cmaes":
                 return CmaEsSampler(seed=seed, warn_independent_sampling=False)
+
+
+def first_trials(config: SweepConfig) -> int:
+    """How many trials are spread over the space before the results of others have a say: half of few."""
+    trials = config.sweep.trials
+    return MAX_FIRST_TRIALS if trials is None else min(MAX_FIRST_TRIALS, max(MIN_FIRST_TRIALS, trials // 2))
+
+
+def max_parallel(config: SweepConfig) -> int | None:
+    """How many trials `parallel: auto` trains at once: whoever learns from results leaves half for them."""
+    trials = config.sweep.trials
+    learns = config.sweep.sampler not in ("random", "grid")
+    return max(1, trials // 2) if learns and trials is not None else None
 
 
 def pruner(config: SweepConfig) -> BasePruner:

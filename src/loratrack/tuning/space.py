@@ -128,6 +128,20 @@ def _comparable(value: object) -> object:
     return value if isinstance(value, list | tuple) else as_stored(str(value).lower())
 
 
+def parameters(config: SweepConfig) -> list[str]:
+    """The names under which Optuna stores what is drawn, whether it applies in each trial or not."""
+    names: list[str] = []
+    for key, one in config.sweep.space.items():
+        match one:
+            case Simplex():
+                names += [f"{key}.{task}" for task in config.tasks[:-1]]
+            case Times():
+                names += [] if isinstance(one.times, float) else [f"{key}.times"]
+            case _:
+                names.append(key)
+    return names
+
+
 def combinations(config: SweepConfig) -> Iterator[Values]:
     """The parameters of each point of a grid as Optuna stores them, each point once."""
     space = config.sweep.space

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -20,8 +21,10 @@ from loratrack.errors import counted
 from loratrack.views import fonts
 
 Metrics = Mapping[str, float]
-Answers = tuple[Sequence[str], NDArray[np.int64], NDArray[np.int64]]
-"""The labels; and for each example the number of the true and of the predicted one."""
+Answers = tuple[Sequence[str], NDArray[np.integer[Any]], NDArray[np.integer[Any]]]
+"""The labels; and for each example the number of the true and of the predicted one.
+
+Of a multi-label task a row of 0 and 1 for each example."""
 
 DOTS_PER_INCH = 120
 MAX_LABEL_CHARACTERS = 32
@@ -46,6 +49,8 @@ def draw(
 ) -> str | None:
     """Write `loss.png`, `<task>.png` and `confusion_<task>.png` into the folder.
 
+    A multi-label task has `label_scores_<task>.png` in the place of a confusion matrix.
+
     `history` holds the metrics of each epoch, `answers` those of each task at the best epoch. Gives a notice
     where characters of the labels cannot be drawn.
     """
@@ -56,7 +61,10 @@ def draw(
             name = re.sub(r"[^\w.-]", "_", task)
             prefix = f"{task}_" if len(answers) > 1 else ""
             figures[name] = scores_figure(task, history, prefix, best_epoch)
-            figures[f"confusion_{name}"] = confusion_figure(task, labels, truth, predicted)
+            if truth.ndim == 1:
+                figures[f"confusion_{name}"] = confusion_figure(task, labels, truth, predicted)
+            else:
+                figures[f"label_scores_{name}"] = label_scores_figure(task, labels, truth, predicted)
         for name, figure in figures.items():
             figure.savefig(folder / f"{name}.png", dpi=DOTS_PER_INCH)
     return fonts.notice(text for task, (labels, *_) in answers.items() for text in (task, *labels))
@@ -72,10 +80,11 @@ def loss_figure(history: Mapping[int, Metrics], best_epoch: int | None) -> Figur
 
 
 def scores_figure(task: str, history: Mapping[int, Metrics], prefix: str, best_epoch: int | None) -> Figure:
-    """Accuracy and macro-F1 of a task, whose metrics begin with `prefix`."""
+    """Accuracy and F1 of a task, whose metrics begin with `prefix`."""
     figure, axes = _axes_by_epoch(_label(task), history, best_epoch)
     _curve(axes, history, f"{prefix}accuracy", "accuracy", "-")
     _curve(axes, history, f"{prefix}f1", "macro F1", "--")
+    _curve(axes, history, f"{prefix}f1_micro", "micro F1", ":")
     low, high = axes.get_ylim()
     missing = max(0.0, MIN_SCORE_RANGE - (high - low))
     top = min(1.005, high + missing / 2)
@@ -85,7 +94,7 @@ def scores_figure(task: str, history: Mapping[int, Metrics], prefix: str, best_e
 
 
 def confusion_figure(
-    task: str, labels: Sequence[str], truth: NDArray[np.int64], predicted: NDArray[np.int64]
+    task: str, labels: Sequence[str], truth: NDArray[np.integer[Any]], predicted: NDArray[np.integer[Any]]
 ) -> Figure:
     """A matrix of a few labels; of many, however many there are, the most frequent confusions as bars."""
     right, total = int((truth == predicted).sum()), len(truth)
@@ -95,28 +104,55 @@ def confusion_figure(
     return confusion_matrix(title, labels, truth, predicted)
 
 
+def label_scores_figure(
+    task: str, labels: Sequence[str], truth: NDArray[np.integer[Any]], predicted: NDArray[np.integer[Any]]
+) -> Figure:
+    """The F1 of each label; of many labels the lowest ones. Labels without a row have none."""
+    true, told = truth.sum(axis=0), predicted.sum(axis=0)
+    f1 = 2 * (truth & predicted).sum(axis=0) / np.maximum(true + told, 1)
+    with_rows = np.flatnonzero(true)
+    order = with_rows[np.argsort(f1[with_rows], kind="stable")][:MAX_MATRIX_LABELS].tolist()
+    right = int((truth == predicted).all(axis=1).sum())
+    title = f"{_label(task)}: all labels right in {right:,} of {len(truth):,} rows"
+    heading = f"F1 of the labels, the lowest first: {len(order)} of {counted(len(labels), 'label')}"
+    names = [f"{_label(labels[one])} ({counted(int(true[one]), 'row')})" for one in order]
+    figure, axes = _bars(title, heading, names, [float(f1[one]) for one in order], "{:.3f}")
+    axes.set_xlim(0, 1.1)
+    axes.set_xlabel("F1")
+    return figure
+
+
 def confusion_bars(
-    title: str, labels: Sequence[str], truth: NDArray[np.int64], predicted: NDArray[np.int64]
+    title: str, labels: Sequence[str], truth: NDArray[np.integer[Any]], predicted: NDArray[np.integer[Any]]
 ) -> Figure:
     confusions, num_confusions = _most_frequent_confusions(labels, truth, predicted)
     counts, names = [count for count, _ in confusions], [name for _, name in confusions]
-    left, below = _inches(names, 9) + 0.3, 0.6
-    height = 0.28 * max(3, len(confusions))
-    width, page_height = left + 6.5, below + height + 0.8
-    figure = Figure(figsize=(width, page_height))
-    axes = figure.add_axes((left / width, below / page_height, 6 / width, height / page_height))
-    axes.barh(range(len(counts)), counts, color="#3b6fb6")
-    for row, count in enumerate(counts):
-        axes.annotate(f"{count:,}", (count, row), (4, 0), textcoords="offset points", va="center", fontsize=9)
-    axes.set_yticks(range(len(names)), names, fontsize=9, parse_math=False)
-    axes.set_ylim(max(3, len(counts)) - 0.5, -0.5)
-    axes.set_xlim(0, 1.1 * max(counts, default=1))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel("rows")
     heading = (
         f"{CONFUSIONS}: {len(counts)} of {counted(num_confusions, 'pair')}" if counts else "no confusions"
     )
+    figure, axes = _bars(title, heading, names, counts, "{:,}")
+    axes.set_xlim(0, 1.1 * max(counts, default=1))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlabel("rows")
+    return figure
+
+
+def _bars(
+    title: str, heading: str, names: Sequence[str], values: Sequence[float], number: str
+) -> tuple[Figure, Axes]:
+    """A bar for each name, with its value behind it; `number` is how that is written."""
+    left, below = _inches(names, 9) + 0.3, 0.6
+    height = 0.28 * max(3, len(names))
+    width, page_height = left + 6.5, below + height + 0.8
+    figure = Figure(figsize=(width, page_height))
+    axes = figure.add_axes((left / width, below / page_height, 6 / width, height / page_height))
+    axes.barh(range(len(values)), values, color="#3b6fb6")
+    for row, value in enumerate(values):
+        text = number.format(value)
+        axes.annotate(text, (value, row), (4, 0), textcoords="offset points", va="center", fontsize=9)
+    axes.set_yticks(range(len(names)), names, fontsize=9, parse_math=False)
+    axes.set_ylim(max(3, len(values)) - 0.5, -0.5)
+    axes.spines[["top", "right"]].set_visible(False)
     figure.text(
         0.15 / width,
         1 - 0.15 / page_height,
@@ -127,11 +163,11 @@ def confusion_bars(
         parse_math=False,
     )
     figure.text(0.15 / width, 1 - 0.42 / page_height, heading, va="top", fontsize=9)
-    return figure
+    return figure, axes
 
 
 def confusion_matrix(
-    title: str, labels: Sequence[str], truth: NDArray[np.int64], predicted: NDArray[np.int64]
+    title: str, labels: Sequence[str], truth: NDArray[np.integer[Any]], predicted: NDArray[np.integer[Any]]
 ) -> Figure:
     """A cell's colour is its share of the true label's examples, its root, so that single errors are seen.
 
@@ -189,7 +225,7 @@ def confusion_matrix(
 
 
 def _most_frequent_confusions(
-    labels: Sequence[str], truth: NDArray[np.int64], predicted: NDArray[np.int64]
+    labels: Sequence[str], truth: NDArray[np.integer[Any]], predicted: NDArray[np.integer[Any]]
 ) -> tuple[list[tuple[int, str]], int]:
     """At most NUM_LISTED pairs of labels with their counts; and how many pairs there are."""
     wrong = truth != predicted

@@ -83,7 +83,8 @@ def open_runs() -> list[OpenRun]:
     for run in running:
         run_id, tags = run.info.run_id, run.data.tags
         rows_waiting = 0 if outbox is None else outbox.count("waiting", run_id)
-        host = tags.get(process.HOST, "")
+        owner = process.owner(tags)
+        host = owner.host if owner else ""
         is_gone = process.is_dead(run_id, tags)
         runs.append(OpenRun(run_id, run.info.run_name, is_gone, host, rows_waiting))
     if outbox is not None:

@@ -89,7 +89,7 @@ def test_all_problems_of_all_files_are_reported_at_once(config: MakeConfig, tmp_
         " (settings data.text_column, data.label_subset, data.label_columns)",
         "test.csv: no such file",
         "map.json: id 0 belongs to more than one label: ['x', 'y']",
-        "raw.csv: the text is empty at lines 2, 4; fill or delete these rows",
+        "raw.csv: the text is empty at lines 2, 4; fill or delete these rows, or set data.empty_text: drop",
         "raw.csv: the label 'label' is missing at line 3; fill or delete these rows",
         "raw.csv: the label 'label' has space around it at line 5, got ' x'",
         "raw.csv: the label 'label' must be one of the task's 2, got 'z' at line 6; correct them, add them to"
@@ -156,6 +156,17 @@ def test_rows_with_labels_outside_the_subset_are_left_out_when_asked(config: Mak
     assert set(corpus.train.labels[:, 0]) == {0, 1}
 
 
+def test_rows_without_text_are_left_out_when_asked(config: MakeConfig) -> None:
+    content = "text,label\n" + "".join(f"text {number},{'xy'[number % 2]}\n" for number in range(10))
+    made = config(content + " ,x\n,\n", empty_text="drop")
+    corpus = read(made)
+    assert len(corpus.train) + len(corpus.validation) == 10
+    facts = corpus.report["files"]["data.raw_data_path"]
+    assert (facts["rows"], facts["rows_without_text"]) == (12, 2)
+    assert corpus.report["warnings"][0] == f"{made.data.raw_data_path}: 2 rows left out for an empty text"
+    assert problems_in(config("text,label\n ,x\n,y\n", empty_text="drop")) == ["raw.csv: no row has a text"]
+
+
 @pytest.mark.parametrize(
     "url", ["http://host/a.csv", "https://host/a.csv", "file:///etc/a.csv", "s3://b/a.csv"]
 )
@@ -209,8 +220,8 @@ def test_training_leaves_out_the_texts_of_the_other_files(config: MakeConfig, tm
 
 def test_a_validation_file_that_is_the_training_file_is_reported(config: MakeConfig, tmp_path: Path) -> None:
     assert problems_in(config("text,label\na,x\nb,y\n", validation_path=str(tmp_path / "raw.csv"))) == [
-        "data.raw_data_path: no row of raw.csv is left: their labels are outside data.label_subset,"
-        " or their texts are in the validation or test file too"
+        "data.raw_data_path: no row of raw.csv is left: their texts are empty, their labels are outside"
+        " data.label_subset, or their texts are in the validation or test file too"
     ]
 
 
@@ -224,7 +235,8 @@ def test_too_few_texts_for_a_split_are_reported(config: MakeConfig) -> None:
 def test_with_several_text_columns_one_may_be_empty(config: MakeConfig) -> None:
     content = "title,body,label\na,,x\n,b,y\n , ,x\nc,d,y\n"
     assert problems_in(config(content, text_column=["title", "body"])) == [
-        "raw.csv: all text columns are empty at line 4; fill or delete these rows"
+        "raw.csv: all text columns are empty at line 4; fill or delete these rows, or set data.empty_text:"
+        " drop"
     ]
     corpus = read(config(content.replace(" , ,x\n", ""), text_column=["title", "body"]))
     pairs = {pair for part in corpus.parts.values() for pair in zip(*part.columns, strict=True)}

@@ -53,7 +53,7 @@ def test_a_guessed_encoding_is_warned_of(config: MakeConfig, tmp_path: Path) -> 
     report = read(config(content.encode("gbk"))).report
     assert report["files"]["data.raw_data_path"]["encoding"] == "gb18030"
     raw = tmp_path / "raw.csv"
-    assert file_warnings(report) == [f"{raw}: read as gb18030, by its statistics; UTF-8 would be certain"]
+    assert file_warnings(report) == [f"{raw}: encoding guessed as gb18030; save the file as UTF-8 to be sure"]
     assert file_warnings(read(config(content.encode("utf-16"))).report) == []
 
 
@@ -73,7 +73,7 @@ def test_numbers_and_lists_are_doubted_as_labels(config: MakeConfig) -> None:
     warnings = read(config("\n".join(["text,label", *lists]))).report["warnings"]
     assert warnings == [
         "label: 2 labels join other labels, such as 'a, b': it is learned as a class of its own; for several"
-        " labels a row, make each a task with the labels yes and no"
+        " labels a row set data.multi_label: [label] and data.label_separator: ','"
     ]
 
 

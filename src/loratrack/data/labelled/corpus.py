@@ -13,8 +13,10 @@ import numpy as np
 
 from loratrack.config import RunConfig
 from loratrack.data.labelled.checks import (
+    FILL,
     label_problems,
     labels_in,
+    rows_without_text,
     text_problems,
     unknown_label_problems,
 )
@@ -27,9 +29,9 @@ from loratrack.data.labelled.labels import (
 )
 from loratrack.data.labelled.report import Report, rows_report
 from loratrack.data.labelled.rows import Rows, mapped_rows
-from loratrack.data.labelled.splits import Ints, held_out
+from loratrack.data.labelled.splits import Ints, held_out, strata
 from loratrack.data.tables import Table, read_table
-from loratrack.errors import DataError, counted, problems_message
+from loratrack.errors import DataError, counted, did_you_mean, problems_message, quoted
 
 RAW, VALIDATION, TEST = "data.raw_data_path", "data.validation_path", "data.test_path"
 GLOBAL_MAP = "data.global_label_map"
@@ -39,13 +41,18 @@ HASHED_ROWS = 1000
 
 @dataclass(frozen=True)
 class Examples:
-    """Texts by column, and for each text one row of local label ids."""
+    """Texts by column, and for each text one row of labels: see LabelMap.columns."""
 
     columns: tuple[list[str], ...]
     labels: Ints
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def joined(self) -> list[str]:
+        """The text of each row; that of several columns as one."""
+        return ["\n".join(row) for row in zip(*self.columns, strict=True)]
 
     @property
     def texts_sha256(self) -> str:
@@ -91,28 +98,43 @@ def read(config: RunConfig) -> Corpus:
             local[setting] = Path(path)
 
     columns = (*config.text_columns, *config.label_columns.values())
+    separators = {config.label_columns[task]: data.label_separator for task in config.multi_label_tasks}
     tables: dict[str, Table] = {}
     for setting in paths:
-        table = read_table(local[setting], columns, problems) if setting in local else None
+        table = read_table(local[setting], columns, problems, separators) if setting in local else None
         if table is not None:
             tables[setting] = table
     global_map = None
     if GLOBAL_MAP in local:
         global_map = read_global_map(local[GLOBAL_MAP], config.tasks, problems)
     are_files_whole = not problems
-    for table in tables.values():
-        problems += text_problems(table, config.text_columns)
+    num_empty = dict.fromkeys(tables, 0)
+    for setting, table in tables.items():
+        if data.empty_text == "drop":
+            empty = rows_without_text(table, config.text_columns)
+            if len(empty) == len(table):
+                problems.append(f"{table.file}: no row has a text")
+                continue
+            num_empty[setting] = len(empty)
+            table = tables[setting] = table.without(empty) if empty else table
+        problems += text_problems(table, config.text_columns, f"{FILL}, or set data.empty_text: drop")
         for column in config.label_columns.values():
-            problems += label_problems(table, column)
+            if column not in separators:  # a row of a multi-label task may have no label
+                problems += label_problems(table, column)
 
     # While a file is in doubt nobody knows all labels: then only those that the config lists are compared.
     tasks = []
     for name, subset in config.subsets.items():
         column = config.label_columns[name]
-        rows_of: Counter[str] = sum((labels_in(table, column) for table in tables.values()), Counter())
+        separator = separators.get(column)
+        rows_of: Counter[str] = sum(
+            (labels_in(table, column, separator) for table in tables.values()), Counter()
+        )
         labels = subset if isinstance(subset, tuple) else None
         if are_files_whole:
-            tasks.append(task_labels(name, subset, rows_of, global_map, problems))
+            tasks.append(
+                task_labels(name, subset, rows_of, global_map, problems, is_multi_label=separator is not None)
+            )
             labels = tasks[-1].labels
         if labels is None or not rows_of:
             continue
@@ -122,15 +144,22 @@ def read(config: RunConfig) -> Corpus:
         if data.unknown_label == "error" and not rows_of.keys().isdisjoint(labels):
             told = set(probably_meant(labels, rows_of).values()) if new else set()
             for table in tables.values():
-                problems += unknown_label_problems(table, column, labels, rows_of, told)
+                problems += unknown_label_problems(table, column, labels, rows_of, told, separator)
+        weights = config.class_weights.get(name, {})
+        problems += [
+            f"train.class_weight: label {quoted(label)} is not among the {len(labels)} of {name}"
+            f"{did_you_mean(label, labels)}"
+            for label in (weights if isinstance(weights, dict) else {})
+            if label not in labels
+        ]
     _raise(config, problems)
 
     label_map = LabelMap(tuple(tasks))
     files = {
-        setting: mapped_rows(table, config.text_columns, config.label_columns, label_map)
+        setting: mapped_rows(table, config.text_columns, config.label_columns, label_map, separators)
         for setting, table in tables.items()
     }
-    parts = _split(config, files)
+    parts = _split(config, files, label_map)
     examples = {}
     for name, rows in parts.items():
         texts = [rows.table.columns[column] for column in config.text_columns]
@@ -142,23 +171,30 @@ def read(config: RunConfig) -> Corpus:
         test=examples.get("test"),
         label_map=label_map,
         files_sha256={setting: rows.table.sha256 for setting, rows in files.items()},
-        report=rows_report(files, parts, label_map),
+        report=rows_report(files, parts, label_map, num_empty),
     )
 
 
-def _split(config: RunConfig, files: Mapping[str, Rows]) -> dict[str, Rows]:
+def _split(config: RunConfig, files: Mapping[str, Rows], label_map: LabelMap) -> dict[str, Rows]:
     """The rows of train, validation and, where a file is named, test; training shares no text with them."""
     train = files[RAW]
     for setting in (VALIDATION, TEST):
         if setting in files:
             train = train.only(~train.also_in(files[setting]))
-    why = "their labels are outside data.label_subset, or their texts are in the validation or test file too"
+    why = (
+        "their texts are empty, their labels are outside data.label_subset, or their texts are in the"
+        " validation or test file too"
+    )
     empty = [setting for setting, rows in {**files, RAW: train}.items() if len(rows) == 0]
     _raise(config, [f"{setting}: no row of {files[setting].table.file} is left: {why}" for setting in empty])
     validation = files.get(VALIDATION)
     if validation is None:
         mask = held_out(
-            train.text_numbers, train.labels, config.data.validation_share, config.data.split_seed
+            train.text_numbers,
+            train.labels,
+            config.data.validation_share,
+            config.data.split_seed,
+            strata=strata(train.labels, list(label_map.columns.values())),
         )
         if not mask.any():
             texts = counted(len(train.different_texts), "different text")

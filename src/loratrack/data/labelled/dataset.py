@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Protocol
 
 import numpy as np
 
 from loratrack.config import RunConfig
 from loratrack.data import cache
+from loratrack.data.familiarity import Vocabulary, familiarity, foreign
 from loratrack.data.labelled.corpus import Corpus, Examples
 from loratrack.data.labelled.labels import LabelMap
 from loratrack.data.labelled.report import Report
 from loratrack.data.tokens import Array, Tokenizer, Tokens, encode_texts, full_lengths
+from loratrack.errors import counted
+
+
+class TokenizerWithVocabulary(Tokenizer, Vocabulary, Protocol):
+    """What is used of a tokenizer of transformers."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +28,7 @@ class Encoded(Tokens):
     """Labelled tokens; the flat arrays are memory-mapped."""
 
     labels: Array
-    """int64, (rows, tasks): local ids."""
+    """(rows, columns): see LabelMap.columns."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +46,11 @@ class Dataset:
 def encode(
     corpus: Corpus,
     config: RunConfig,
-    tokenizer: Tokenizer,
+    tokenizer: TokenizerWithVocabulary,
     tokenizer_facts: object,
     notice: Callable[[str], None],
 ) -> Dataset:
-    """The corpus as tokens, from the cache when it holds them. The corpus' warnings go to `notice`.
+    """The corpus as tokens, from the cache when it holds them. What is worth a warning goes to `notice`.
 
     `tokenizer_facts`, JSON, tell one tokenizer of this class from another.
     """
@@ -54,16 +61,27 @@ def encode(
         lambda: _build(corpus.parts, tokenizer, config.data.max_len),
         notice,
     )
+    for name, facts in stored.facts.items():
+        if facts["truncated"]:
+            cut, max_len = counted(facts["truncated"], "text"), config.data.max_len
+            notice(
+                f"{name}: {cut} of {len(corpus.parts[name]):,} cut to data.max_len ({max_len} tokens), the"
+                f" longest has {facts['max']:,}"
+            )
     arrays, parts = stored.arrays, dict[str, Encoded]()
     for name, part in corpus.parts.items():
         types = arrays.get(f"{name}.token_types")
         parts[name] = Encoded(arrays[f"{name}.tokens"], arrays[f"{name}.offsets"], types, part.labels)
+    texts = corpus.train.joined
+    vocabulary = familiarity(parts["train"], texts, tokenizer, config.data.max_len)
+    if (warning := foreign(vocabulary, texts)) is not None:
+        notice(warning)
     return Dataset(
         train=parts["train"],
         validation=parts["validation"],
         test=parts.get("test"),
         label_map=corpus.label_map,
-        report={**corpus.report, "tokens": stored.facts},
+        report={**corpus.report, "tokens": stored.facts, "vocabulary": vocabulary},
         sha256=corpus.sha256,
     )
 
@@ -86,6 +104,7 @@ def cache_settings(
         "text_columns": config.text_columns,
         "label_columns": config.label_columns,
         "unknown_label": data.unknown_label,
+        "empty_text": data.empty_text,
         "data_process_version": data.data_process_version,
         "task_type": config.task_type,
         "label_map": corpus.label_map.sha256,

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ class TaskLabels:
     name: str
     labels: tuple[str, ...]
     global_ids: tuple[int, ...]
+    is_multi_label: bool = False
+    """A row has any number of the labels, none among them."""
 
     @property
     def local_ids(self) -> dict[str, int]:
@@ -40,6 +43,16 @@ class TaskLabels:
 @dataclass(frozen=True)
 class LabelMap:
     tasks: tuple[TaskLabels, ...]
+
+    @property
+    def columns(self) -> dict[str, slice]:
+        """Where each task stands in the matrix of labels, one row for each example.
+
+        One column with the local id of its label; of a multi-label task a column of 0 and 1 for each label.
+        """
+        sizes = [len(task.labels) if task.is_multi_label else 1 for task in self.tasks]
+        ends = list(accumulate(sizes, initial=0))
+        return {task.name: slice(*pair) for task, pair in zip(self.tasks, pairwise(ends), strict=True)}
 
     def to_dict(self) -> dict[str, dict[str, dict[str, int]]]:
         """What `label_map.json` holds."""
@@ -52,8 +65,11 @@ class LabelMap:
         }
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> LabelMap:
-        """Reads what `to_dict` gave; DataError when the local ids are not 0…n-1."""
+    def from_dict(cls, content: Mapping[str, Any], multi_label: Collection[str] = ()) -> LabelMap:
+        """Reads what `to_dict` gave; DataError when the local ids are not 0…n-1.
+
+        `multi_label`: the names of the tasks that are so, which the config says.
+        """
         tasks = []
         for name, numbers in content.items():
             try:
@@ -66,13 +82,20 @@ class LabelMap:
                 ) from None
             if local_ids != list(range(len(ordered))):
                 raise DataError(f"label map: {name}: local ids must be 0…{len(ordered) - 1}, got {local_ids}")
-            tasks.append(TaskLabels(name, tuple(label for label, _ in ordered), global_ids))
+            labels = tuple(label for label, _ in ordered)
+            tasks.append(TaskLabels(name, labels, global_ids, name in multi_label))
         return cls(tuple(tasks))
 
     @property
     def sha256(self) -> str:
         numbers = [[task.name, task.labels, task.global_ids] for task in self.tasks]
         return hashlib.sha256(json.dumps(numbers).encode()).hexdigest()
+
+
+def labels_of_cell(cell: str | None, separator: str | None = None) -> list[str]:
+    """The label that a cell holds, or with a separator any number of them; nothing in an empty one."""
+    parts = [cell or ""] if separator is None else map(str.strip, (cell or "").split(separator))
+    return [part for part in parts if part]
 
 
 def read_global_map(file: Path, tasks: tuple[str, ...], problems: list[str]) -> GlobalMap:
@@ -142,6 +165,8 @@ def task_labels(
     labels_in_data: Iterable[str],
     global_map: GlobalMap | None,
     problems: list[str],
+    *,
+    is_multi_label: bool = False,
 ) -> TaskLabels:
     """The labels of a task: its subset, else the global map by id, else those of the data, sorted.
 
@@ -165,7 +190,7 @@ def task_labels(
         problems.append(f"{setting}: {_not_in('data.global_label_map', missing, meant)}")
     if len(labels) < 2:
         problems.append(f"{setting}: a task needs at least two labels, got {quoted(list(labels))}")
-    return TaskLabels(task, labels, tuple(ids.get(label, -1) for label in labels))
+    return TaskLabels(task, labels, tuple(ids.get(label, -1) for label in labels), is_multi_label)
 
 
 def subset_problems(

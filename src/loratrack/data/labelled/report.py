@@ -9,7 +9,7 @@ import numpy as np
 
 from loratrack.data.labelled.labels import LabelMap
 from loratrack.data.labelled.rows import Rows
-from loratrack.data.tables import is_guessed, lines_text
+from loratrack.data.tables import guessed_notice, is_guessed, lines_text
 from loratrack.errors import counted, quoted
 
 Report = dict[str, Any]
@@ -22,8 +22,13 @@ MIN_LABELS_TO_DOUBT = 20
 """Fewer labels are classes, however rare each is."""
 
 
-def rows_report(files: Mapping[str, Rows], parts: Mapping[str, Rows], label_map: LabelMap) -> Report:
-    """`files` are the rows with labels of the map by setting, the raw data first; `parts` the split."""
+def rows_report(
+    files: Mapping[str, Rows], parts: Mapping[str, Rows], label_map: LabelMap, num_empty: Mapping[str, int]
+) -> Report:
+    """`files` are the rows with labels of the map by setting, the raw data first; `parts` the split.
+
+    `num_empty`: how many rows without text were left out of each file.
+    """
     described: dict[str, object] = {}
     warnings: list[str] = []
     for setting, rows in files.items():
@@ -35,17 +40,27 @@ def rows_report(files: Mapping[str, Rows], parts: Mapping[str, Rows], label_map:
             "sha256": table.sha256,
             "bytes": table.num_bytes,
             "encoding": table.encoding,
-            "rows": len(table),
-            "rows_with_unknown_label": num_unmapped,
+            "rows": len(table) + num_empty[setting],
+            "rows_without_text": num_empty[setting],
+            "rows_with_unknown_label": num_unmapped + rows.num_shortened,
             "repeated_rows": len(rows) - len(rows.different_texts),
             "conflicting_texts": num_conflicting,
             "conflicting_lines": rows.lines(conflicts),
         }
         if is_guessed(table):
-            warnings.append(f"{file}: read as {table.encoding}, by its statistics; UTF-8 would be certain")
+            warnings.append(guessed_notice(table))
+        warnings += table.notices
+        if num_empty[setting]:
+            rows_text = counted(num_empty[setting], "row")
+            warnings.append(f"{file}: {rows_text} left out for an empty text")
         if num_unmapped:
             rows_text = counted(num_unmapped, "row")
             warnings.append(f"{file}: {rows_text} left out for a label outside data.label_subset")
+        if rows.num_shortened:
+            rows_text = counted(rows.num_shortened, "row")
+            warnings.append(
+                f"{file}: labels outside data.label_subset are left out of {rows_text}, which stay"
+            )
         if num_conflicting:
             verb = "text stands" if num_conflicting == 1 else "texts stand"
             where = lines_text(rows.lines(conflicts))
@@ -69,17 +84,25 @@ def rows_report(files: Mapping[str, Rows], parts: Mapping[str, Rows], label_map:
 
     labels: dict[str, dict[str, dict[str, int]]] = {}
     """{task: {label: {part: rows}}}."""
-    for column, task in enumerate(label_map.tasks):
-        counts = {
-            name: np.bincount(part.labels[:, column], minlength=len(task.labels))
-            for name, part in parts.items()
-        }
+    rows_without_label: dict[str, dict[str, int]] = {}
+    """{task: {part: rows}}, of the multi-label tasks."""
+    for task in label_map.tasks:
+        own = {name: part.labels[:, label_map.columns[task.name]] for name, part in parts.items()}
+        if task.is_multi_label:
+            counts = {name: labels.sum(axis=0, dtype=np.int64) for name, labels in own.items()}
+            rows_without_label[task.name] = {
+                name: int((~labels.any(axis=1)).sum()) for name, labels in own.items()
+            }
+        else:
+            counts = {
+                name: np.bincount(labels[:, 0], minlength=len(task.labels)) for name, labels in own.items()
+            }
         labels[task.name] = {
             label: {name: int(numbers[local_id]) for name, numbers in counts.items()}
             for local_id, label in enumerate(task.labels)
         }
         totals = {label: sum(numbers.values()) for label, numbers in labels[task.name].items()}
-        warnings += doubts(task.name, totals)
+        warnings += doubts(task.name, totals, is_multi_label=task.is_multi_label)
         untrained = [label for label, numbers in labels[task.name].items() if numbers["train"] == 0]
         if untrained:
             listed = quoted(untrained[:MAX_LISTED_LABELS])
@@ -96,11 +119,12 @@ def rows_report(files: Mapping[str, Rows], parts: Mapping[str, Rows], label_map:
         "files": described,
         "overlaps": overlaps,
         "labels": labels,
+        **({"rows_without_label": rows_without_label} if rows_without_label else {}),
         "warnings": warnings,
     }
 
 
-def doubts(task: str, counts: Mapping[str, int]) -> list[str]:
+def doubts(task: str, counts: Mapping[str, int], *, is_multi_label: bool = False) -> list[str]:
     """Whether these are classes at all: numbers and lists of labels would train without a word."""
     found = {label: count for label, count in counts.items() if count}
     warnings = []
@@ -111,15 +135,17 @@ def doubts(task: str, counts: Mapping[str, int]) -> list[str]:
             " a number or a free text cannot be learned as a label; make classes of it, such as low and high"
         )
     joined = [
-        label
+        (label, separator)
         for label in found
         for separator in SEPARATORS
         if separator in label and {part.strip() for part in label.split(separator)} <= found.keys()
     ]
     if joined:
         are = "label joins" if len(joined) == 1 else "labels join"
+        label, separator = joined[0]
+        switch = "" if is_multi_label else f"data.multi_label: [{task}] and "
         warnings.append(
-            f"{task}: {len(joined)} {are} other labels, such as {quoted(joined[0])}: it is learned as a class"
-            " of its own; for several labels a row, make each a task with the labels yes and no"
+            f"{task}: {len(joined)} {are} other labels, such as {quoted(label)}: it is learned as a class of"
+            f" its own; for several labels a row set {switch}data.label_separator: '{separator}'"
         )
     return warnings

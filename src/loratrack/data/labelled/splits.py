@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 
-Ints = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+Ints = np.ndarray[tuple[int, ...], np.dtype[np.integer[Any]]]
 Mask = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
 
@@ -16,12 +17,29 @@ def text_numbers(texts: Sequence[Hashable]) -> Ints:
     return np.array([numbers.setdefault(text, len(numbers)) for text in texts], dtype=np.int64)
 
 
-def held_out(numbers: Ints, labels: Ints, share: float, seed: int) -> Mask:
+def strata(labels: Ints, columns: Sequence[slice]) -> Ints:
+    """One number for each row and task, whose shares the held-out rows keep: the label's.
+
+    Of several labels it is the rarest one's, as in iterative stratification: the frequent ones have enough
+    rows on both sides anyway. `columns`: those of each task, as LabelMap has them.
+    """
+    numbers = []
+    for task in columns:
+        own = labels[:, task]
+        if own.shape[1] > 1:
+            by_count = np.argsort(own.sum(axis=0), kind="stable")
+            own = np.where(own.any(axis=1), by_count[own[:, by_count].argmax(axis=1)], -1)[:, None]
+        numbers.append(own)
+    return np.hstack(numbers)
+
+
+def held_out(numbers: Ints, labels: Ints, share: float, seed: int, *, strata: Ints | None = None) -> Mask:
     """True for the rows that go to validation; about `share` of the different texts do.
 
     Each joint label gives its share to within one text or so. Joint labels too rare for that are
     dealt out together with their neighbours under the same first label. One text of every label of
     every task stays in training, so none is held out (all False) when there are no more than those.
+    `strata`: what stands for the joint label, where it is not `labels`.
     """
     different, first_rows = np.unique(numbers, return_index=True)
     order = np.random.default_rng(seed).permutation(len(different))
@@ -30,7 +48,8 @@ def held_out(numbers: Ints, labels: Ints, share: float, seed: int) -> Mask:
     stays = np.zeros(len(order), dtype=bool)
     for task in range(shuffled.shape[1]):
         stays[np.unique(shuffled[:, task], return_index=True)[1]] = True
-    free, free_labels = order[~stays], shuffled[~stays]
+    free = order[~stays]
+    free_labels = (labels if strata is None else strata)[first_rows[free]]
     # Sorted by joint label, so that picking at equal distances takes the same share of each.
     by_joint_label = free[np.lexsort(free_labels.T[::-1])]
     chosen = np.zeros(len(different), dtype=bool)

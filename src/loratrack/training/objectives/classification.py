@@ -1,15 +1,17 @@
-"""Classification: one label for each row and task; cross-entropy, accuracy and macro-F1."""
+"""Classification: one or more tasks on one encoder, each a head of the network and a loss of its own.
+
+What a task is, and what is scored of it, stands in `task.py`; here the tasks become one objective.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor
 
 from loratrack.config import RunConfig
@@ -19,9 +21,11 @@ from loratrack.model.network import Network
 from loratrack.model.passes import predict
 from loratrack.model.probe import Probe, probe_of
 from loratrack.training.member import Member, Rows
+from loratrack.training.objectives.multi_label import MultiLabel
 from loratrack.training.objectives.objective import Answers, MicroBatch, Split
+from loratrack.training.objectives.single_label import SingleLabel
+from loratrack.training.objectives.task import F1_ALL_LABELS, Labels, Task
 
-F1_ALL_LABELS = "f1_all_labels"
 PROBE_ROWS = 32
 """Rows whose logits must come out the same when the saved model is loaded again."""
 
@@ -30,40 +34,44 @@ PROBE_ROWS = 32
 class Predictions:
     """One member's answers to the rows of a split, in the order of the split."""
 
-    classes: Mapping[str, int]
-    """How many labels each task has, whether they occur in the split or not."""
-    truth: Mapping[str, NDArray[np.int64]]
-    predicted: Mapping[str, NDArray[np.int64]]
+    tasks: Sequence[Task]
+    truth: Mapping[str, Labels]
+    predicted: Mapping[str, Labels]
     loss: float
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    """Of the multi-label tasks."""
 
     def scores(self) -> dict[str, float]:
-        """Accuracy and macro-F1 of each task, and their averages.
+        """The measures of each task, and the averages of accuracy and F1.
 
-        `f1` is over the labels that occur in truth or prediction. Where the split has no row of some label,
-        `f1_all_labels` counts these labels too, as 0: a perfect model does not reach 1 there.
+        Where the split has no row of some label, `f1_all_labels` counts these labels too, as 0: a perfect
+        model does not reach 1 there.
         """
-        labels_with_rows = {task: len(np.unique(labels)) for task, labels in self.truth.items()}
-        lacks_labels = any(labels_with_rows[task] < count for task, count in self.classes.items())
-        is_single = len(self.classes) == 1
+        lacks_labels = any((task.rows_of_labels(self.truth[task.name]) == 0).any() for task in self.tasks)
+        is_single = len(self.tasks) == 1
         values: dict[str, float] = {}
-        for task, count in self.classes.items():
-            prefix = "" if is_single else f"{task}_"
-            truth, predicted = self.truth[task], self.predicted[task]
-            values[f"{prefix}accuracy"] = float(accuracy_score(truth, predicted))
-            values[f"{prefix}f1"] = float(f1_score(truth, predicted, average="macro", zero_division=0))
-            if lacks_labels:
-                values[f"{prefix}{F1_ALL_LABELS}"] = float(
-                    f1_score(truth, predicted, labels=np.arange(count), average="macro", zero_division=0)
-                )
+        for task in self.tasks:
+            prefix = "" if is_single else f"{task.name}_"
+            for measure, value in task.scores(self.truth[task.name], self.predicted[task.name]).items():
+                if lacks_labels or measure != F1_ALL_LABELS:
+                    values[f"{prefix}{measure}"] = value
         if not is_single:
             for measure in ("accuracy", "f1", *([F1_ALL_LABELS] if lacks_labels else [])):
                 values[f"avg_{measure}"] = float(
-                    np.mean([values[f"{task}_{measure}"] for task in self.classes])
+                    np.mean([values[f"{task.name}_{measure}"] for task in self.tasks])
                 )
         return values
 
     def answers(self) -> dict[str, Answers]:
-        return {task: (self.truth[task], self.predicted[task]) for task in self.classes}
+        return {
+            task.name: (_ids_alone(self.truth[task.name]), _ids_alone(self.predicted[task.name]))
+            for task in self.tasks
+        }
+
+
+def _ids_alone(labels: Labels) -> Labels:
+    """A single column as one number for each row."""
+    return labels[:, 0] if labels.shape[1] == 1 else labels
 
 
 class Classification:
@@ -71,17 +79,31 @@ class Classification:
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
+        columns = dataset.label_map.columns
+        self.tasks: list[Task] = [
+            (MultiLabel if task.is_multi_label else SingleLabel)(
+                task, columns[task.name], dataset.train.labels
+            )
+            for task in dataset.label_map.tasks
+        ]
 
     @property
     def label_map(self) -> Mapping[str, object]:
         return self.dataset.label_map.to_dict()
 
     def add_member(self, network: Network, name: str, config: RunConfig) -> None:
-        classes = {task.name: len(task.labels) for task in self.dataset.label_map.tasks}
+        classes = {task.name: len(task.labels) for task in self.tasks}
         network.add(name, config.model.lora, classes, config.train.seed)
 
+    def notices(self, config: RunConfig) -> list[str]:
+        chosen = config.class_weights
+        return [task.describe_weights(chosen[task.name]) for task in self.tasks if task.name in chosen]
+
     def arrays(self, batch_layout: BatchLayout, parts: Sequence[MicroBatch]) -> Arrays:
-        """`labels` [rows, tasks]; `weights` [rows, tasks]: a row counts less, the larger its batch."""
+        """`labels` [rows, columns]; `weights` [rows, tasks]: a row counts less, the larger its batch.
+
+        `class_weights` [members, classes of all tasks], where a member has any.
+        """
         rows = np.concatenate([part.rows for part in parts])
         weights = [
             np.tile(
@@ -90,20 +112,51 @@ class Classification:
             )
             for part in parts
         ]
-        return {
+        arrays: Arrays = {
             "labels": np.asarray(self.dataset.train.labels[rows], dtype=np.int64),
             "weights": np.concatenate(weights).astype(np.float32),
         }
+        if any(part.member.config.class_weights for part in parts):
+            arrays["class_weights"] = np.stack([self._class_weights(part) for part in parts])
+        return arrays
 
-    def loss(self, network: Network, batch: Batch, members: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Cross-entropy; reported are its sums over each member's rows, [members, tasks]."""
-        labels = batch.more["labels"]
-        logits = network.heads[members[0]].split(network.logits(batch, members))
-        columns = [
-            F.cross_entropy(part, labels[:, column], reduction="none")
-            for column, part in enumerate(logits.values())
+    def _class_weights(self, part: MicroBatch) -> NDArray[np.float32]:
+        """Of all tasks, in the order of the heads; they depend on the labels of the whole batch."""
+        batch, chosen = self.dataset.train.labels[part.batch], part.member.config.class_weights
+        weights = [
+            task.batch_weights(task.class_weights(chosen.get(task.name, {})), batch[:, task.columns])
+            for task in self.tasks
         ]
-        losses = torch.stack(columns, dim=1)
+        return np.concatenate(weights).astype(np.float32)
+
+    def loss(self, network: Network, batch: Batch, parts: Sequence[MicroBatch]) -> tuple[Tensor, Tensor]:
+        """The tasks' losses, weighed; reported are their sums over each member's rows, [members, tasks]."""
+        names = [part.member.name for part in parts]
+        settings = [part.member.config.train for part in parts]
+        logits = network.heads[names[0]].split(network.logits(batch, names))
+        labels, class_weights = batch.more["labels"], batch.more.get("class_weights")
+
+        # Members whose losses are defined alike are computed together.
+        kinds = {(train.label_smoothing, train.focal_gamma) for train in settings}
+        groups = [slice(None)]
+        if class_weights is not None or len(kinds) > 1:
+            groups = [slice(*ends) for ends in pairwise(accumulate(batch.rows, initial=0))]
+        losses_by_group = []
+        for member, rows in enumerate(groups):
+            weights: Mapping[str, Tensor] = {}
+            if class_weights is not None:
+                weights = network.heads[names[member]].split(class_weights[member])
+            columns = [
+                task.losses(
+                    logits[task.name][rows],
+                    labels[rows, task.columns],
+                    settings[member],
+                    weights.get(task.name),
+                )
+                for task in self.tasks
+            ]
+            losses_by_group.append(torch.stack(columns, dim=1))
+        losses = torch.cat(losses_by_group)
         sums = [part.sum(dim=0) for part in torch.split(losses.detach(), list(batch.rows))]
         return (losses * batch.more["weights"]).sum(), torch.stack(sums)
 
@@ -117,26 +170,46 @@ class Classification:
         return {"train/loss": total, **{f"train/loss_{task}": loss for task, loss in by_task.items()}}
 
     def evaluate(self, network: Network, split: Split, members: Sequence[Member]) -> dict[str, Predictions]:
-        """All members in one pass over each batch of the split."""
+        """All members in one pass over each batch of the split.
+
+        The threshold of a multi-label task is tuned on the validation set, also where the test set is asked
+        for.
+        """
+        names = [member.name for member in members]
         rows = self.dataset.test if split == "test" else self.dataset.validation
         assert rows is not None, "a test set is evaluated only where there is one"
-        logits = predict(network, rows, [member.name for member in members])
-        labels = torch.from_numpy(np.array(rows.labels))
+        logits, labels = predict(network, rows, names), torch.from_numpy(np.array(rows.labels))
+        tuning_logits, tuning_labels = logits, labels
+        if split == "test" and any(isinstance(task, MultiLabel) for task in self.tasks):
+            validation = self.dataset.validation
+            tuning_logits = predict(network, validation, names)
+            tuning_labels = torch.from_numpy(np.array(validation.labels))
         evaluations = {}
         for member in members:
-            heads = network.heads[member.name]
-            by_task, weights = heads.split(logits[member.name]), member.config.loss_weights
-            losses = [
-                weights[task] * F.cross_entropy(part, labels[:, column]).item()
-                for column, (task, part) in enumerate(by_task.items())
-            ]
+            heads, weights = network.heads[member.name], member.config.loss_weights
+            by_task, to_tune = heads.split(logits[member.name]), heads.split(tuning_logits[member.name])
+            losses: list[float] = []
+            thresholds: dict[str, float] = {}
+            truth: dict[str, Labels] = {}
+            predicted: dict[str, Labels] = {}
+            for task in self.tasks:
+                name, own = task.name, labels[:, task.columns]
+                losses.append(weights[name] * task.plain_loss(by_task[name], own))
+                threshold = task.tuned_threshold(to_tune[name], tuning_labels[:, task.columns])
+                if threshold is not None:
+                    thresholds[name] = threshold
+                truth[name], predicted[name] = own.numpy(), task.answers(by_task[name], threshold)
             evaluations[member.name] = Predictions(
-                classes=heads.classes,
-                truth={task: labels[:, column].numpy() for column, task in enumerate(by_task)},
-                predicted={task: part.argmax(dim=-1).numpy() for task, part in by_task.items()},
-                loss=float(sum(losses)),
+                self.tasks, truth, predicted, loss=float(sum(losses)), thresholds=thresholds
             )
         return evaluations
+
+    def score(self, split: Split, predicted: Mapping[str, Labels]) -> dict[str, float]:
+        """The scores of answers that somebody else gave to the rows of a split."""
+        rows = self.dataset.test if split == "test" else self.dataset.validation
+        assert rows is not None, "a test set is scored only where there is one"
+        truth = {task.name: np.array(rows.labels[:, task.columns]) for task in self.tasks}
+        return Predictions(self.tasks, truth, predicted, loss=0.0).scores()
 
     def probe(self, network: Network, member: str) -> Probe:
         """The first rows of the validation set."""

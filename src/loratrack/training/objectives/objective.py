@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -21,8 +20,8 @@ from loratrack.model.probe import Probe
 from loratrack.training.member import Member, Rows
 
 Split = Literal["validation", "test"]
-Answers = tuple[NDArray[np.int64], NDArray[np.int64]]
-"""The local id of the true and of the predicted label of each row.
+Answers = tuple[NDArray[Any], NDArray[Any]]
+"""The local id of the true and of the predicted label of each row; of a multi-label task a row of 0 and 1.
 
 A confusion matrix would take the square of the labels: 800 MB for 10,000."""
 
@@ -56,6 +55,10 @@ class Evaluation(Protocol):
     @property
     def loss(self) -> float: ...
 
+    @property
+    def thresholds(self) -> Mapping[str, float]:
+        """By task, where answers are decided by thresholds; they belong to the model."""
+
     def scores(self) -> dict[str, float]:
         """By their names in MLflow; which way each is better stands in `loratrack.metrics`."""
 
@@ -76,17 +79,21 @@ class Objective(Protocol):
     def add_member(self, network: Network, name: str, config: RunConfig) -> None:
         """Give the network an adapter for this member, and the heads that this objective needs, if any."""
 
+    def notices(self, config: RunConfig) -> Sequence[str]:
+        """What a member's log says of its loss."""
+
     def arrays(self, batch_layout: BatchLayout, parts: Sequence[MicroBatch]) -> Arrays:
         """What is sent along with the tokens of these parts: labels by row or by token, and their weights.
 
         The weights carry the average over each member's whole batch, so that micro-batches add up to it.
         """
 
-    def loss(self, network: Network, batch: Batch, members: Sequence[str]) -> tuple[Tensor, Tensor]:
+    def loss(self, network: Network, batch: Batch, parts: Sequence[MicroBatch]) -> tuple[Tensor, Tensor]:
         """The sum over all members, to be differentiated; and [members, parts of the loss], to be reported.
 
         What is reported is summed over targets and detached. It must wait for nothing: this part of a step
-        may be captured in a CUDA graph.
+        may be captured in a CUDA graph, so of the parts it reads nothing but what never changes of a member:
+        its name and its config.
         """
 
     def num_targets(self, rows: Rows) -> int:
