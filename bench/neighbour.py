@@ -28,18 +28,17 @@ QUIET_STEPS, BUSY_STEPS, MAX_BUSY_SECONDS = 30, 60, 90
 def main() -> None:
     threads = torch.get_num_threads()
     for settings in ([f"train.threads={threads}"], []):
-        torch.set_num_threads(threads)
-        _report(["train.layout=packed", "data.test_path=null", *settings])
+        _report(threads, ["train.layout=packed", "data.test_path=null", *settings])
 
 
-def _report(settings: list[str]) -> None:
+def _report(threads: int, settings: list[str]) -> None:
     config, log = load(CLINC, settings), ListLog()
     with tempfile.TemporaryDirectory() as folder:
         prepared = session.set_up(config, log.notice)
         session.enter(prepared, config, log, Path(folder))
         prepared.network.train()
-        first = torch.get_num_threads()
-        print(f"train.threads={config.train.threads}: begins with {first}")
+        torch.set_num_threads(threads)  # as where the machine was quiet when it was measured
+        print(f"train.threads={config.train.threads}: begins with {threads}")
 
         def step() -> float:
             started = time.perf_counter()
