@@ -8,6 +8,7 @@ writer.finish("FINISHED")
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -28,6 +29,7 @@ from loratrack.experiments.verdict import (
 )
 from loratrack.model.bundle import MEMBER
 from loratrack.places import (
+    ANSWERS,
     ARTIFACTS,
     BUNDLE,
     CLASS_SCORES,
@@ -50,6 +52,7 @@ from loratrack.training import session
 from loratrack.training.member import Member
 from loratrack.training.session import Outcome, Prepared
 from loratrack.views import class_scores, curves
+from loratrack.views.answers import as_json
 
 SAME_ROWS = "validation_sha256"
 """The tag by which runs that were scored on the same rows are known."""
@@ -168,8 +171,12 @@ def keep(
     work: Path,
     *,
     with_weights: bool = True,
+    with_pictures: bool = True,
 ) -> dict[str, float]:
-    """The run's files, checked and handed over, and its last metrics, which are returned."""
+    """The run's files, checked and handed over, and its last metrics, which are returned.
+
+    Without pictures, they can be drawn later from `metrics.json` and `answers.json`.
+    """
     metrics = session.summary(member, outcome)
     if outcome is not None:
         compared = {**prepared.yardstick, **metrics}
@@ -206,11 +213,12 @@ def keep(
     answers = {task: (labels[task], *pair) for task, pair in pairs.items()}
     if answers:
         class_scores.write(folder / CLASS_SCORES, answers)
+        disk.write_text(folder / ANSWERS, json.dumps(as_json(answers), ensure_ascii=False))
     try:  # before the files: a run that has kept its model has its scores
         log.writer.log_metrics(metrics, step=len(member.history))
     finally:  # also on a full disk, for moving the files takes no space
         log.writer.hand_over(folder)
-    if member.history:
+    if member.history and with_pictures:
         _draw(member, answers, log, work / "pictures")
     return metrics
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import optuna
 
@@ -26,13 +27,14 @@ from loratrack.experiments.result import Sweep
 from loratrack.experiments.retraining import retrain
 from loratrack.experiments.run import artifact_uri
 from loratrack.experiments.trained_bases import pinned
-from loratrack.experiments.trials import TrialRunner
+from loratrack.experiments.trials import STORE_WAIT_SECONDS, TrialRunner
 from loratrack.experiments.watcher import Nobody, Watcher
+from loratrack.places import ANSWERS, ARTIFACTS, METRICS, PLOTS
 from loratrack.registry import pages
-from loratrack.store.client import EXPERIMENT
+from loratrack.store.client import EXPERIMENT, answering, connect
 from loratrack.store.place import store_folder
 from loratrack.store.secrets import scrub_name
-from loratrack.tracking import child_runs
+from loratrack.tracking import artifacts, child_runs
 from loratrack.tracking.outbox import work_folder
 from loratrack.tracking.registration import registered
 from loratrack.tracking.writer import RunWriter
@@ -40,6 +42,7 @@ from loratrack.tuning import report as reports
 from loratrack.tuning import space, study
 from loratrack.tuning.report import Report
 from loratrack.tuning.study import CONCLUDED, PARENT, Search
+from loratrack.views import answers
 from loratrack.views import sweep as views
 
 DATABASE, LOCK = "optuna.db", ".optuna.lock"
@@ -155,8 +158,9 @@ def _conclude(work: Work) -> dict[str, str]:
     search, config, parent, watcher = work.search, work.config, work.parent, work.watcher
     best = search.best()
     tags: dict[str, str] = {}
-    folder = work_folder(store_folder(), parent.run_id)
-    shutil.rmtree(folder, ignore_errors=True)
+    home = work_folder(store_folder(), parent.run_id)
+    folder = home / ARTIFACTS
+    shutil.rmtree(home, ignore_errors=True)
     try:
         views.write(search.study, reports.report(search.study), folder)
         files.save(storable(config), folder / SWEEP_COPY)
@@ -183,12 +187,31 @@ def _conclude(work: Work) -> dict[str, str]:
                 else:
                     watcher.notice("not registered yet: the tracking store does not answer; loratrack sync")
             parent.set_tags(tags)
+            _draw_best(work, run_id, home / "best")
             if search.sweep.retrain_best:
                 _retrain(work, best_config)
-        parent.log_artifacts(folder)
+        parent.hand_over(folder)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(home, ignore_errors=True)
     return tags
+
+
+def _draw_best(work: Work, run_id: str, folder: Path) -> None:
+    """The pictures of the best trial's run; those of the others are drawn when somebody looks."""
+    try:
+        folder.mkdir()
+        with answering():
+            run = connect().get_run(run_id)
+        kept = artifacts.fetch(run, (METRICS, ANSWERS), folder)
+        texts = {name: file.read_text("utf-8") for name, file in kept.items()}
+        answers.draw(folder / ARTIFACTS / PLOTS, texts[METRICS], texts.get(ANSWERS))
+        work.parent.hand_over(folder / ARTIFACTS, run_id)
+        work.parent.flush(STORE_WAIT_SECONDS, run_id)
+    except Exception as error:  # noqa: BLE001  whatever is wrong with a picture, the sweep stands
+        work.watcher.notice(
+            f"{PLOTS}: those of the best trial are not drawn ({type(error).__name__}: {error});"
+            f" loratrack show {run_id} --plots DIR draws them"
+        )
 
 
 def _retrain(work: Work, best_config: RunConfig) -> None:

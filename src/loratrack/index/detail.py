@@ -65,10 +65,7 @@ def detail(tables: Tables, text: str) -> Detail:
 
     [(uri,)] = tables.rows("SELECT r.artifact_uri FROM runs r WHERE r.run_uuid = :run", run=summary.run_id)
     uri = here(uri)
-    files: _LocalFiles | _StoredFiles = _StoredFiles(summary.run_id, uri)
-    scheme = urlparse(uri).scheme
-    if scheme in ("", "file"):
-        files = _LocalFiles(Path(unquote(urlparse(uri).path) if scheme else uri))
+    files = _files(summary.run_id, uri)
     environment = files.text(ENVIRONMENT)
     return Detail(
         run,
@@ -80,6 +77,18 @@ def detail(tables: Tables, text: str) -> Detail:
         tuple((files.text(NOTICES) or "").splitlines()),
         newer(tables, summary) if text == summary.exp_id else None,
     )
+
+
+def kept_text(detail: Detail, name: str) -> str | None:
+    """A file that the run has kept; None where it has none of this name."""
+    return _files(detail.run.summary.run_id, detail.artifact_uri).text(name)
+
+
+def _files(run_id: str, uri: str) -> _LocalFiles | _StoredFiles:
+    scheme = urlparse(uri).scheme
+    if scheme in ("", "file"):
+        return _LocalFiles(Path(unquote(urlparse(uri).path) if scheme else uri))
+    return _StoredFiles(run_id, uri)
 
 
 @dataclass(frozen=True)

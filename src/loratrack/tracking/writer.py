@@ -149,9 +149,12 @@ class RunWriter:
         """
         self._outbox.add_artifacts(self.run_id, folder)
 
-    def hand_over(self, folder: Path) -> None:
-        """The folder itself, which lies in the run's work folder, becomes artifacts: that needs no space."""
-        self._outbox.take_artifacts(self.run_id, folder)
+    def hand_over(self, folder: Path, run_id: str | None = None) -> None:
+        """The folder itself, which lies in a work folder, becomes artifacts of this run, or of `run_id`.
+
+        That needs no space.
+        """
+        self._outbox.take_artifacts(run_id or self.run_id, folder)
 
     def ask_version(
         self, name: str, tags: Mapping[str, str], description: str = "", run_id: str | None = None
