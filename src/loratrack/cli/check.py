@@ -72,6 +72,8 @@ def lines(content: Mapping[str, Any]) -> Iterator[str | Table]:
             f" {tokens['p99']:g}, longest {tokens['max']:,}; {tokens['truncated']:,} cut at max_len"
             f" {content['max_len']}"
         )
+    for part, count in content["same_tokens"].items():
+        yield f"           {count:,} training rows left out: the same text to this base as a {part} row"
     base, training = content["base"], content["training"]
     train, model = training["train"], training["model"]
     yield f"base       {base['name']} ({base['origin']}), {base['folder']}"
