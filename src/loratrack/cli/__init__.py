@@ -58,6 +58,7 @@ COMMANDS = (
 )
 REFUSED, USER_ERROR = 1, 2
 MEND_RIGHTS, MAKE_ROOM = "mend its rights, or work in another folder", "free some space"
+A_FILE_IS_THERE = "a file lies where a folder is needed; name another folder"
 OF_THE_MACHINE = {
     errno.EACCES: MEND_RIGHTS,
     errno.EPERM: MEND_RIGHTS,
@@ -65,6 +66,8 @@ OF_THE_MACHINE = {
     errno.ENOSPC: MAKE_ROOM,
     errno.EDQUOT: MAKE_ROOM,
     errno.EFBIG: MAKE_ROOM,
+    errno.ENOTDIR: A_FILE_IS_THERE,
+    errno.EEXIST: A_FILE_IS_THERE,
     errno.ENAMETOOLONG: "a name has at most 255 bytes, and a path 4,000",
 }
 """Faults of disks, rights and names, which no traceback explains better, and what to do about each."""

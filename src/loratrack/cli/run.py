@@ -30,11 +30,13 @@ def add_to(commands: Commands) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     from loratrack.experiments.loading import load_run
+    from loratrack.tracking.failures import told_to_mlflow
 
-    config = load_run(arguments.config, arguments.set)
-    from loratrack.experiments.checking import check
+    with told_to_mlflow():
+        config = load_run(arguments.config, arguments.set)
+        from loratrack.experiments.checking import check
 
-    corpus = check(config)
+        corpus = check(config)
     from loratrack.cli.progress import ProgressBar
     from loratrack.config.layers import separated
     from loratrack.experiments.run import run

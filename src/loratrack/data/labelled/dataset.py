@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -50,6 +51,8 @@ class Dataset:
     """`data_report.json`."""
     sha256: str
     """Of the data files' bytes."""
+    validation_sha256: str = ""
+    """Of the validation rows, texts and labels: scores on the same rows can be compared."""
     train_rows: Array | None = None
     """The rows of the corpus' training part that `train` has; None: all."""
 
@@ -116,8 +119,15 @@ def encode(
             "same_tokens": {name: len(pairs) for name, pairs in found.items()},
         },
         sha256=corpus.sha256,
+        validation_sha256=_rows_sha256(corpus),
         train_rows=rows if left_out else None,
     )
+
+
+def _rows_sha256(corpus: Corpus) -> str:
+    part = corpus.validation
+    facts = (part.texts_sha256, corpus.label_map.sha256, hashlib.sha256(part.labels.tobytes()).hexdigest())
+    return hashlib.sha256(" ".join(facts).encode()).hexdigest()
 
 
 def cache_settings(
