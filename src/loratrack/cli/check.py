@@ -75,6 +75,8 @@ def lines(content: Mapping[str, Any]) -> Iterator[str | Table]:
     kinds = {"unknown": "are unknown", "byte": "parts of a character", "letter": "single letters"}
     shares = [f"{content['vocabulary'][f'{kind}_share']:.1%} {text}" for kind, text in kinds.items()]
     yield f"           of the base's tokens {', '.join(shares).replace('%', ' %')}"
+    for part, count in content["same_tokens"].items():
+        yield f"           {count:,} training rows left out: the same text to this base as a {part} row"
     base, training = content["base"], content["training"]
     train, model = training["train"], training["model"]
     yield f"base       {base['name']} ({base['origin']}), {base['folder']}"
