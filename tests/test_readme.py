@@ -58,7 +58,17 @@ def test_every_command_shown_is_run_or_checked_below() -> None:
     known = [
         *(
             ("loratrack", name)
-            for name in ("run", "sweep", *QUESTIONS, *MOVES, *AFTERWARDS, *LITTLE, *BEFORE, "ui")
+            for name in (
+                "run",
+                "sweep",
+                *QUESTIONS,
+                *MOVES,
+                *AFTERWARDS,
+                *LITTLE,
+                *BEFORE,
+                "ui",
+                "completion",
+            )
         ),
         *(("mlflow", name) for name in ("run", "server")),
         ("mlflow", "models", "serve"),
