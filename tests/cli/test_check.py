@@ -37,7 +37,7 @@ def test_the_page_tells_rows_tokens_steps_and_labels(check: Any, sample: Any) ->
     ]
     assert f"base       {sample.base} (local), {sample.base}" in lines
     assert lines[-2:] == [
-        "training   18 steps: 2 x 9 of 16 rows; lr 0.02, linear; LoRA rank 4, alpha 32",
+        "training   18 steps: 2 epochs of 9 with 16 rows; lr 0.02, linear; LoRA rank 4, alpha 32",
         "keeps      best_avg_f1; registered as tiny",
     ]
     assert tables[1].startswith("risk: 3 labels\n")
@@ -59,6 +59,25 @@ def test_the_numbers_are_those_of_pandas_and_transformers(check: Any, sample: An
     assert content["notices"][-1] == (
         f"test: {num_cut} texts of 40 cut to data.max_len (8 tokens), the longest has {max(lengths)}"
     )
+
+
+def test_a_base_that_has_hardly_seen_the_language_is_told(check: Any, tmp_path: Path) -> None:
+    rows = [f"请问怎么取消贷款申请{number},{'天气' if number % 2 else '其他'}" for number in range(20)]
+    (tmp_path / "zh.csv").write_text("\n".join(["text,label", *rows]), "utf-8")
+    (tmp_path / "zh.yaml").write_text("exp_id: zh\ndata: {raw_data_path: zh.csv}\n")
+    config = tmp_path / "zh.yaml"
+    shares = json.loads(check(config, "--json")[1])["vocabulary"]
+    assert shares["unknown_share"] > 0.4
+    unknown = 100 * shares["unknown_share"]
+    page = check(config)[1]
+    assert (
+        f"           of the base's tokens {unknown:.1f} % are unknown, 0.0 % parts of a character, 0.0 %"
+        " single letters\n"
+    ) in page
+    assert (
+        f"- this base has hardly seen the language of the texts ({unknown:.0f} % of its tokens are unknown);"
+        " one that has will do better: model.arch=bert-base-chinese, or a local folder\n"
+    ) in page
 
 
 def test_of_many_labels_the_most_frequent_and_the_rarest_are_shown(check: Any, tmp_path: Path) -> None:

@@ -40,6 +40,33 @@ def test_a_fault_of_the_user_is_one_message_and_2(capsys: pytest.CaptureFixture[
     assert "Traceback" not in output.err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["run", "a.yaml", "--set", "train.epochs", "1"],
+            "--set train.epochs 1: must be key=value without a space: --set train.epochs=1",
+        ),
+        (
+            ["run", "a.yaml", "--epochs", "1"],
+            "--epochs: no such option; it is a setting: --set train.epochs=1",
+        ),
+        (["run", "a.yaml", "--lr=1e-3"], "--lr: no such option; it is a setting: --set train.lr=1e-3"),
+    ],
+)
+def test_a_setting_given_as_an_option_is_told_how(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert capsys.readouterr().err == f"loratrack: {message}\n"
+
+
+def test_other_words_are_left_to_argparse(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["run", "a.yaml", "more", "--wrong-way"])
+    assert "unrecognized arguments: more --wrong-way" in capsys.readouterr().err
+
+
 def test_the_help_needs_no_heavy_library() -> None:
     program = (
         "import sys; from loratrack.cli import parser; parser().format_help();"

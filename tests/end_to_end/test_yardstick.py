@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from loratrack import runs
+
 
 def test_a_run_is_set_beside_the_baseline(loratrack_run: Any, written: Callable[..., Path]) -> None:
     done = loratrack_run(written("beside_tfidf"), "register=false", "train.epochs=1", "train.lr=1e-9")
@@ -18,6 +20,8 @@ def test_a_run_is_set_beside_the_baseline(loratrack_run: Any, written: Callable[
     own, other = metrics["best_avg_f1"], metrics["baseline_avg_f1"]
     worse = f"worse than TF-IDF: avg_f1 {own:.3f} against {other:.3f}"
     assert re.search(rf"^baseline +{worse}; worse: risk_f1 ", done.output, re.MULTILINE), done.output
+
+    assert [run.summary.run_id for run in runs("tfidf>0.9 and exp_id=beside_tfidf")] == [done.run_id]
 
     off = loratrack_run(written("beside_nothing"), "register=false", "train.epochs=1", "baseline=false")
     assert off.exit_code == 0, off.errors

@@ -38,3 +38,13 @@ def test_a_name_is_an_attribute_then_a_tag_a_setting_or_a_metric() -> None:
     assert one.values("params.project") == ()
     assert one.values("version") == (2, 1)
     assert one.values("alias") == ("champion",)
+
+
+def test_a_table_calls_the_baseline_tfidf_and_a_run_of_one_task_has_it_too() -> None:
+    several = run({"baseline_avg_f1": 0.8, "baseline_f1": 0.1})
+    assert several.values("tfidf") == several.values("baseline_avg_f1") == (0.8,)
+    assert run({"baseline_f1": 0.7}).values("tfidf") == (0.7,)
+    assert run({"majority_f1": 0.2}).values("tfidf") == ()
+    assert run({"best_f1": 0.9, "baseline_f1": 0.7, "majority_f1": 0.2}).scores == ("f1",)
+    broken_off = run({}, {"f1": (0.1, 0.8)})
+    assert broken_off.scores == ("f1",)

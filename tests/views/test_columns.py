@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from loratrack.views.columns import score, text_of
+from loratrack.index.runs import RunSummary, StoredRun
+from loratrack.views.columns import columns, score, text_of
 
 
 @pytest.mark.parametrize(
@@ -27,3 +28,19 @@ def test_a_number_is_short_however_large(name: str, value: float, shown: str) ->
 
 def test_a_real_infinity_is_short_too() -> None:
     assert score(math.inf) == "inf"
+
+
+def test_the_baseline_stands_beside_the_score_that_it_is_compared_with() -> None:
+    def run(metrics: dict[str, float]) -> StoredRun:
+        summary = RunSummary("a" * 32, "dual", "exp_v1", "FINISHED", "1", "loratrack", 1000, 3500)
+        return StoredRun(summary, {}, {}, metrics, ())
+
+    one = {"best_f1": 0.9, "best_accuracy": 0.8, "baseline_f1": 0.7}
+    several = {"best_avg_f1": 0.6, "best_a_f1": 0.5, "baseline_avg_f1": 0.65, "majority_avg_f1": 0.2}
+    table = columns([run(one), run(several)])
+    assert [(each.heading, each.cells) for each in table][3:] == [
+        ("avg_f1", ("0.9000", "0.6000")),
+        ("tfidf", ("0.7000", "0.6500")),
+        ("a_f1", ("–", "0.5000")),
+    ]
+    assert "tfidf" not in [each.heading for each in columns([run({"best_f1": 0.9})])]

@@ -31,6 +31,7 @@ from loratrack.cli import (
     sync,
     ui,
 )
+from loratrack.cli.commands import setting_meant
 from loratrack.cli.screen import Complaints, Parser, complain, complain_of_error
 from loratrack.errors import RefusedError, UserError, is_text, quoted
 from loratrack.store.place import database_file, store_name, tracking_uri
@@ -57,6 +58,7 @@ COMMANDS = (
 )
 REFUSED, USER_ERROR = 1, 2
 MEND_RIGHTS, MAKE_ROOM = "mend its rights, or work in another folder", "free some space"
+A_FILE_IS_THERE = "a file lies where a folder is needed; name another folder"
 OF_THE_MACHINE = {
     errno.EACCES: MEND_RIGHTS,
     errno.EPERM: MEND_RIGHTS,
@@ -64,6 +66,8 @@ OF_THE_MACHINE = {
     errno.ENOSPC: MAKE_ROOM,
     errno.EDQUOT: MAKE_ROOM,
     errno.EFBIG: MAKE_ROOM,
+    errno.ENOTDIR: A_FILE_IS_THERE,
+    errno.EEXIST: A_FILE_IS_THERE,
     errno.ENAMETOOLONG: "a name has at most 255 bytes, and a path 4,000",
 }
 """Faults of disks, rights and names, which no traceback explains better, and what to do about each."""
@@ -76,7 +80,12 @@ def main(words: Sequence[str] | None = None) -> int:
         for word in sys.argv[1:] if words is None else words:
             if not is_text(word):
                 raise UserError(f"the words of a command must be UTF-8 text, got {quoted(word)}")
-        arguments = parser().parse_args(words)
+        top = parser()
+        arguments, unknown = top.parse_known_args(words)
+        if unknown:
+            if hint := setting_meant(unknown, getattr(arguments, "set", [])):
+                raise UserError(hint)
+            top.error(f"unrecognized arguments: {' '.join(unknown)}")
         command: Callable[[argparse.Namespace], int] = arguments.command
         if not sys.stderr.isatty():  # MLflow's bar would write a line for each file
             os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -99,7 +108,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    top = Parser(prog="loratrack", description="Fine-tune many LoRA models and lose none.")
+    top = Parser(prog="loratrack", description="Fine-tune many LoRA models and keep track of every one.")
     top.add_argument("--version", action="version", version=f"loratrack {__version__}")
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in COMMANDS:

@@ -72,14 +72,17 @@ def lines(content: Mapping[str, Any]) -> Iterator[str | Table]:
             f" {tokens['p99']:g}, longest {tokens['max']:,}; {tokens['truncated']:,} cut at max_len"
             f" {content['max_len']}"
         )
+    kinds = {"unknown": "are unknown", "byte": "parts of a character", "letter": "single letters"}
+    shares = [f"{content['vocabulary'][f'{kind}_share']:.1%} {text}" for kind, text in kinds.items()]
+    yield f"           of the base's tokens {', '.join(shares).replace('%', ' %')}"
     base, training = content["base"], content["training"]
     train, model = training["train"], training["model"]
     yield f"base       {base['name']} ({base['origin']}), {base['folder']}"
     lora = f"LoRA rank {model['lora']['rank']}, alpha {model['lora']['alpha']:g}"
     adapted = lora if model["use_lora"] else "all weights trained"
     yield (
-        f"training   {training['steps']:,} steps: {train['epochs']} x {training['steps_an_epoch']:,} of"
-        f" {train['batch_size']} rows; lr {train['lr']}, {train['schedule']}; {adapted}"
+        f"training   {training['steps']:,} steps: {train['epochs']} epochs of {training['steps_an_epoch']:,}"
+        f" with {train['batch_size']} rows; lr {training['lr']}, {train['schedule']}; {adapted}"
     )
     version = f"registered as {training['register']}" if training["register"] else "no version"
     yield f"keeps      {train['save_strategy']}; {version}"

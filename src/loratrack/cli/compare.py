@@ -23,7 +23,7 @@ names      run_id exp_id name status experiment started ended duration; model ve
            table says), metric (avg_f1).
            tags.X, params.X and metrics.X say which, where names are alike
 metrics    the value at the best epoch, so far the best of a run without one; avg_f1 of a run with one
-           task is its f1; best_…, test_… as logged
+           task is its f1; best_…, test_… as logged; tfidf is what the baseline has for avg_f1
 operators  =  !=  <  <=  >  >=  ~ (contains)  !~; numbers by value, texts in any case
 MLflow's   metrics.avg_f1 > 0.9 and params.`model.lora.rank` IN ('8', '16') and tags.project LIKE 'r%' and
            attributes.end_time IS NOT NULL mean here what they mean there, except that a metric is its value

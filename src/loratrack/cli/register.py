@@ -6,6 +6,7 @@ import argparse
 
 from loratrack.cli.commands import EXIT_CODES, Commands
 from loratrack.cli.screen import console, view
+from loratrack.index.naming import MODEL_HELP, MODEL_WORDS
 from loratrack.store import links
 
 
@@ -13,7 +14,7 @@ def add_to(commands: Commands) -> None:
     parser = commands.add_parser(
         "register", help="make a run's model a version of a registered model", epilog=EXIT_CODES
     )
-    parser.add_argument("run", metavar="RUN|EXP", help="a run's id or the start of it, or an exp_id")
+    parser.add_argument("run", metavar=MODEL_WORDS, help=MODEL_HELP)
     parser.add_argument("--name", help="the registered model; default: the name of the run's project")
     parser.set_defaults(command=command)
 

@@ -10,14 +10,14 @@ from loratrack.errors import UserError
 
 
 def add_to(commands: Commands) -> None:
-    parser = commands.add_parser("registry", help="repair what was moved by hand, delete a version")
+    parser = commands.add_parser("registry", help="repair aliases changed by hand, delete a version")
     acts = parser.add_subparsers(required=True, metavar="reconcile|delete")
     repair = acts.add_parser(
         "reconcile", help="make stages and history agree with the aliases", epilog=EXIT_CODES
     )
     repair.add_argument("model", metavar="MODEL", nargs="?", help="one registered model; default all")
     repair.add_argument(
-        "--force", action="store_true", help="treat a move that another machine has begun as abandoned"
+        "--force", action="store_true", help="treat a move started on another machine as abandoned"
     )
     repair.add_argument("--json", action="store_true", help="the result as JSON")
     repair.set_defaults(command=reconcile)

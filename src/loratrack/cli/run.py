@@ -30,11 +30,13 @@ def add_to(commands: Commands) -> None:
 
 def command(arguments: argparse.Namespace) -> int:
     from loratrack.experiments.loading import load_run
+    from loratrack.tracking.failures import told_to_mlflow
 
-    config = load_run(arguments.config, arguments.set)
-    from loratrack.experiments.checking import check
+    with told_to_mlflow():
+        config = load_run(arguments.config, arguments.set)
+        from loratrack.experiments.checking import check
 
-    corpus = check(config)
+        corpus = check(config)
     from loratrack.cli.progress import ProgressBar
     from loratrack.config.layers import separated
     from loratrack.experiments.run import run
@@ -43,8 +45,9 @@ def command(arguments: argparse.Namespace) -> int:
     with ProgressBar(screen) as bar:
         result = run(config, bar, corpus, separated(arguments.set))
     if result.ended_by is not None:
-        epoch = f"epoch {result.best_epoch} is kept" if result.best_epoch else "nothing was learned yet"
-        screen.print(f"ended by {result.ended_by.name}; {epoch}")
+        kept = f"the best epoch so far ({result.best_epoch}) was saved as run {result.run_id}"
+        saved = kept if result.best_epoch else "nothing was learned yet"
+        screen.print(f"interrupted ({result.ended_by.name}); {saved}")
         return 128 + result.ended_by
     screen.print(scores(config, result))
     for line in summary(config, result):

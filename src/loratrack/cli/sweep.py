@@ -50,10 +50,13 @@ def command(arguments: argparse.Namespace) -> int:
         return show(arguments)
     if arguments.name is not None:
         raise UserError(f"sweep: takes one config, got {arguments.config!r} and {arguments.name!r}")
-    config = load_search(arguments.config, arguments.set)
-    from loratrack.experiments.checking import check
+    from loratrack.tracking.failures import told_to_mlflow
 
-    corpus = check(config)
+    with told_to_mlflow():
+        config = load_search(arguments.config, arguments.set)
+        from loratrack.experiments.checking import check
+
+        corpus = check(config)
     from loratrack.cli.progress import SweepBar
     from loratrack.experiments.sweep import sweep
 

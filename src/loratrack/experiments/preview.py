@@ -10,9 +10,12 @@ from typing import Any
 
 from loratrack import data
 from loratrack.bases import base as bases
+from loratrack.bases.files import CONFIG
 from loratrack.config import RunConfig, plain
 from loratrack.config.sweep import SweepConfig
+from loratrack.disk import read_json
 from loratrack.experiments.checking import bases_of, check
+from loratrack.training.rate import auto_rate, chosen_rate
 
 
 def preview(config: RunConfig) -> dict[str, Any]:
@@ -26,8 +29,20 @@ def preview(config: RunConfig) -> dict[str, Any]:
     dataset = data.encode(
         corpus, config, bases.load_tokenizer(base), bases.tokenizer_facts(base), notices.append
     )
-    train = config.train
+    train, use_lora = config.train, config.model.use_lora
     epoch_steps = math.ceil(len(dataset.train) / train.batch_size)
+    whole = epoch_steps * train.epochs
+    lr: float | str = train.lr
+    width = read_json(base.folder / CONFIG).get("hidden_size")
+    if isinstance(width, int):
+        # Whether a base is causal only its network tells; narrow ones have the same rate either way.
+        encoders, causal = (
+            auto_rate(width, train.optimizer, use_lora=use_lora, is_causal=is_causal)
+            for is_causal in (False, True)
+        )
+        if encoders == causal:
+            lr, note = chosen_rate(train, encoders, use_lora=use_lora)
+            notices += [] if note is None else [note]
     content: dict[str, Any] = {
         "exp_id": config.exp_id,
         "task_type": config.task_type,
@@ -40,8 +55,9 @@ def preview(config: RunConfig) -> dict[str, Any]:
             "sha256": base.sha256,
         },
         "training": {
-            "steps": epoch_steps * train.epochs,
+            "steps": min(whole, train.max_steps or whole),
             "steps_an_epoch": epoch_steps,
+            "lr": lr,
             "train": plain(train),
             "model": plain(config.model),
             "register": config.register_as,

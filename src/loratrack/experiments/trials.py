@@ -220,7 +220,15 @@ class TrialRunner:
                 values = [scores[metric] for metric in search.sweep.metrics]
                 outcome = session.conclude(prepared, member)
             with_weights = keep == "all" or (is_done and (keep == "finished" or search.is_best(values)))
-            recording.keep(prepared, member, outcome, running.log, running.work, with_weights=with_weights)
+            recording.keep(
+                prepared,
+                member,
+                outcome,
+                running.log,
+                running.work,
+                with_weights=with_weights,
+                with_pictures=False,
+            )
         except (UserError, RuntimeError, MemoryError) as error:
             if not isinstance(error, UserError) and not is_out_of_memory(error):
                 raise
@@ -238,14 +246,15 @@ class TrialRunner:
                 search.fail(trial, member.reason)
 
         del self._running[member.name]
-        prepared.cohort.members.remove(member)
+        prepared.cohort.leave(member)
         if prepared.network.use_lora:
             prepared.network.remove(member.name)
         prepared.network.train()
         shutil.rmtree(running.work, ignore_errors=True)
 
         metrics = dict(zip(search.sweep.metrics, values, strict=False))
-        self._report(trial, state, metrics, epochs=len(member.history), reason=member.reason)
+        epochs = len(member.history), member.epochs
+        self._report(trial, state, metrics, epochs=epochs, reason=member.reason)
         num_done, best = search.num_done(), search.best()  # in this order: the best of so many, or of more
         if metrics and best is not None:
             self.parent.log_metrics({f"trial/{name}": value for name, value in metrics.items()}, trial.number)
@@ -259,7 +268,7 @@ class TrialRunner:
             recording.keep_reason(WriterLog(self._writers[trial.number]), reason)
         self._end_run(trial, "failed")
         self.search.fail(trial, reason)
-        self._report(trial, "failed", {}, epochs=0, reason=reason)
+        self._report(trial, "failed", {}, epochs=(0, trial.config.train.epochs), reason=reason)
 
     def _end_run(self, trial: Trial, state: TrialState) -> None:
         writer = self._writers.pop(trial.number, None)
@@ -268,8 +277,15 @@ class TrialRunner:
             writer.finish(RUN_STATUS[state], STORE_WAIT_SECONDS)
 
     def _report(
-        self, trial: Trial, state: TrialState, metrics: dict[str, float], *, epochs: int, reason: str
+        self,
+        trial: Trial,
+        state: TrialState,
+        metrics: dict[str, float],
+        *,
+        epochs: tuple[int, int],
+        reason: str,
     ) -> None:
+        """`epochs`: how many there were, of how many."""
         search, best = self.search, self.search.best()
         self._num_done, self._num_wanted = search.num_done(), search.num_wanted()
         bests = {} if best is None else dict(zip(search.sweep.metrics, best.values, strict=True))
@@ -280,8 +296,8 @@ class TrialRunner:
             metrics=metrics,
             reason=reason,
             seconds=time.monotonic() - trial.started,
-            epochs=epochs,
-            max_epochs=trial.config.train.epochs,
+            epochs=epochs[0],
+            max_epochs=epochs[1],
             best_number=None if best is None else best.number,
             best_metrics=bests,
             num_done=self._num_done,

@@ -14,7 +14,12 @@ NO_STAGE = "None"
 ATTRIBUTES = ("run_id", "exp_id", "name", "status", "experiment", *MOMENTS, *LENGTHS)
 REGISTERED = ("model", "version", "stage", "alias")
 KINDS = ("tags", "params", "metrics")
-HEADINGS = {"run": "run_id", "registered": "version", "weights": "train.loss_weight"}
+HEADINGS = {
+    "run": "run_id",
+    "registered": "version",
+    "weights": "train.loss_weight",
+    "tfidf": f"{BASELINE}avg_f1",
+}
 """What a table calls them; it calls a setting by the last part of its name, as long as that is clear."""
 SWEEP = "sweep."
 """Params of a sweep itself are no settings of its trainings."""
@@ -104,7 +109,7 @@ class StoredRun:
     def best(self, metric: str) -> float | None:
         """The value at the best epoch; without one the best value so far."""
         if metric.startswith(ONLY_LATEST):
-            return self.metrics.get(metric)
+            return next((self.metrics[name] for name in names_of(metric) if name in self.metrics), None)
         logged = (self.metrics.get(f"best_{name}") for name in names_of(metric))
         seen = (self._extreme(name) for name in names_of(metric))
         return next((value for value in (*logged, *seen) if value is not None), None)
@@ -182,7 +187,8 @@ def ending_in(heading: str, settings: Iterable[str]) -> list[str]:
 
 def names_of(metric: str) -> tuple[str, ...]:
     """The metric, and what a run of one task calls it: its `f1` is its `avg_f1`."""
-    return (metric, metric.removeprefix("avg_")) if metric.startswith("avg_") else (metric,)
+    has_average = metric.startswith(("avg_", f"{BASELINE}avg_", f"{MAJORITY}avg_"))
+    return (metric, metric.replace("avg_", "", 1)) if has_average else (metric,)
 
 
 def _texts(tables: Tables, table: str, run_ids: Sequence[str]) -> dict[str, dict[str, str]]:

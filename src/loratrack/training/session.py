@@ -187,9 +187,8 @@ def _choose_threads_again(prepared: Prepared) -> None:
     limits = (member.config.train.micro_batch_size, cohort.memory.micro_batch_limits.get(member.name))
     size = min(len(split), member.config.train.batch_size, *(limit for limit in limits if limit is not None))
     rows = np.arange(size)
-    choose_threads(
-        lambda: step_seconds(network, split, member.name, network.layout, rows), prepared.cohort.notice
-    )
+    with torch.random.fork_rng(devices=[]):  # a base that is trained whole draws its dropout from torch
+        choose_threads(lambda: step_seconds(network, split, member.name, network.layout, rows), cohort.notice)
 
 
 def conclude(prepared: Prepared, member: Member) -> Outcome:
@@ -197,7 +196,9 @@ def conclude(prepared: Prepared, member: Member) -> Outcome:
     member.restore_best()
     network, objective = prepared.network, prepared.cohort.objective
     has_test = objective.dataset.test is not None
-    evaluation = objective.evaluate(network, "test" if has_test else "validation", [member])[member.name]
+    evaluation = None if has_test else prepared.cohort.best_evaluations.get(member.name)
+    if evaluation is None:
+        evaluation = objective.evaluate(network, "test" if has_test else "validation", [member])[member.name]
     scores = evaluation.scores() if has_test else {}
     return Outcome(
         test={f"test_{metric}": value for metric, value in scores.items()},

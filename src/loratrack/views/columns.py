@@ -43,6 +43,8 @@ MAX_CELL_WIDTH = 28
 MAX_SCORE = 1e5
 NONE = "–"
 AVERAGES = ("avg_f1", "avg_accuracy")
+TFIDF = HEADINGS["tfidf"]
+"""What the baseline has where the run has its `avg_f1`."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,14 @@ def columns(
     states = ["status"] if any(run.summary.status != "FINISHED" for run in runs) else []
     states += [ERROR_TAG] if any(ERROR_TAG in run.tags for run in runs) and not is_diff else []
     sorted_by = [] if sort_by is None else [sort_by]
-    chosen = ["exp_id", "run_id", *states, *settings, *differing_sources(runs), *sorted_by, *scores(runs)]
+    scored = scores(runs)
+    scored[1:1] = [TFIDF]
+    chosen = ["exp_id", "run_id", *states, *settings, *differing_sources(runs), *sorted_by, *scored]
     if not is_diff:
         heads = ["exp_id", "run_id", "task_type", "started", "device", *states]
-        chosen = [*heads, *settings, *sorted_by, *scores(runs), "version"]
+        chosen = [*heads, *settings, *sorted_by, *scored, "version"]
     chosen = list(dict.fromkeys(chosen))
-    by_importance = ["exp_id", "run_id", sort_by, "avg_f1", "f1", "status", "version", *MAIN_SETTINGS]
+    by_importance = ["exp_id", "run_id", sort_by, "avg_f1", "f1", "status", "version", TFIDF, *MAIN_SETTINGS]
     by_importance += [*settings, "started", "task_type", "avg_accuracy", "accuracy", "device", *chosen]
     found = [_column(runs, name, chosen, by_importance.index(name)) for name in chosen]
     return [column for column in found if any(cell != NONE for cell in column.cells)]

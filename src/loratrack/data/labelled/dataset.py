@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,9 +18,6 @@ from loratrack.data.labelled.labels import LabelMap
 from loratrack.data.labelled.report import Report
 from loratrack.data.tokens import Array, Tokenizer, Tokens, encode_texts, full_lengths
 from loratrack.errors import counted
-
-MANY_CUT = 0.1
-"""Share of the texts; it is worth a word when more are cut."""
 
 
 class TokenizerWithVocabulary(Tokenizer, Vocabulary, Protocol):
@@ -44,6 +42,8 @@ class Dataset:
     """`data_report.json`."""
     sha256: str
     """Of the data files' bytes."""
+    validation_sha256: str = ""
+    """Of the validation rows, texts and labels: scores on the same rows can be compared."""
 
 
 def encode(
@@ -77,14 +77,8 @@ def encode(
         parts[name] = Encoded(arrays[f"{name}.tokens"], arrays[f"{name}.offsets"], types, part.labels)
     texts = corpus.train.joined
     vocabulary = familiarity(parts["train"], texts, tokenizer, config.data.max_len)
-    cut = stored.facts["train"]["truncated_share"]
     if (warning := foreign(vocabulary, texts)) is not None:
         notice(warning)
-    if cut > MANY_CUT:
-        notice(
-            f"{100 * cut:.0f} % of the training texts are cut at data.max_len ({config.data.max_len} tokens);"
-            f" 95 % of them have at most {stored.facts['train']['p95']:.0f}"
-        )
     return Dataset(
         train=parts["train"],
         validation=parts["validation"],
@@ -92,7 +86,14 @@ def encode(
         label_map=corpus.label_map,
         report={**corpus.report, "tokens": stored.facts, "vocabulary": vocabulary},
         sha256=corpus.sha256,
+        validation_sha256=_rows_sha256(corpus),
     )
+
+
+def _rows_sha256(corpus: Corpus) -> str:
+    part = corpus.validation
+    facts = (part.texts_sha256, corpus.label_map.sha256, hashlib.sha256(part.labels.tobytes()).hexdigest())
+    return hashlib.sha256(" ".join(facts).encode()).hexdigest()
 
 
 def cache_settings(
