@@ -62,7 +62,7 @@ def test_the_tables_of_a_new_store_are_made_in_silence(tmp_path: Path) -> None:
     )
     assert process.returncode == 1
     assert len(process.stderr.splitlines()) == 1
-    assert process.stderr.startswith("loratrack: nowhere: no such run id or exp_id")
+    assert process.stderr.startswith("loratrack: nowhere: no such run, exp_id or version")
 
 
 @pytest.mark.parametrize("words", [["rnu"], ["predict"], ["run"], ["predict", "--model", "m"]])
