@@ -253,7 +253,10 @@ def test_a_header_without_rows_is_reported(tmp_path: Path) -> None:
         ("[1, 2]", "must be one JSON object a line, got a list"),
         ("text", "must be one JSON object a line (expecting value)"),
         ("[" * 100_000, "must be one JSON object a line (nested too deeply)"),
-        ('{"text": "a", "label": ["x"]}', "'label' must be text, a number or true/false, got a list"),
+        (
+            '{"text": "a", "label": ["x"]}',
+            "'label' must be text, a number or true/false, got a list; lists of labels need data.multi_label",
+        ),
         ('{"text": {"a": 1}, "label": "x"}', "'text' must be text, a number or true/false, got a dict"),
         ('{"text": "a", "text": "b", "label": "x"}', "the same key stands twice in one object"),
         (r'{"text": "\ud83d", "label": "x"}', "'text' holds half of a character (a lone surrogate escape)"),

@@ -386,8 +386,13 @@ def _as_text(
 
 def _cell(column: str, value: object, separators: Mapping[str, str]) -> str | None:
     """A list of labels becomes one text."""
-    if not isinstance(value, list) or column not in separators:
+    if not isinstance(value, list):
         return _text(column, value)
+    if column not in separators:
+        raise ValueError(
+            f"{quoted(column)} must be text, a number or true/false, got a list; lists of labels need"
+            " data.multi_label"
+        )
     separator, labels = separators[column], [_text(column, label) for label in value]
     if None in labels:
         raise ValueError(f"{quoted(column)} must list labels, got null among them")
