@@ -53,16 +53,15 @@ def test_each_command_says_what_it_is_and_how_it_is_called(
 def test_the_tables_of_a_new_store_are_made_in_silence(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_LOGGING_LEVEL"}
     process = subprocess.run(
-        [sys.executable, "-m", "loratrack.cli", "register", "nowhere"],
+        [sys.executable, "-m", "loratrack.cli", "sync"],
         cwd=tmp_path,
         env=environment | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlruns/mlflow.db"},
         capture_output=True,
         text=True,
-        check=False,
+        check=True,
     )
-    assert process.returncode == 1
-    assert len(process.stderr.splitlines()) == 1
-    assert process.stderr.startswith("loratrack: nowhere: no such run id or exp_id")
+    assert (tmp_path / "mlruns" / "mlflow.db").exists()
+    assert process.stderr == ""
 
 
 @pytest.mark.parametrize("words", [["rnu"], ["predict"], ["run"], ["predict", "--model", "m"]])
@@ -78,6 +77,33 @@ def test_a_fault_of_the_user_is_one_message_and_2(capsys: pytest.CaptureFixture[
     assert output.out == ""
     assert output.err.startswith("loratrack: projects/nowhere.yaml: ")
     assert "Traceback" not in output.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["run", "a.yaml", "--set", "train.epochs", "1"],
+            "--set train.epochs 1: must be key=value without a space: --set train.epochs=1",
+        ),
+        (
+            ["run", "a.yaml", "--epochs", "1"],
+            "--epochs: no such option; it is a setting: --set train.epochs=1",
+        ),
+        (["run", "a.yaml", "--lr=1e-3"], "--lr: no such option; it is a setting: --set train.lr=1e-3"),
+    ],
+)
+def test_a_setting_given_as_an_option_is_told_how(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert capsys.readouterr().err == f"loratrack: {message}\n"
+
+
+def test_other_words_are_left_to_argparse(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["run", "a.yaml", "more", "--wrong-way"])
+    assert "unrecognized arguments: more --wrong-way" in capsys.readouterr().err
 
 
 def test_the_help_needs_no_heavy_library() -> None:

@@ -2,14 +2,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
+from tests.cohorts import BASES, DATASET
 
+from loratrack.bases.base import Base
 from loratrack.config import RunConfig
 from loratrack.experiments.differences import environment_differences, is_exact
+from loratrack.model.network import Network
 from loratrack.training.cohort import Cohort
+from loratrack.training.log import ListLog
 from loratrack.training.member import Member
+from loratrack.training.objectives.classification import Classification
+from loratrack.training.session import Prepared, _choose_threads_again, enter
 from loratrack.training.threads import Pace, choose_threads
 
 
@@ -123,3 +130,19 @@ def test_a_run_whose_threads_changed_is_not_repeated_to_the_bit() -> None:
     (change,) = environment_differences(then, {"torch": {"threads": 1}, "gpu": {"devices": []}})
     assert str(change) == "threads: then 2 first and 1 later, now 1"
     assert not is_exact([change], then)
+
+
+def test_measuring_again_draws_no_random_number_and_leaves_no_gradient(
+    config_of: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    torch.set_num_threads(2)
+    network = Network(BASES["bert"](), "mean", torch.device("cpu"), use_lora=False)
+    cohort = Cohort(network, Classification(DATASET), print)
+    prepared = Prepared(cast(Base, None), DATASET, network, cohort, {}, {})
+    member = enter(prepared, config_of(train={"layout": "padded", "threads": 2}), ListLog(), tmp_path)
+    assert cohort.choose_threads is None, "the number was given"
+    network.train()
+    before = torch.get_rng_state()
+    _choose_threads_again(prepared)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not member.flat_parameters.gradients.any()

@@ -80,6 +80,16 @@ def problems(tmp_path: Path) -> Callable[..., list[str]]:
             "model.lora.rang: no such setting; did you mean model.lora.rank? (in model.lora.alpha)",
         ),
         (
+            {"train.weight_decay": {"of": "train.lr", "times": 2}},
+            "train.weight_decay.of: must be a setting that is a number, got train.lr, which is 'auto';"
+            " give it a number, or vary it too",
+        ),
+        (
+            {"train.optimizer": {"choice": ["adamw", "sgd"]}},
+            "train.optimizer: with 'sgd': train: lr auto has no rate for optimizer sgd; write a number, such"
+            " as lr: 0.1",
+        ),
+        (
             {"exp_id": {"choice": ["a", "b"]}},
             "exp_id: must be a setting that changes the training, got 'exp_id'",
         ),
@@ -102,6 +112,13 @@ def test_a_space_that_cannot_be(problems: Callable[..., list[str]], space: Any, 
 
 
 SPACE = {"train.lr": {"log": [0.001, 0.1]}}
+
+
+def test_a_rate_that_is_varied_is_a_number_for_what_refuses_auto() -> None:
+    space = {"train.optimizer": {"choice": ["adamw", "sgd"]}, **SPACE}
+    sweep = {"name": "s", "trials": 4, "metric": "f1", "space": space}
+    settings = {"exp_id": "tiny", "data": {"raw_data_path": "rows.csv"}, "sweep": sweep}
+    check(SweepConfig.model_validate(settings), "sweep.yaml")
 
 
 @pytest.mark.parametrize(
@@ -189,7 +206,7 @@ def test_a_sweep_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(file)
     assert str(caught.value) == (
-        f"{file}: 1 invalid setting\n  sweep: is not for a single training; start it with loratrack sweep"
+        f"{file}: 1 invalid setting\n  sweep: this is a sweep config; run it with: loratrack sweep {file}"
     )
 
 

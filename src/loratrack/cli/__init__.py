@@ -32,6 +32,7 @@ from loratrack.cli import (
     sync,
     ui,
 )
+from loratrack.cli.commands import setting_meant
 from loratrack.cli.screen import Complaints, Parser, complain, complain_of_error, console
 from loratrack.errors import RefusedError, UserError, is_text, quoted
 from loratrack.store.place import database_file, store_name, tracking_uri
@@ -82,7 +83,11 @@ def main(words: Sequence[str] | None = None) -> int:
             if not is_text(word):
                 raise UserError(f"the words of a command must be UTF-8 text, got {quoted(word)}")
         top = parser()
-        arguments = top.parse_args(words)
+        arguments, unknown = top.parse_known_args(words)
+        if unknown:
+            if hint := setting_meant(unknown, getattr(arguments, "set", [])):
+                raise UserError(hint)
+            top.error(f"unrecognized arguments: {' '.join(unknown)}")
         if not hasattr(arguments, "command"):
             console().print(top.format_help(), end="")
             return 0
@@ -118,4 +123,5 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
     for command in COMMANDS:
         command.add_to(commands)
+    top.set_defaults(top=top)  # completion walks it
     return top

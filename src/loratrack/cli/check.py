@@ -75,6 +75,9 @@ def lines(content: Mapping[str, Any]) -> Iterator[str | Table]:
             f" {tokens['p99']:g}, longest {tokens['max']:,}; {tokens['truncated']:,} cut at max_len"
             f" {content['max_len']}"
         )
+    kinds = {"unknown": "are unknown", "byte": "parts of a character", "letter": "single letters"}
+    shares = [f"{content['vocabulary'][f'{kind}_share']:.1%} {text}" for kind, text in kinds.items()]
+    yield f"           of the base's tokens {', '.join(shares).replace('%', ' %')}"
     base, training = content["base"], content["training"]
     train, model = training["train"], training["model"]
     yield f"base       {base['name']} ({base['origin']}), {base['folder']}"

@@ -10,6 +10,7 @@ from loratrack.bases.trust import said_by_loader
 from loratrack.cli.commands import Commands, add_trust_to, examples
 from loratrack.cli.screen import console, loading, print_json
 from loratrack.errors import DataError, UserError, counted
+from loratrack.index.naming import MODEL_HELP, MODEL_WORDS
 
 if TYPE_CHECKING:
     from loratrack.serving.files import Cell
@@ -28,7 +29,8 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--model",
         required=True,
-        help="models:/NAME@champion, models:/NAME/3, models:/NAME/Production, runs:/RUN_ID, or a folder",
+        metavar=f"{MODEL_WORDS}|FOLDER",
+        help=f"{MODEL_HELP}, or a folder",
     )
     texts = parser.add_mutually_exclusive_group(required=True)
     texts.add_argument("--text", action="append", metavar="TEXT", help="a text to label; repeat it")

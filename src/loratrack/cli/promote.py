@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from loratrack.cli.commands import Commands, add_trust_to, examples
 from loratrack.cli.screen import console, print_json, view
 from loratrack.errors import UserError
+from loratrack.index.naming import MODEL_HELP, MODEL_WORDS
 from loratrack.store import links
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument(
         "version",
-        metavar="RUN|EXP|VERSION",
-        help="NAME/3, 3 with --model, a run's id or its beginning, or an exp_id for its best version",
+        metavar=MODEL_WORDS,
+        help=f"{MODEL_HELP}; a run without a version gets one",
     )
     parser.add_argument("--model", metavar="NAME", help="the registered model, where that is in doubt")
     parser.add_argument(

@@ -24,7 +24,7 @@ def add_to(commands: Commands) -> None:
     )
     repair.add_argument("model", metavar="MODEL", nargs="?", help="one registered model; default all")
     repair.add_argument(
-        "--force", action="store_true", help="treat a move that another machine has begun as abandoned"
+        "--force", action="store_true", help="treat a move started on another machine as abandoned"
     )
     repair.add_argument("--json", action="store_true", help="the result as JSON")
     repair.set_defaults(command=reconcile)

@@ -7,6 +7,7 @@ from typing import Any
 
 from loratrack.cli.commands import Commands, add_trust_to, examples
 from loratrack.cli.screen import console, print_json
+from loratrack.index.naming import MODEL_HELP, MODEL_WORDS
 
 UNEQUAL = 1
 
@@ -19,7 +20,7 @@ def add_to(commands: Commands) -> None:
         " what is different around it is shown first.",
         epilog=examples("loratrack reproduce clinc_dual --check"),
     )
-    parser.add_argument("run", metavar="RUN|EXP", help="a run's id or its beginning, or an exp_id")
+    parser.add_argument("run", metavar=MODEL_WORDS, help=MODEL_HELP)
     parser.add_argument(
         "--check", action="store_true", help="say whether every epoch's metrics are equal; 1 when not"
     )

@@ -8,6 +8,7 @@ from pathlib import Path
 from loratrack.cli.commands import Commands, examples
 from loratrack.cli.screen import console, print_json
 from loratrack.errors import RefusedError
+from loratrack.index.naming import MODEL_HELP, MODEL_WORDS
 
 
 def add_to(commands: Commands) -> None:
@@ -17,7 +18,7 @@ def add_to(commands: Commands) -> None:
         description="Every file of a run in one folder, checked against the sums it was saved with.",
         epilog=examples("loratrack restore clinc_dual --out restored"),
     )
-    parser.add_argument("run", metavar="RUN|EXP", help="a run's id or the start of it, or an exp_id")
+    parser.add_argument("run", metavar=MODEL_WORDS, help=MODEL_HELP)
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="a new folder, or an empty one"
     )

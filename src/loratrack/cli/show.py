@@ -14,6 +14,7 @@ from rich.text import Text
 from loratrack.cli.commands import Commands, examples
 from loratrack.cli.screen import complain, console, fitted_table, in_colours, print_json
 from loratrack.errors import RefusedError, UserError
+from loratrack.index.naming import MODEL_HELP, MODEL_WORDS
 from loratrack.places import ANSWERS, METRICS
 
 if TYPE_CHECKING:
@@ -34,9 +35,7 @@ def add_to(commands: Commands) -> None:
             codes="exit codes: 0 found, 1 no such run, 2 wrong use",
         ),
     )
-    parser.add_argument(
-        "run", metavar="RUN|EXP", help="a run's id or the start of it, or an exp_id for its newest run"
-    )
+    parser.add_argument("run", metavar=MODEL_WORDS, help=MODEL_HELP)
     parser.add_argument("--plots", type=Path, metavar="DIR", help="draw its curves and confusions there")
     parser.add_argument("--json", action="store_true", help="everything as JSON")
     parser.set_defaults(command=command)

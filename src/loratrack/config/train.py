@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, Tag
+from pydantic import Discriminator, Field, NonNegativeFloat, PositiveFloat, Tag, model_validator
 
 from loratrack.config.fields import Factor, NotEmpty, Section, Seed, Share, Size, Weight, one_shape_of
 
@@ -80,6 +80,12 @@ class Train(Section):
     threads: Annotated[int, Field(gt=0, le=1024)] | None = None
     """CPU threads of torch; null: torch's own number, or 1 where that is clearly faster."""
     seed: Seed = 42
+
+    @model_validator(mode="after")
+    def _auto_knows_the_optimizer(self) -> Train:
+        if self.optimizer == "sgd" and self.lr == AUTO:
+            raise ValueError("lr auto has no rate for optimizer sgd; write a number, such as lr: 0.1")
+        return self
 
     @property
     def peak_rate(self) -> float:

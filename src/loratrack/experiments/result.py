@@ -24,7 +24,7 @@ class Result:
     run_id: str
     status: RunStatus
     metrics: Mapping[str, float] = field(default_factory=dict)
-    """What is logged once, at the end: `best_avg_f1`, `best_epoch`, `test_avg_f1`, …"""
+    """What is logged once: `best_avg_f1`, `best_epoch`, `test_avg_f1`, …; of a run `baseline_avg_f1`, …"""
     version: str | None = None
     """`NAME/NUMBER` of the registered version; None when none was made."""
     notices: tuple[str, ...] = ()

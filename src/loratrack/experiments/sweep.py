@@ -16,12 +16,13 @@ import optuna
 from loratrack.config import RunConfig, files, flat, plain
 from loratrack.config.sweep import SweepConfig
 from loratrack.data import Corpus
-from loratrack.errors import UserError
+from loratrack.errors import RefusedError
 from loratrack.experiments import recording
 from loratrack.experiments.checking import check
 from loratrack.experiments.hiding import storable, texts_hidden
 from loratrack.experiments.interrupt import Interruption, interruptible
 from loratrack.experiments.recording import WriterLog
+from loratrack.experiments.registration import Choice, choose_stored
 from loratrack.experiments.result import Sweep
 from loratrack.experiments.retraining import retrain
 from loratrack.experiments.run import artifact_uri
@@ -29,6 +30,7 @@ from loratrack.experiments.trained_bases import pinned
 from loratrack.experiments.trials import STORE_WAIT_SECONDS, TrialRunner
 from loratrack.experiments.watcher import Nobody, Watcher
 from loratrack.places import ANSWERS, ARTIFACTS, METRICS, PLOTS
+from loratrack.registry import pages
 from loratrack.store.client import EXPERIMENT, answering, connect
 from loratrack.store.place import store_folder
 from loratrack.store.secrets import scrub_name
@@ -77,7 +79,7 @@ def existing(name: str, storage: str | None = None) -> tuple[optuna.Study, Repor
     """A sweep that was begun, and how it stands."""
     file = store_folder() / DATABASE
     if storage is None and not file.exists():
-        raise UserError(f"sweep show: there is no sweep yet in {file}")
+        raise RefusedError(f"sweep show: there is no sweep yet in {file}")
     begun = study.existing(storage or f"sqlite:///{file}", name)
     return begun, reports.report(begun)
 
@@ -169,11 +171,15 @@ def _conclude(work: Work) -> dict[str, str]:
             tags = {f"best.{key}": str(value) for key, value in best.params.items()}
             tags |= {"best_trial": str(best.number), "best_run_id": run_id}
             metrics = dict(zip(search.sweep.metrics, best.values, strict=True))
-            name = config.register_as if search.sweep.register_best else False
-            if name is not False and search.attr("registered") != best.number:
-                name = str(name)
+            name = config.registered_model if search.sweep.register_best else None
+            is_new = name is not None and search.attr("registered") != best.number
+            choice = choose_stored(config, run_id) if is_new else Choice(False)
+            if choice.why:
+                watcher.notice(choice.why)
+            if name is not None and choice.is_registered:
                 bests = {f"best_{metric}": value for metric, value in metrics.items()}
-                parent.ask_version(name, recording.version_tags(best_config.exp_id, bests), run_id)
+                text = pages.about(run_id, recording.description(best_config), bests)
+                parent.ask_version(name, pages.tags(best_config.exp_id, bests), text, run_id)
                 search.set_attr("registered", best.number)
                 if parent.flush(run_id=run_id):
                     tags[VERSION] = f"models:/{name}/{registered(run_id, name)}"

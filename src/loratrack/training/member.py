@@ -175,8 +175,8 @@ class Member:
         """
         self._started += seconds
         if self.config.train.eval_steps is not None:
-            on_the_way = {f"eval/{name}": values[name] for name in self.config.metric_names if name in values}
-            self.log.metrics({**on_the_way, "eval/loss": values["validation/loss"]}, step=self.step)
+            scores = {f"eval/{name}": value for name, value in values.items() if "/" not in name}
+            self.log.metrics({**scores, "eval/loss": values["validation/loss"]}, step=self.step)
         metric, best = self.config.best_metric, self.best
         since = self.epoch
         is_kept = metric is None or best is None

@@ -187,9 +187,8 @@ def _choose_threads_again(prepared: Prepared) -> None:
     limits = (member.config.train.micro_batch_size, cohort.memory.micro_batch_limits.get(member.name))
     size = min(len(split), member.config.train.batch_size, *(limit for limit in limits if limit is not None))
     rows = np.arange(size)
-    choose_threads(
-        lambda: step_seconds(network, split, member.name, network.layout, rows), prepared.cohort.notice
-    )
+    with torch.random.fork_rng(devices=[]):  # a base that is trained whole draws its dropout from torch
+        choose_threads(lambda: step_seconds(network, split, member.name, network.layout, rows), cohort.notice)
 
 
 def conclude(prepared: Prepared, member: Member) -> Outcome:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from graphlib import CycleError
 
-from loratrack.config import RunConfig
+from loratrack.config import RunConfig, flat
 from loratrack.config.problems import closest_setting, setting_names
 from loratrack.config.sweep import Choice, Int, Log, Simplex, Space, SweepConfig, Times, Uniform
+from loratrack.config.train import AUTO
 from loratrack.errors import ConfigError, counted, problems_message
 from loratrack.tuning import objectives
 from loratrack.tuning.space import applies, in_order, needs, trial_config
 
+RATE = "train.lr"
 MAX_POINTS = 100_000
 """Of a grid; Optuna stores each before the first trial."""
 NOT_VARIED = ("exp_id", "description", "project", "register", "base_config", "resources.")
@@ -37,6 +39,13 @@ def _setting_problems(config: SweepConfig) -> list[str]:
                 near = closest_setting(name)
                 instead = f"; did you mean {near}?" if near else ""
                 problems.append(f"sweep.space.{name}: no such setting{instead}{source}")
+        if isinstance(one, Times) and one.of in names and one.of not in space:
+            base = flat(config.run_settings)[one.of]
+            if not _is_number(base):
+                problems.append(
+                    f"sweep.space.{key}.of: must be a setting that is a number, got {one.of}, which is"
+                    f" {base!r}; give it a number, or vary it too"
+                )
     try:
         in_order(space)
     except CycleError as error:
@@ -107,8 +116,11 @@ def num_points(space: Space) -> int:
 def _value_problems(config: SweepConfig) -> list[str]:
     """Each value alone, on the settings that all trials start from; and how long a trial may train."""
     sweep, problems = config.sweep, list[str]()
+    # A rate that is varied is a number in every trial, so what refuses `auto` has nothing to refuse.
+    rates = [rate for rate in _examples(sweep.space.get(RATE)) if rate != AUTO]
+    start = {RATE: rates[0]} if rates else {}
     for key, space in sweep.space.items():
-        given = {
+        given = start | {
             name: condition[0] if isinstance(condition, list) else condition
             for name, condition in space.when.items()
         }
@@ -134,7 +146,15 @@ def most_epochs(config: SweepConfig) -> int:
     return config.train.epochs if space is None else max(int(float(str(one))) for one in _examples(space))
 
 
-def _examples(space: Space) -> tuple[object, ...]:
+def _is_number(value: object) -> bool:
+    try:
+        float(str(value))
+    except ValueError:
+        return False
+    return True
+
+
+def _examples(space: Space | None) -> tuple[object, ...]:
     """All values of a choice, the ends of a range."""
     match space:
         case Choice():

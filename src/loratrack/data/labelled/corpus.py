@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -101,7 +102,9 @@ def read(config: RunConfig) -> Corpus:
     separators = {config.label_columns[task]: data.label_separator for task in config.multi_label_tasks}
     tables: dict[str, Table] = {}
     for setting in paths:
-        table = read_table(local[setting], columns, problems, separators) if setting in local else None
+        if setting not in local:
+            continue
+        table = read_table(local[setting], columns, problems, separators, partial(column_settings, config))
         if table is not None:
             tables[setting] = table
     global_map = None
@@ -173,6 +176,20 @@ def read(config: RunConfig) -> Corpus:
         files_sha256={setting: rows.table.sha256 for setting, rows in files.items()},
         report=rows_report(files, parts, label_map, num_empty),
     )
+
+
+def column_settings(config: RunConfig, meant: Mapping[str, str]) -> str:
+    """The settings that name columns which the file does not have, with what may have been meant."""
+    settings = []
+    if any(column in meant for column in config.text_columns):
+        names = [meant.get(column, column) for column in config.text_columns]
+        listed = ", ".join(names)
+        settings.append(f"data.text_column: {listed if len(names) == 1 else f'[{listed}]'}")
+    tasks = {task: meant[column] for task, column in config.label_columns.items() if column in meant}
+    if tasks:
+        pairs = ", ".join(f"{task}: {column}" for task, column in tasks.items())
+        settings.append(f"data.label_columns: {{{pairs}}}")
+    return f"say which is meant, such as {' and '.join(settings)}"
 
 
 def _split(config: RunConfig, files: Mapping[str, Rows], label_map: LabelMap) -> dict[str, Rows]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -41,6 +42,8 @@ class Dataset:
     """`data_report.json`."""
     sha256: str
     """Of the data files' bytes."""
+    validation_sha256: str = ""
+    """Of the validation rows, texts and labels: scores on the same rows can be compared."""
 
 
 def encode(
@@ -83,7 +86,14 @@ def encode(
         label_map=corpus.label_map,
         report={**corpus.report, "tokens": stored.facts, "vocabulary": vocabulary},
         sha256=corpus.sha256,
+        validation_sha256=_rows_sha256(corpus),
     )
+
+
+def _rows_sha256(corpus: Corpus) -> str:
+    part = corpus.validation
+    facts = (part.texts_sha256, corpus.label_map.sha256, hashlib.sha256(part.labels.tobytes()).hexdigest())
+    return hashlib.sha256(" ".join(facts).encode()).hexdigest()
 
 
 def cache_settings(
