@@ -157,6 +157,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     content = {
         "exp_id": "dual",
         "task_type": "double_cls",
+        "register": "tiny",  # by its name, for what is trained in a moment may have learned nothing
         "data": {
             "raw_data_path": "train.csv",
             "test_path": "test.csv",

@@ -1,4 +1,4 @@
-"""Fine-tune many LoRA models and lose none: `import loratrack as lt`, then see `loratrack.api`."""
+"""Fine-tune many LoRA models and keep track of every one: `import loratrack as lt`; see `loratrack.api`."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -17,6 +17,10 @@ MAJORITY, BASELINE = "majority_", "baseline_"
 """How the metrics begin that a model must beat: `baseline_f1`, and `baseline_test_f1` on the test set."""
 
 
+MAIN_SCORES = ("best_avg_f1", "best_f1", "test_avg_f1", "test_f1")
+"""Those that lists of runs and versions show."""
+
+
 def is_lower_better(metric: str) -> bool:
     return LOWER_IS_BETTER.search(metric) is not None
 

@@ -61,6 +61,25 @@ def test_the_numbers_are_those_of_pandas_and_transformers(check: Any, sample: An
     )
 
 
+def test_a_base_that_has_hardly_seen_the_language_is_told(check: Any, tmp_path: Path) -> None:
+    rows = [f"请问怎么取消贷款申请{number},{'天气' if number % 2 else '其他'}" for number in range(20)]
+    (tmp_path / "zh.csv").write_text("\n".join(["text,label", *rows]), "utf-8")
+    (tmp_path / "zh.yaml").write_text("exp_id: zh\ndata: {raw_data_path: zh.csv}\n")
+    config = tmp_path / "zh.yaml"
+    shares = json.loads(check(config, "--json")[1])["vocabulary"]
+    assert shares["unknown_share"] > 0.4
+    unknown = 100 * shares["unknown_share"]
+    page = check(config)[1]
+    assert (
+        f"           of the base's tokens {unknown:.1f} % are unknown, 0.0 % parts of a character, 0.0 %"
+        " single letters\n"
+    ) in page
+    assert (
+        f"- this base has hardly seen the language of the texts ({unknown:.0f} % of its tokens are unknown);"
+        " one that has will do better: model.arch=bert-base-chinese, or a local folder\n"
+    ) in page
+
+
 def test_of_many_labels_the_most_frequent_and_the_rarest_are_shown(check: Any, tmp_path: Path) -> None:
     rows = [f"text {number} {turn},label {number:02}" for number in range(30) for turn in range(3)]
     (tmp_path / "many.csv").write_text("\n".join(["text,label", *rows, "one more,label 29"]))

@@ -5,13 +5,18 @@ from __future__ import annotations
 import csv
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from loratrack.cli import main
 from loratrack.serving import files
+from loratrack.store.client import connect
+from loratrack.store.place import tracking_uri
 
 NAMES = ["text", "risk", "adopt", "risk_probability", "adopt_probability"]
 CHINESE = "客 户 loud，take\r\n第二行"
@@ -166,3 +171,31 @@ def test_a_file_that_cannot_be_read_is_told_with_its_lines(
 def test_a_text_must_be_text(words: Words, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert words("--text", text) == 2
     assert capsys.readouterr().err == f"loratrack: --text: must be text, got {text!r}\n"
+
+
+def test_a_model_is_named_as_in_every_command(ask: Any) -> None:
+    run_id = str(connect().get_model_version("tiny", "1").run_id)
+    names = ("tiny/1", "models:/tiny/1", "first", run_id, run_id[:12], f"runs:/{run_id}")
+    answers = [ask("predict", "--model", name, "--text", "calm take") for name in names]
+    assert len(set(answers)) == 1
+    assert answers[0][0] == 0
+
+
+WITHOUT_BOTH = """
+import sys
+from loratrack.cli import main
+for name in ("frist", "tiny/9"):
+    print(main(["predict", "--model", name, "--text", "calm"]), end=" ")
+print([name for name in ("torch", "mlflow") if name in sys.modules])
+"""
+
+
+def test_a_mistyped_model_is_1_before_torch_or_mlflow_is_opened(trained: Any) -> None:
+    process = subprocess.run([sys.executable, "-c", WITHOUT_BOTH], capture_output=True, text=True, check=True)
+    forms = "NAME@alias, NAME/3, NAME/Production, an exp_id, a run's id or its beginning, or a folder"
+    assert process.stdout == "1 1 []\n"
+    assert process.stderr == (
+        f"loratrack: frist: no such run, exp_id or version in {tracking_uri()}; did you mean 'first'?;"
+        f" a model is {forms}\n"
+        f"loratrack: tiny/9: no such version; it has 1, 2, 3; a model is {forms}\n"
+    )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import getpass
 import json
+import re
 import subprocess
 import sys
 import warnings
@@ -32,6 +34,7 @@ def test_the_best_version_of_an_experiment_becomes_champion(ask: Any) -> None:
         "tiny: champion moved from none to 3\n"  # two runs with equal scores: the newer one
     ) + view("tiny/3")
     assert aliases() == {"champion": 3}
+    assert "first try" in page(3)
     code, out, _ = ask("promote", "tiny/1", "--json")
     answer = json.loads(out)
     assert (code, answer["from"], answer["to"], answer["alias"], answer["why"]) == (0, 3, 1, "champion", "")
@@ -43,6 +46,36 @@ def test_the_best_version_of_an_experiment_becomes_champion(ask: Any) -> None:
         ("promote", None, 3),
         ("promote", 3, 1),
     ]
+
+
+def page(version: int) -> str:
+    return str(client().get_model_version("tiny", str(version)).description)
+
+
+def test_the_page_of_a_version_says_its_scores_and_since_when_it_serves(ask: Any) -> None:
+    version = client().get_model_version("tiny", "1")
+    metrics = client().get_run(version.run_id).data.metrics
+    before = page(1)
+    f1, test_f1, accuracy, test_accuracy = (
+        metrics[f"{kind}_avg_{measure}"] for measure in ("f1", "accuracy") for kind in ("best", "test")
+    )
+    assert (
+        f"- avg: F1 {f1:.4f} (test {test_f1:.4f}), accuracy {accuracy:.4f} (test {test_accuracy:.4f})\n"
+        in before
+    )
+    assert f"Promote it with `loratrack promote {version.run_id[:12]}`" in before
+    assert "`loratrack history tiny`" in client().get_registered_model("tiny").description
+    user = getpass.getuser()
+    ask("promote", "tiny/1", "--why", "the first")
+    state, _, rest = page(1).partition("\n\n")
+    assert re.fullmatch(rf"Champion since .* UTC, by {user}: the first\.", state)
+    assert rest == before
+    ask("promote", "tiny/2")
+    assert re.match(r"Champion until [^\n]* UTC\.\n\n", page(1))
+    assert page(1).endswith(before)
+    ask("rollback")
+    assert page(1).count("Champion") == 1
+    assert page(1).startswith("Champion since")
 
 
 def test_a_run_is_named_by_the_beginning_of_its_id(ask: Any) -> None:

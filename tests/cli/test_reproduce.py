@@ -22,7 +22,7 @@ def test_a_run_is_repeated_to_the_bit(ask: Any, trained: Any) -> None:
     again = client.get_run(answer["run_id"])
     assert again.data.tags["reproduces"] == first
     assert again.data.tags["project"] == "tiny"
-    assert (again.info.status, again.info.run_name) == ("FINISHED", "first #2")
+    assert (again.info.status, again.info.run_name) == ("FINISHED", "first")
     assert again.data.params["train.layout"] == "padded"
     assert len(list(client.search_model_versions("name='tiny'"))) == 3
 
@@ -114,7 +114,7 @@ def test_all_files_come_back(ask: Any) -> None:
     assert sorted(path.name for path in Path("some").iterdir()) == ["files"]
     code, _, err = ask("restore", "first", "--out", "some/files")
     assert code == 2
-    assert "--out: must be a folder that is empty or not there yet, got 'some/files'" in err
+    assert "--out: must be an empty or new folder, got 'some/files'" in err
 
 
 def test_the_current_folder_may_take_the_files(

@@ -151,7 +151,6 @@ def test_there_is_one_door() -> None:
     "words",
     [
         ["run", "x" * 300],
-        ["predict", "--model", "x" * 300, "--text", "a"],
         ["predict", "--model", "model", "--file", f"{'x' * 300}.csv"],
         ["restore", "first", "--out", "x" * 300],
         ["compare", "--plot", f"{'x' * 300}/a.png"],
@@ -163,4 +162,9 @@ def test_a_name_that_no_file_system_takes_is_one_message(
 ) -> None:
     shutil.copytree(untrained, trained.folder / "model")
     assert main(words) == 2
-    assert re.search("File name too long|at most 255 bytes|no such folder", capsys.readouterr().err)
+    assert re.search("File name too long|at most 255 bytes", capsys.readouterr().err)
+
+
+def test_nor_is_it_the_name_of_a_model(store_of_runs: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", "--model", "x" * 300, "--text", "a"]) == 1
+    assert "no such run, exp_id or version" in capsys.readouterr().err

@@ -137,5 +137,56 @@ def test_every_width_of_terminal(
 def test_no_such_run_is_1(store_of_runs: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "exp_v9"]) == 1
     assert capsys.readouterr().err == (
-        f"loratrack: exp_v9: no such run or exp_id among 7 runs in {store_of_runs}; did you mean 'exp_v5'?\n"
+        f"loratrack: exp_v9: no such run, exp_id or version in {store_of_runs}; did you mean 'exp_v5'?\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "rank"),
+    [
+        ("risk/2", "16"),
+        ("models:/risk/2", "16"),
+        ("risk@champion", "16"),
+        ("models:/risk@champion", "16"),
+        ("exp_v4", "32"),
+        ("risk/1", "4"),
+    ],
+)
+def test_one_grammar_names_runs_and_versions(
+    any_store_of_runs: str, words: str, rank: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", words, "--json"]) == 0
+    run = json.loads(capsys.readouterr().out)
+    assert run["settings"]["model.lora.rank"] == rank
+    for same in (run["run_id"], run["run_id"][:12], f"runs:/{run['run_id']}"):
+        assert main(["show", same, "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["run_id"] == run["run_id"]
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ("risk/9", 1, "risk/9: no such version; it has 1, 2"),
+        ("risk@champoin", 1, "risk@champoin: no such alias; did you mean 'champion'?; it has champion"),
+        ("risk", 2, "risk: must say which version, such as risk/1 or risk@champion"),
+    ],
+)
+def test_a_version_that_is_not_there_is_told(
+    store_of_runs: str, words: str, code: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", words]) == code
+    assert capsys.readouterr().err == f"loratrack: {message}\n"
+
+
+def test_an_exp_id_means_its_newest_run_that_has_finished(
+    client: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = []
+    for status in ("FINISHED", "FAILED"):
+        run = RunWriter.start(name="exp_v1", params={}, tags={"exp_id": "exp_v1"})
+        assert run.finish(status)
+        ids.append(run.run_id)
+    assert main(["show", "exp_v1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"run          {ids[0]}" in lines
+    assert f"newer        {ids[1]} is FAILED" in lines

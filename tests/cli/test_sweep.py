@@ -187,13 +187,27 @@ def test_a_trial_alone_gives_its_metrics_again(alone: tuple[Any, Any]) -> None:
     assert again == pytest.approx(before, abs=1e-4)
 
 
-def test_a_trial_leaves_what_a_run_leaves(done: Done, alone: tuple[Any, Any]) -> None:
+def test_a_trial_leaves_what_a_run_leaves_but_for_pictures(done: Done, alone: tuple[Any, Any]) -> None:
     as_trial, as_run = map(artifacts, alone)
-    assert as_trial == as_run
+    best = alone[0].info.run_id == done.parent.data.tags["best_run_id"]
+    assert as_trial | ({"plots"} - as_trial) == as_run
+    assert ("plots" in as_trial) == best
     without_weights = {"config_copy.yaml", "metrics.json", "data_report.json", "env_info.json", "notices.txt"}
     for trial in done.trials:
         if trial.state.name == "PRUNED":
-            assert artifacts(done.children[f"found-{trial.number}"]) == {*without_weights, "plots"}
+            assert artifacts(done.children[f"found-{trial.number}"]) == without_weights
+
+
+def test_the_best_trial_alone_has_pictures(done: Done, store: Store, tmp_path: Path) -> None:
+    best = done.parent.data.tags["best_run_id"]
+    trials = [run for name, run in done.children.items() if "seed" not in name]
+    assert [run.info.run_id for run in trials if "plots" in artifacts(run)] == [best]
+    [run] = [run for run in trials if run.info.run_id == best]
+    code, _ = call("show", best, "--plots", str(tmp_path))
+    kept = {file.name: file.read_bytes() for file in (Path(run.info.artifact_uri) / "plots").iterdir()}
+    assert code == 0
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == kept
+    assert {"loss.png", "confusion_risk.png"} < set(kept)
 
 
 def test_the_sweep_is_shown(done: Done, store: Store, tmp_path: Path) -> None:
@@ -207,6 +221,12 @@ def test_the_sweep_is_shown(done: Done, store: Store, tmp_path: Path) -> None:
     words = re.sub(r"data:image/png;base64,[^\"]+", "", page)  # pictures may spell anything
     assert "http" not in words.replace("http-equiv", "")
     assert page.count("data:image/png;base64,") >= 3
+    code, output = call("sweep", "show", "found", "--json")
+    content = json.loads(output)
+    best = content["best"][0]
+    assert best["run_id"] == done.parent.data.tags["best_run_id"]
+    assert best["metrics"] == {"avg_f1": pytest.approx(done.parent.data.metrics["best_avg_f1"])}
+    assert best["settings"]["model.lora.rank"] in (2, 4, 8)
 
 
 def test_a_finished_sweep_goes_on_when_it_is_given_more_trials(store: Store) -> None:
@@ -291,7 +311,7 @@ def test_interrupted_trials_are_begun_again(store: Store, start_worker: Callable
     worker.process.send_signal(signal.SIGINT)
     code, output = worker.ended()
     assert code == 128 + signal.SIGINT, output
-    assert "ended by SIGINT; " in output
+    assert re.search(r"^interrupted; \d trials? done; the same command goes on$", output, re.MULTILINE)
     assert not {run.info.status for run in store.children("broken-off").values()} & {"RUNNING"}
     assert store.parent("broken-off").info.status == "KILLED"
     assert call("sweep", str(file))[0] == 0

@@ -229,7 +229,7 @@ def test_project_root_is_the_nearest_folder_with_an_mlproject(project: Path) -> 
 
 def test_a_config_that_is_not_valid_is_refused_with_its_name(project: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"^projects/t\.yaml: 2 invalid settings\n  exp_id: must be given\n"
+        ConfigError, match=r"^projects/t\.yaml: 1 invalid setting\n  exp_id, data: must be given; a file"
     ):
         load("projects/t.yaml")
 

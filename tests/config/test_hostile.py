@@ -142,7 +142,7 @@ def test_a_folder_that_no_version_can_be_called_after_is_told_before_the_trainin
         f"project: must be a name of printable characters without `/` and `:`, got {name!r}, the name of its"
         " folder; say project: NAME, or rename the folder\n"
     ) in capsys.readouterr().err
-    assert load_run(file, ["project=fine"]).register_as == "fine"
+    assert load_run(file, ["project=fine"]).registered_model == "fine"
     assert not (folder / "mlruns").exists()
 
 

@@ -94,7 +94,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path: Path) -> None:
         ("a: {b: 1, b: 2}", "x.yaml: must be YAML: line 1, column 11: the same key twice: b"),
         (
             "a:\n\tb: 1\n",
-            "x.yaml: must be YAML: line 2, column 1: found character '\\t' that cannot start any token",
+            "x.yaml: must be YAML: line 2, column 1: a tab; indent with spaces",
         ),
         ("a: [1\n", "x.yaml: must be YAML: line 2, column 1: expected ',' or ']', but got '<stream end>'"),
         (
@@ -131,7 +131,7 @@ def test_a_folder_is_no_config(write: Write) -> None:
 def test_a_file_that_is_not_there(write: Write) -> None:
     write("exp_v4.yaml", "a: b")
     assert message(Path("exp_4.yaml")) == "exp_4.yaml: no such config file; did you mean 'exp_v4.yaml'?"
-    assert message(Path("other.yaml")) == "other.yaml: no such config file; . holds exp_v4.yaml"
+    assert message(Path("other.yaml")) == "other.yaml: no such config file; its folder has exp_v4.yaml"
     assert (
         message(Path("nowhere/x.yaml")) == "nowhere/x.yaml: no such config file; there is no folder nowhere"
     )
@@ -198,14 +198,30 @@ def test_a_parent_that_is_not_there(write: Write, tmp_path: Path) -> None:
     )
 
 
+def test_a_parent_in_another_folder_is_suggested(write: Write, tmp_path: Path) -> None:
+    write("projects/templates/bert_lora_template.yaml", "exp_id: t")
+    write("projects/a/x.yaml", "base_config: bert_lora_template.yaml")
+    meant = "; did you mean 'templates/bert_lora_template.yaml'?; looked at"
+    assert meant in message(Path("projects/a/x.yaml"))
+    write("projects/a/y.yaml", "base_config: templates/bert_lora_templat.yaml")
+    assert meant in message(Path("projects/a/y.yaml"))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.xlsx", "a.jsonl"])
+def test_data_is_no_config(write: Write, name: str) -> None:
+    write(name, "text,label\n")
+    remedy = f"write a config for it: loratrack init {name}"
+    assert message(Path(name)) == f"{name}: is data, not a config; {remedy}"
+
+
 def test_a_circle_of_parents_is_shown(write: Write) -> None:
     write("a.yaml", "base_config: below/b.yaml")
     write("below/b.yaml", "base_config: c.yaml")
     write("below/c.yaml", "base_config: b.yaml")
-    words = "a.yaml: base_config runs in a circle: b.yaml -> c.yaml -> b.yaml"
+    words = "a.yaml: circular base_config: b.yaml -> c.yaml -> b.yaml"
     assert message(Path("a.yaml")) == words
     write("self.yaml", "base_config: self.yaml")
-    assert message(Path("self.yaml")) == "self.yaml: base_config runs in a circle: self.yaml -> self.yaml"
+    assert message(Path("self.yaml")) == "self.yaml: circular base_config: self.yaml -> self.yaml"
 
 
 def test_paths_are_relative_to_the_file_that_says_them(write: Write, tmp_path: Path) -> None:

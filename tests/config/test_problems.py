@@ -42,7 +42,7 @@ def test_all_problems_are_reported_at_once() -> None:
         "  model.use_lora: input should be a valid boolean, unable to interpret input, got 'maybe'",
         "  model.pooling: input should be 'cls', 'mean' or 'last', got 'max'",
         "  train.batch_size: input should be greater than 0, got '0'",
-        "  train.lr: input should be a valid number, unable to parse string as a number, got 'fast'",
+        "  train.lr: must be a number, got 'fast'",
         "  train.epohs: no such setting; did you mean train.epochs?",
         "  resources: must hold settings of its own, got 'none'",
     ]
@@ -91,8 +91,7 @@ def test_faults_inside_lists_and_mappings_name_their_place() -> None:
         " 'null' in quotes is one",
         "  data.label_subset.c d: a task's name must be letters, digits, `_` and `-`, got 'c d'",
         "  data.label_subset.str: must be a list of labels, or `all`, got '5'",
-        "  train.loss_weight.1: input should be a valid number, unable to parse string as a number,"
-        " got 'much'",
+        "  train.loss_weight.1: must be a number, got 'much'",
     ]
 
 
@@ -133,10 +132,8 @@ def test_a_problem_names_the_parent_or_the_override_that_said_it() -> None:
     parent = Path("projects/t.yaml").resolve()
     assert messages[1:] == [
         "  train.batch_size: input should be greater than 0, got '-1'",
-        "  train.lr: input should be a valid number, unable to parse string as a number, got 'fast'"
-        f" (in {parent})",
-        "  train.seed: input should be a valid integer, unable to parse string as an integer, got 'x'"
-        " (in --set train.seed=x)",
+        f"  train.lr: must be a number, got 'fast' (in {parent})",
+        "  train.seed: must be a whole number, got 'x' (in --set train.seed=x)",
         "  train.lora: no such setting; did you mean model.lora? (in --set train.lora=1)",
     ]
 
@@ -145,3 +142,27 @@ def test_long_values_are_cut() -> None:
     messages = lines(f"{RIGHT}train: {{lr: {'x' * 5000}}}")
     assert len(messages[1]) < 200
     assert "xxx...xxx" in messages[1]
+
+
+def test_full_width_signs_are_named() -> None:
+    text = (
+        "exp_id: e\ndata: {raw_data_path: x.csv, label_subset: [低，高]}\ntrain: {lr: 0．01, epochs: ３x}\n"
+    )
+    assert lines(text)[1:] == [
+        "  data.label_subset: a task needs at least two labels, got ['低，高']; write ',' for the full-width"
+        " '，' between labels",
+        "  train.lr: must be a number, got '0．01'; write '.' for the full-width '．'",
+        "  train.epochs: must be a whole number, got '３x'; write '3' for the full-width '３'",
+    ]
+    assert lines(text.replace("[低，高]", "[低, 高]").replace("0．01", "1，2").replace("３x", "3"))[1:] == [
+        "  train.lr: must be a number, got '1，2'; write ',' for the full-width '，'"
+    ]
+
+
+def test_a_parent_that_is_started_is_one_problem() -> None:
+    assert lines("train: {epochs: 2, sede: 1}") == [
+        "x.yaml: 2 invalid settings",
+        "  train.sede: no such setting; did you mean train.seed?",
+        "  exp_id, data: must be given; a file without them is a parent: name it as base_config in a file of"
+        " your own",
+    ]

@@ -72,7 +72,27 @@ def test_register_refuses_what_the_registry_refuses(setting: str, value: str) ->
 
 @pytest.mark.parametrize("value", [None, 3])
 def test_register_is_no_number(value: object) -> None:
-    assert problem(config, {"register": value}) == f"must be a name, true or false, got {value!r}"
+    assert (
+        problem(config, {"register": value})
+        == f"must be a name, best, best:NAME, true or false, got {value!r}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "model", "registers_best"),
+    [
+        ("true", "shop", False),
+        ("false", None, False),
+        ("mine", "mine", False),
+        ("best", "shop", True),
+        ("best:mine", "mine", True),
+    ],
+)
+def test_register_says_which_model_and_whether_only_a_better_one(
+    value: str, model: str | None, registers_best: bool
+) -> None:
+    made = config(register=value, project="shop")
+    assert (made.registered_model, made.registers_best) == (model, registers_best)
 
 
 def test_a_project_is_a_name_beside_register() -> None:

@@ -7,6 +7,8 @@ import yaml
 
 from loratrack.config.yaml_text import problem_of, value_of
 
+WIDE = "a full-width '：' stands behind"
+
 
 def test_scalars_stay_the_text_of_the_file() -> None:
     text = "2e-5, yes, on, 007, 1_000, 2024-01-01, 12:30, =, .nan, 0x1F, True"
@@ -36,6 +38,10 @@ def test_anchors_and_merge_keys_work() -> None:
         ("a: 1\nb:\n  c: 1\n  c: 2\n", "line 4, column 3: the same key twice: c"),
         ("a: b: c", "line 1, column 5: mapping values are not allowed here"),
         ("? [a]\n: 1", "line 1, column 3: found unhashable key"),
+        ("exp_id：a\ntask_type: b", f"line 1: {WIDE} exp_id; write ': ', with a space"),
+        ("a: 1\n风险：[x]\nb: 2", f"line 2: {WIDE} 风险; write ': ', with a space"),
+        ("text: |\n  Note：x\nc: 1\nb: 2\na: b: c", "line 5, column 5: mapping values are not allowed here"),
+        ("a:\n\tb: 1", "line 2, column 1: a tab; indent with spaces"),
         ("a: *b", "line 1, column 4: found undefined alias 'b'"),
         (
             "a\0b",
@@ -47,4 +53,4 @@ def test_anchors_and_merge_keys_work() -> None:
 def test_a_problem_is_one_line_with_its_place(text: str, words: str) -> None:
     with pytest.raises(yaml.YAMLError) as caught:
         value_of(text)
-    assert problem_of(caught.value) == words
+    assert problem_of(caught.value, text) == words

@@ -95,9 +95,9 @@ def test_another_separator_is_read_and_told(
 
 
 def test_a_wrong_column_beside_another_separator_is_one_problem(tmp_path: Path) -> None:
-    settings = "(settings data.text_column, data.label_subset, data.label_columns)"
+    remedy = "rename the columns in the file"
     problems = problems_of(tmp_path / "a.csv", "text;class\n" + "yes, or, no;x\n" * 30)
-    assert problems == [f"has no column 'label'; it has ['text', 'class'] {settings}"]
+    assert problems == [f"has no column 'label'; it has ['text', 'class']; {remedy}"]
     assert table_of(tmp_path / "a.csv", "text,label\na;b,x\n").columns["text"] == ["a;b"]
 
 
@@ -201,13 +201,12 @@ def test_where_no_line_can_be_read_nothing_is_said_of_columns(tmp_path: Path) ->
 
 
 def test_a_wrong_column_name_is_reported_with_the_nearest(tmp_path: Path) -> None:
-    settings = "(settings data.text_column, data.label_subset, data.label_columns)"
     assert problems_of(tmp_path / "a.csv", "texts,class\na,x\n") == [
-        f"has no column 'text'; did you mean 'texts'?; it has ['texts', 'class'] {settings}",
-        f"has no column 'label'; it has ['texts', 'class'] {settings}",
+        "has no columns 'text', 'label'; it has ['texts', 'class']; rename the columns in the file"
     ]
     assert problems_of(tmp_path / "a.jsonl", '{"text": "a", "labels": "x"}') == [
-        f"has no column 'label'; did you mean 'labels'?; it has ['text', 'labels'] {settings}"
+        "has no column 'label'; did you mean 'labels'?; it has ['text', 'labels']; rename the columns"
+        " in the file"
     ]
 
 

@@ -49,8 +49,8 @@ def rows(two: Two, query: str) -> list[tuple[Any, ...]]:
 
 
 def test_mlflows_own_run_is_the_run(two: Two) -> None:
-    found = dict(rows(two, "select name, status from runs"))
-    assert found == {"dual epochs=1": "FINISHED", "bad epochs=1": "FAILED"}
+    found = dict(rows(two, "select status, name from runs"))
+    assert found["FINISHED"] == "dual epochs=1"
     assert rows(two, "select distinct experiment_id from runs") == [(1,)]
 
 
@@ -67,6 +67,12 @@ def test_a_fault_of_the_data_is_told_once_without_a_traceback_of_ours(two: Two) 
     assert two.bad.count(told) == 2  # in the training file and in the test file
     assert "loratrack: bad: 2 problems in the data" in two.bad
     assert "Traceback" not in two.bad
+    [(reason,)] = rows(
+        two,
+        "select t.value from tags t join runs r on r.run_uuid = t.run_uuid"
+        " where t.key = 'error' and r.status = 'FAILED'",
+    )
+    assert reason.startswith("bad: 2 problems in the data\n")
 
 
 def test_a_moved_project_serves_its_models(two: Two) -> None:

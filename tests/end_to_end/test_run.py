@@ -109,7 +109,7 @@ def test_a_run_ends_well_and_says_what_to_do_next(dual: Any) -> None:
     assert "Warning" not in dual.errors
     assert dual.run.info.status == "FINISHED"
     assert dual.run.info.run_name == "dual"
-    tail = dual.output.splitlines()[-7:]
+    tail = dual.output.splitlines()[-8:]
     metrics = dual.run.data.metrics
     assert tail[0] == f"best epoch   {metrics['best_epoch']:.0f} of 2 (by avg_f1)"
     pairs = {
@@ -174,11 +174,11 @@ def test_a_run_says_what_it_is_in_the_list_and_on_its_page(dual: Any, single: An
     experiment = MlflowClient().get_experiment(dual.run.info.experiment_id)
     assert experiment.name == "tiny"
     assert experiment.tags["mlflow.note.content"] == (
-        "Trainings. `loratrack compare --filter experiment=tiny` sets them side by side."
+        "Trainings; loratrack compare --filter experiment=tiny sets them side by side."
     )
-    assert single.run.info.run_name == "single precision=bf16 epochs=1 layout=auto"
+    assert single.run.info.run_name == "single precision=bf16 epochs=1 layout=auto lr=auto"
     tags = single.run.data.tags
-    assert tags["set"] == "train.precision=bf16; train.epochs=1; train.layout=auto"
+    assert tags["set"] == "train.precision=bf16; train.epochs=1; train.layout=auto; train.lr=auto"
     assert tags["mlflow.note.content"] == (
         f"LoRA of rank 4 on {single.run.data.params['model.arch']}: label, learned from train.csv."
     )

@@ -13,7 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 from loratrack.errors import RefusedError, StoreError, UserError
-from loratrack.index import detail, search
+from loratrack.index import detail, naming, search
 from loratrack.index.opened import open_tables
 from loratrack.index.runs import StoredRun
 from loratrack.registry import events
@@ -130,14 +130,14 @@ def test_a_run_without_a_best_epoch_shows_its_best_so_far(any_store_of_runs: str
 
 def test_an_exp_id_means_its_newest_run_and_never_its_sweep(any_store_of_runs: str) -> None:
     with open_tables() as tables:
-        newest = detail.find(tables, "exp_v4")
-        assert detail.find(tables, newest.run_id[:12]) == newest
-        assert detail.find(tables, newest.run_id) == newest
-        sweep = detail.find(tables, "sweep")
-        with pytest.raises(RefusedError, match=r"^exp_v9: no such run or exp_id among \d+ runs in "):
-            detail.find(tables, "exp_v9")
+        newest = naming.find(tables, "exp_v4")
+        assert naming.find(tables, newest.run_id[:12]) == newest
+        assert naming.find(tables, newest.run_id) == newest
+        sweep = naming.find(tables, "sweep")
+        with pytest.raises(RefusedError, match=r"^exp_v9: no such run, exp_id or version in "):
+            naming.find(tables, "exp_v9")
         with pytest.raises(RefusedError, match="exp_gone"):
-            detail.find(tables, "exp_gone")
+            naming.find(tables, "exp_gone")
     assert sweep.name == "sweep"
     assert [name for name in found(None) if name == "sweep"] == []
     with open_tables() as tables:
@@ -155,11 +155,11 @@ def test_a_beginning_of_several_ids_is_refused(client: MlflowClient) -> None:
             )
             database.execute("INSERT INTO tags VALUES ('exp_id', 'exp_v1', ?)", (run_id,))
     with open_tables() as tables:
-        assert detail.find(tables, "abcd1").run_id == "abcd" + "1" * 28
+        assert naming.find(tables, "abcd1").run_id == "abcd" + "1" * 28
         with pytest.raises(UserError, match=r"^abcd: must be the beginning of one run's id, got 2: abcd0000"):
-            detail.find(tables, "abcd")
+            naming.find(tables, "abcd")
         with pytest.raises(RefusedError):
-            detail.find(tables, "abc")  # too short to be one
+            naming.find(tables, "abc")  # too short to be one
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_names_to_sort_by_and_to_show_must_be_known_too(store_of_runs: str) -> N
         with pytest.raises(UserError, match="no run has "):
             found(None, **more)
     with open_tables() as tables, pytest.raises(RefusedError, match="no such run"):
-        detail.find(tables, "\udcff")
+        naming.find(tables, "\udcff")
 
 
 def test_headings_of_a_table_are_names(store_of_runs: str) -> None:

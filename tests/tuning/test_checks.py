@@ -206,7 +206,7 @@ def test_a_sweep_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(file)
     assert str(caught.value) == (
-        f"{file}: 1 invalid setting\n  sweep: is not for a single training; start it with loratrack sweep"
+        f"{file}: 1 invalid setting\n  sweep: this is a sweep config; run it with: loratrack sweep {file}"
     )
 
 

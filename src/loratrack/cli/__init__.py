@@ -15,6 +15,7 @@ from loratrack.cli import (
     cache,
     check,
     compare,
+    completion,
     doctor,
     history,
     init,
@@ -31,7 +32,8 @@ from loratrack.cli import (
     sync,
     ui,
 )
-from loratrack.cli.screen import Complaints, Parser, complain, complain_of_error
+from loratrack.cli.commands import setting_meant
+from loratrack.cli.screen import Complaints, Parser, complain, complain_of_error, console
 from loratrack.errors import RefusedError, UserError, is_text, quoted
 from loratrack.store.place import database_file, store_name, tracking_uri
 
@@ -54,9 +56,11 @@ COMMANDS = (
     sync,
     doctor,
     cache,
+    completion,
 )
 REFUSED, USER_ERROR = 1, 2
 MEND_RIGHTS, MAKE_ROOM = "mend its rights, or work in another folder", "free some space"
+A_FILE_IS_THERE = "a file lies where a folder is needed; name another folder"
 OF_THE_MACHINE = {
     errno.EACCES: MEND_RIGHTS,
     errno.EPERM: MEND_RIGHTS,
@@ -64,6 +68,8 @@ OF_THE_MACHINE = {
     errno.ENOSPC: MAKE_ROOM,
     errno.EDQUOT: MAKE_ROOM,
     errno.EFBIG: MAKE_ROOM,
+    errno.ENOTDIR: A_FILE_IS_THERE,
+    errno.EEXIST: A_FILE_IS_THERE,
     errno.ENAMETOOLONG: "a name has at most 255 bytes, and a path 4,000",
 }
 """Faults of disks, rights and names, which no traceback explains better, and what to do about each."""
@@ -76,8 +82,17 @@ def main(words: Sequence[str] | None = None) -> int:
         for word in sys.argv[1:] if words is None else words:
             if not is_text(word):
                 raise UserError(f"the words of a command must be UTF-8 text, got {quoted(word)}")
-        arguments = parser().parse_args(words)
+        top = parser()
+        arguments, unknown = top.parse_known_args(words)
+        if unknown:
+            if hint := setting_meant(unknown, getattr(arguments, "set", [])):
+                raise UserError(hint)
+            top.error(f"unrecognized arguments: {' '.join(unknown)}")
+        if not hasattr(arguments, "command"):
+            console().print(top.format_help(), end="")
+            return 0
         command: Callable[[argparse.Namespace], int] = arguments.command
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # it tells of each table that it makes
         if not sys.stderr.isatty():  # MLflow's bar would write a line for each file
             os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         elif database_file(tracking_uri()) is None and command.__module__ != cache.__name__:
@@ -99,9 +114,13 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    top = Parser(prog="loratrack", description="Fine-tune many LoRA models and lose none.")
+    top = Parser(
+        prog="loratrack",
+        description="Fine-tune many LoRA models and keep track of every one.",
+        epilog="loratrack COMMAND --help says more and gives examples",
+    )
     top.add_argument("--version", action="version", version=f"loratrack {__version__}")
-    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND")
     for command in COMMANDS:
         command.add_to(commands)
     return top

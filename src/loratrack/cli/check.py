@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from loratrack.cli.commands import Commands
+from loratrack.cli.commands import Commands, examples
 from loratrack.cli.screen import console, print_json
 from loratrack.errors import UserError
 
@@ -24,7 +24,10 @@ def add_to(commands: Commands) -> None:
         help="what a config and its data hold, before anything is trained",
         description="Read a config, its data and the tokenizer of its base; show rows, labels, lengths and"
         " steps, or all problems at once. No run is made. A sweep's config is checked with its space.",
-        epilog="exit codes: 0 it can be trained, 2 there are problems",
+        epilog=examples(
+            "loratrack check projects/clinc/dual.yaml",
+            codes="exit codes: 0 it can be trained, 2 there are problems",
+        ),
     )
     parser.add_argument("config", help="a YAML file, such as projects/clinc/dual.yaml")
     parser.add_argument(
@@ -72,6 +75,11 @@ def lines(content: Mapping[str, Any]) -> Iterator[str | Table]:
             f" {tokens['p99']:g}, longest {tokens['max']:,}; {tokens['truncated']:,} cut at max_len"
             f" {content['max_len']}"
         )
+    kinds = {"unknown": "are unknown", "byte": "parts of a character", "letter": "single letters"}
+    shares = [f"{content['vocabulary'][f'{kind}_share']:.1%} {text}" for kind, text in kinds.items()]
+    yield f"           of the base's tokens {', '.join(shares).replace('%', ' %')}"
+    for part, count in content["same_tokens"].items():
+        yield f"           {count:,} training rows left out: the same text to this base as a {part} row"
     base, training = content["base"], content["training"]
     train, model = training["train"], training["model"]
     yield f"base       {base['name']} ({base['origin']}), {base['folder']}"

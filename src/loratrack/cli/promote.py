@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from loratrack.cli.commands import EXIT_CODES, Commands, add_trust_to
+from loratrack.cli.commands import Commands, add_trust_to, examples
 from loratrack.cli.screen import console, print_json, view
 from loratrack.errors import UserError
+from loratrack.index.naming import MODEL_HELP, MODEL_WORDS
 from loratrack.store import links
 
 if TYPE_CHECKING:
@@ -20,12 +21,15 @@ def add_to(commands: Commands) -> None:
         help="make a version champion, once it is found fit",
         description="Load the version in this process, compare its logits with those of the training, and"
         " move alias and stage together.",
-        epilog=EXIT_CODES,
+        epilog=examples(
+            "loratrack promote clinc/3",
+            'loratrack promote clinc_dual --if "avg_f1 not worse than champion" --why "more data"',
+        ),
     )
     parser.add_argument(
         "version",
-        metavar="RUN|EXP|VERSION",
-        help="NAME/3, 3 with --model, a run's id or its beginning, or an exp_id for its best version",
+        metavar=MODEL_WORDS,
+        help=f"{MODEL_HELP}; a run without a version gets one",
     )
     parser.add_argument("--model", metavar="NAME", help="the registered model, where that is in doubt")
     parser.add_argument(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from loratrack.cli.commands import EXIT_CODES, Commands, add_trust_to
+from loratrack.cli.commands import Commands, add_trust_to, examples
 from loratrack.cli.promote import print_promotion
+from loratrack.index.naming import MODEL_HELP, MODEL_WORDS
 
 
 def add_to(commands: Commands) -> None:
@@ -14,12 +15,12 @@ def add_to(commands: Commands) -> None:
         help="back to the champion before",
         description="Back to the champion before, also after a rollback. A version that was never champion"
         " is loaded and compared first, as promote does.",
-        epilog=EXIT_CODES,
+        epilog=examples("loratrack rollback", 'loratrack rollback --model clinc --to 2 --why "complaints"'),
     )
     parser.add_argument("--model", metavar="NAME", help="needed where several models have a champion")
     goal = parser.add_mutually_exclusive_group()
     goal.add_argument("--exp-id", metavar="EXP", help="to the best version of this experiment")
-    goal.add_argument("--to", metavar="VERSION", help="to this version")
+    goal.add_argument("--to", metavar=MODEL_WORDS, help=f"to this version: {MODEL_HELP}")
     parser.add_argument("--why", default="", metavar="TEXT", help="kept in the history")
     add_trust_to(parser)
     parser.add_argument("--json", action="store_true", help="what was done as JSON")

@@ -10,8 +10,10 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -70,6 +72,11 @@ def view(page: str) -> list[str]:
     return [line] if links.is_served() else [line, "             loratrack ui serves it"]
 
 
+def ending(by: signal.Signals) -> str:
+    """In words what ended a training early."""
+    return "interrupted" if by == signal.SIGINT else f"told to end ({by.name})"
+
+
 def complain(text: str) -> None:
     """A message on the error stream; no line of it is broken."""
     sys.stderr.write(f"{printable_lines(text)}\n")
@@ -80,6 +87,12 @@ def complain_of_error(text: str) -> None:
     """The reason why a command ends, below the name of the program."""
     line = Text("loratrack: ", style="bold red")
     console(beside_the_answers=True).print(line.append(printable_lines(text), style="not bold default"))
+
+
+def loading() -> AbstractContextManager[object]:
+    """At a terminal a word on the error stream as long as the block takes: torch needs seconds to load."""
+    beside = console(beside_the_answers=True)
+    return beside.status("loading …") if beside.is_terminal else nullcontext()
 
 
 def in_colours(text: str) -> Text:
@@ -97,8 +110,22 @@ class Complaints(logging.Handler):
         complain(record.getMessage())
 
 
+class Help(argparse.HelpFormatter):
+    """Each line of a text is filled by itself, and an indented one, as an example is, stays as it is."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = text.splitlines()
+        return "\n".join(
+            line if line.startswith(" ") else super(Help, self)._fill_text(line, width, indent)
+            for line in lines
+        )
+
+
 class Parser(argparse.ArgumentParser):
     """Words that it does not know are shown in its message, as text."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": Help, **options})
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         super().exit(status, None if message is None else printable_lines(message))

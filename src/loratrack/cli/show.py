@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.columns import Columns
 from rich.table import Table
 from rich.text import Text
 
-from loratrack.cli.commands import Commands
-from loratrack.cli.screen import console, fitted_table, in_colours, print_json
+from loratrack.cli.commands import Commands, examples
+from loratrack.cli.screen import complain, console, fitted_table, in_colours, print_json
+from loratrack.errors import RefusedError, UserError
+from loratrack.index.naming import MODEL_HELP, MODEL_WORDS
+from loratrack.places import ANSWERS, METRICS
+
+if TYPE_CHECKING:
+    from loratrack.index.detail import Detail
 
 PIPE_WIDTH = 120
 """Columns at least, where no terminal says its width."""
@@ -21,11 +29,14 @@ def add_to(commands: Commands) -> None:
         "show",
         help="everything of one run",
         description="Everything of one run: settings, scores, epochs, versions, files, environment, notices.",
-        epilog="exit codes: 0 found, 1 no such run, 2 wrong use",
+        epilog=examples(
+            "loratrack show clinc_dual",
+            "loratrack show 0a1b2c3d --plots pictures",
+            codes="exit codes: 0 found, 1 no such run, 2 wrong use",
+        ),
     )
-    parser.add_argument(
-        "run", metavar="RUN|EXP", help="a run's id or the start of it, or an exp_id for its newest run"
-    )
+    parser.add_argument("run", metavar=MODEL_WORDS, help=MODEL_HELP)
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="draw its curves and confusions there")
     parser.add_argument("--json", action="store_true", help="everything as JSON")
     parser.set_defaults(command=command)
 
@@ -37,6 +48,8 @@ def command(arguments: argparse.Namespace) -> int:
 
     with open_tables() as tables:
         detail = detail_of(tables, arguments.run)
+    if arguments.plots is not None:
+        draw(detail, arguments.plots)
     if arguments.json:
         print_json(run.run(detail))
         return 0
@@ -72,3 +85,22 @@ def command(arguments: argparse.Namespace) -> int:
     for line in run.tail(detail):
         screen.print(line)
     return 0
+
+
+def draw(detail: Detail, folder: Path) -> None:
+    from loratrack.index.detail import kept_text
+    from loratrack.views import answers  # matplotlib takes a second
+
+    name = f"run {detail.run.summary.run_id}"
+    metrics, counts = kept_text(detail, METRICS), kept_text(detail, ANSWERS)
+    if metrics is None:
+        raise RefusedError(f"{name}: has kept no {METRICS}, so there is nothing to draw")
+    try:
+        notice = answers.draw(folder, metrics, counts)
+    except (ValueError, TypeError, LookupError, AttributeError) as error:
+        raise UserError(f"{name}: {METRICS} or {ANSWERS} is not as a run writes it ({error})") from None
+    if counts is None:
+        complain(f"{name}: has kept no {ANSWERS}; its loss alone is drawn")
+    if notice is not None:
+        complain(f"{folder}: {notice}")
+    complain(f"drawn into {folder}: {', '.join(sorted(file.name for file in folder.glob('*.png')))}")

@@ -23,7 +23,8 @@ def _label(value: object) -> object:
 
 def _different_labels(labels: tuple[str, ...]) -> tuple[str, ...]:
     if len(labels) < 2:
-        raise ValueError(f"a task needs at least two labels, got {list(labels)!r}")
+        hint = "; write ',' for the full-width '，' between labels" if "，" in "".join(labels) else ""
+        raise ValueError(f"a task needs at least two labels, got {list(labels)!r}{hint}")
     repeated = sorted(label for label, count in Counter(labels).items() if count > 1)
     if repeated:
         raise ValueError(f"listed more than once: {', '.join(repeated)}")

@@ -15,8 +15,8 @@ import yaml
 
 from loratrack.config.fields import path_problem
 from loratrack.config.model import LORA_ALIASES
-from loratrack.config.yaml_text import MAX_DEPTH, problem_of, value_of
-from loratrack.errors import ConfigError, did_you_mean
+from loratrack.config.yaml_text import MAX_DEPTH, full_width_colon, problem_of, value_of
+from loratrack.errors import ConfigError, closest, did_you_mean
 from loratrack.places import PROJECT_FILE
 
 Settings = dict[str, Any]
@@ -26,6 +26,8 @@ FROZEN_MARK = "# the frozen settings of one run, all parents merged in"
 
 MAX_FILE_BYTES = 10_000_000
 PROJECTS = "projects"
+CONDA_FILE = "conda.yaml"
+DATA_FILES = (".csv", ".tsv", ".jsonl", ".xlsx", ".xls", ".parquet")
 SPACE = ("sweep", "space")
 SPACE_KINDS = {"choice", "log", "uniform", "int", "of", "simplex"}
 SPACE_PARTS = {*SPACE_KINDS, "times", "when"}
@@ -66,14 +68,16 @@ def read_layers(path: Path, overrides: Sequence[str] = ()) -> list[Layer]:
             ring = ring[ring.index(file) :]
             common = os.path.commonpath([one.parent for one in ring])
             circle = " -> ".join(os.path.relpath(one, common) for one in ring)
-            raise ConfigError(f"{path}: base_config runs in a circle: {circle}")
+            raise ConfigError(f"{path}: circular base_config: {circle}")
         try:
             settings = value_of(text)
         except yaml.YAMLError as error:
-            raise ConfigError(f"{source}: must be YAML: {problem_of(error)}") from None
+            raise ConfigError(f"{source}: must be YAML: {problem_of(error, text)}") from None
         if settings is None:
             raise ConfigError(f"{source}: must hold settings, got an empty file")
         if not isinstance(settings, dict):
+            if problem := full_width_colon(text.split("\n")):
+                raise ConfigError(f"{source}: must be YAML: {problem}")
             kind = "a list" if isinstance(settings, list) else "one value"
             raise ConfigError(f"{source}: must hold settings (`key: value`), got {kind}")
         if text.startswith(FROZEN_MARK):
@@ -158,12 +162,14 @@ def _text(file: Path) -> str:
             )
         if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # it may never end
             raise ConfigError(f"{file}: must be a regular file, got a pipe or a device")
+        if file.suffix.lower() in DATA_FILES:
+            raise ConfigError(f"{file}: is data, not a config; write a config for it: loratrack init {file}")
         return file.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         if not file.parent.is_dir():
             raise ConfigError(f"{file}: no such config file; there is no folder {file.parent}") from None
-        names = sorted(path.name for path in file.parent.glob("*.y*ml"))
-        listed = f"; {file.parent} holds {', '.join(names)}" if names else ""
+        names = sorted(path.name for path in file.parent.glob("*.y*ml") if path.name != CONDA_FILE)
+        listed = f"; its folder has {', '.join(names)}" if names else ""
         raise ConfigError(f"{file}: no such config file{did_you_mean(file.name, names) or listed}") from None
     except UnicodeDecodeError as error:
         raise ConfigError(
@@ -184,18 +190,22 @@ def _parent_file(name: object, child: Path, source: str) -> Path | None:
         raise ConfigError(f"{source}: base_config must name one file, got {name!r}")
     if problem := path_problem(name):
         raise ConfigError(f"{source}: base_config {problem}")
-    candidates = [child.parent / name]
+    candidates, others = [child.parent / name], {path.stem: path.name for path in child.parent.glob("*.y*ml")}
     # The nearest `projects/` that the child lies in, or that stands beside the MLproject above it;
     # for a file outside of any project, the one of the current folder.
     for folder in (*child.parents, Path.cwd(), *Path.cwd().parents):
         if folder.name == PROJECTS or (folder / PROJECT_FILE).is_file():
-            candidates.append((folder if folder.name == PROJECTS else folder / PROJECTS) / name)
+            projects = folder if folder.name == PROJECTS else folder / PROJECTS
+            candidates.append(projects / name)
+            others |= {path.stem: f"{path.parent.name}/{path.name}" for path in projects.glob("*/*.y*ml")}
             break
     for candidate in candidates:
         if candidate.is_file():
             return candidate
     looked = ", ".join(str(candidate) for candidate in candidates)
-    raise ConfigError(f"{source}: base_config must name a file, got {name!r}; looked at {looked}")
+    near = closest(Path(name).stem, others, cutoff=0.8)
+    hint = "" if near is None else f"; did you mean {others[near]!r}?"
+    raise ConfigError(f"{source}: base_config must name a file, got {name!r}{hint}; looked at {looked}")
 
 
 def _override(text: str) -> Layer:

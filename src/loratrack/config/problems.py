@@ -13,6 +13,8 @@ from loratrack.config.layers import Layer, Settings
 from loratrack.config.schema import READ_TOGETHER, RunConfig
 from loratrack.errors import closest
 
+FULL_WIDTH = {chr(ord(sign) + 0xFEE0): sign for sign in ",:;.-[]{}0123456789"}
+"""What a Chinese or Japanese keyboard writes, and what was meant."""
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 100
 
@@ -45,11 +47,14 @@ def problems_of(
             case "missing":
                 text = "must be given"
             case "extra_forbidden" if name == "sweep":
-                text = "is not for a single training; start it with loratrack sweep"
+                text = f"this is a sweep config; run it with: loratrack sweep {source}"
             case "extra_forbidden":
                 text = f"no such setting; did you mean {meant}?" if meant else "no such setting"
             case "model_type":
                 text = f"must hold settings of its own, got {value}"
+            case "float_parsing" | "int_parsing":
+                number = "number" if detail["type"] == "float_parsing" else "whole number"
+                text = f"must be a {number}, got {value}{_full_width(value)}"
             case "value_error":
                 pass  # our own words, with the value where it helps
             case _:
@@ -59,6 +64,12 @@ def problems_of(
         bad_paths.append(path)
         # What a rule would say of a setting that is wrong by itself only follows from that.
         are_rules_checked = are_rules_checked or (meant or name).startswith(READ_TOGETHER)
+    if ("exp_id",) in bad_paths and ("data",) in bad_paths and not settings.keys() & {"exp_id", "data"}:
+        lines = [line for line in lines if line not in ("exp_id: must be given", "data: must be given")]
+        lines.append(
+            "exp_id, data: must be given; a file without them is a parent: name it as base_config in a file"
+            " of your own"
+        )
     if are_rules_checked:
         return lines
     rest = copy.deepcopy(settings)
@@ -74,6 +85,11 @@ def problems_of(
         of_rules = [detail for detail in broken_rules.errors() if not detail["loc"]]
         lines += [line for detail in of_rules for line in _text(detail).splitlines()]
     return lines
+
+
+def _full_width(value: str) -> str:
+    found = sorted(set(value) & set(FULL_WIDTH))
+    return "".join(f"; write {FULL_WIDTH[sign]!r} for the full-width {sign!r}" for sign in found)
 
 
 def _text(detail: ErrorDetails) -> str:

@@ -22,6 +22,7 @@ SINGLE_TASK = "label"
 """The name of the only task of a `single_cls` run, and its default column."""
 
 MAX_REGISTERED_BYTES = 200
+BEST = "best"
 
 
 TaskType = Literal["single_cls", "double_cls", "multi_cls"]
@@ -49,7 +50,8 @@ class RunConfig(Section):
     """The parent this config was merged from; for people, as its settings are merged in."""
     task_type: TaskType = "single_cls"
     register_as: str | bool = Field(True, alias="register")
-    """Name in the model registry; true: the project's name; false: no version is made."""
+    """Name in the model registry; true: the project's name; false: no version is made; best, best:NAME: only
+    one that beats the newest."""
     project: NotEmpty | None = None
     """A tag to filter by; null: the folder below projects/ that the config lies in."""
     experiment: NotEmpty | None = None
@@ -84,10 +86,22 @@ class RunConfig(Section):
         if isinstance(value, str) and value.lower() in YES | NO:
             return value.lower() in YES
         if not isinstance(value, bool | str):
-            raise ValueError(f"must be a name, true or false, got {value!r}")
-        if isinstance(value, str) and (problem := registry_problem(value)):
+            raise ValueError(f"must be a name, best, best:NAME, true or false, got {value!r}")
+        if isinstance(value, str) and (problem := registry_problem(value.removeprefix(f"{BEST}:"))):
             raise ValueError(problem)
         return value
+
+    @property
+    def registered_model(self) -> str | None:
+        """The model that its version would be one of; None: no version is made."""
+        if isinstance(self.register_as, bool) or self.register_as == BEST:
+            return self.project if self.register_as else None
+        return self.register_as.removeprefix(f"{BEST}:")
+
+    @property
+    def registers_best(self) -> bool:
+        """Whether only a model that beats the newest version becomes one."""
+        return isinstance(self.register_as, str) and self.register_as.partition(":")[0] == BEST
 
     @property
     def tasks(self) -> tuple[str, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -12,6 +14,7 @@ MAX_DEPTH = 50
 """Mappings and lists inside one another; a config needs five."""
 MAX_VALUES = 100_000
 """Keys and values, an alias counted as all that it stands for; a list of 10,000 labels has 10,000."""
+FULL_WIDTH_COLON = re.compile(r"\s*([\w.-]+)\s*：")
 NULL, MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
 
 
@@ -20,11 +23,24 @@ def value_of(text: str) -> Any:
     return yaml.load(text, Loader=_TextLoader)
 
 
-def problem_of(error: yaml.YAMLError) -> str:
-    """What is wrong, in one line, with its line and column in the text."""
+def full_width_colon(lines: Sequence[str], first: int = 1) -> str | None:
+    """What is wrong where a key is followed by `：`, which YAML takes for a letter; `first` line's number."""
+    for number, line in enumerate(lines, start=first):
+        if match := FULL_WIDTH_COLON.match(line):
+            return f"line {number}: a full-width '：' stands behind {match[1]}; write ': ', with a space"
+    return None
+
+
+def problem_of(error: yaml.YAMLError, text: str = "") -> str:
+    """What is wrong, in one line, with its line and column in `text`."""
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return " ".join(str(error).split())
     mark = error.problem_mark
+    start = max(0, mark.line - 1)  # PyYAML often notices it in the line behind
+    if problem := full_width_colon(text.split("\n")[start : mark.line + 1], start + 1):
+        return problem
+    if "'\\t'" in str(error.problem):
+        return f"line {mark.line + 1}, column {mark.column + 1}: a tab; indent with spaces"
     return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
 
 

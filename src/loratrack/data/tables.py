@@ -19,7 +19,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from loratrack.data.encoding import GUESSED, UndecodableError, decode
-from loratrack.errors import counted, did_you_mean, quoted
+from loratrack.errors import MAX_NAME_CHARACTERS, closest, counted, did_you_mean, quoted
 
 MAX_LISTED_LINES = 10
 EXCEL, PARQUET = "xlsx", "parquet"
@@ -70,11 +70,16 @@ class Parsed:
 
 
 def read_table(
-    file: Path, columns: Sequence[str], problems: list[str], separators: Mapping[str, str] | None = None
+    file: Path,
+    columns: Sequence[str],
+    problems: list[str],
+    separators: Mapping[str, str] | None = None,
+    remedy: Callable[[dict[str, str]], str] = lambda meant: "rename the columns in the file",
 ) -> Table | None:
     """The named columns of a file; None when it cannot be read at all. Adds what is wrong to `problems`.
 
     `separators`: columns whose cells may be lists (JSON, Parquet), which become one text joined by it.
+    `remedy`: what to do about missing columns, by what may have been meant with each.
     """
 
     def refuse(problem: str) -> None:
@@ -109,13 +114,18 @@ def read_table(
     for problem, lines in parsed.bad_lines.items():
         refuse(f"{problem} at {lines_text(lines)}")
     if parsed.names or not parsed.bad_lines:  # else what the columns are is not known
-        for column in columns:
-            if column not in parsed.names:
-                refuse(
-                    f"has no column {quoted(column)}{did_you_mean(column, parsed.names)}; it has"
-                    f" {quoted(parsed.names)}"
-                    " (settings data.text_column, data.label_subset, data.label_columns)"
-                )
+        missing = [column for column in columns if column not in parsed.names]
+        if missing:
+            free = [name for name in parsed.names if name.strip() and name not in columns]
+            unclaimed = [name for name in free if len(name) <= MAX_NAME_CHARACTERS]
+            are_enough, meant = len(unclaimed) >= len(missing), {}
+            for column in missing:
+                near = closest(column, unclaimed)
+                meant[column] = near or (unclaimed[0] if are_enough else "COLUMN")
+                unclaimed = [name for name in unclaimed if name != meant[column]]
+            hint = did_you_mean(missing[0], parsed.names) if len(missing) == 1 else ""
+            listed = f"column{'s' if len(missing) > 1 else ''} {', '.join(map(quoted, missing))}"
+            refuse(f"has no {listed}{hint}; it has {quoted(parsed.names)}; {remedy(meant)}")
         for column in columns:
             if parsed.names.count(column) > 1:
                 refuse(f"has the column {quoted(column)} more than once; rename one")

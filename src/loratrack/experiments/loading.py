@@ -67,16 +67,14 @@ def _problems_of_the_data_too(path: str | Path, settings: Sequence[str]) -> Iter
 
 
 def with_project(config: AnyConfig, file: Path) -> AnyConfig:
-    """The folder that the config lies in is its project; `register: true` becomes the project's name, and so
-    does an experiment that nobody named.
+    """The folder that the config lies in is its project, after which its experiment is called.
 
-    A frozen copy says all of it, wherever it is loaded from.
+    A frozen copy says both, wherever it is loaded from.
     """
     project = config.project or project_name(file)
     if problem := registry_problem(project):
         raise ConfigError(
             f"{file}: project: {problem}, the name of its folder; say project: NAME, or rename the folder"
         )
-    name = project if config.register_as is True else config.register_as
     experiment = config.experiment or project
-    return config.model_copy(update={"project": project, "register_as": name, "experiment": experiment})
+    return config.model_copy(update={"project": project, "experiment": experiment})

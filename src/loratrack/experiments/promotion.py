@@ -54,13 +54,21 @@ def promote(
 ) -> Promotion:
     """Make `version` champion (stage Production) or challenger (Staging).
 
-    `version`: NAME/3, NAME@alias, a run's id or its beginning, or an exp_id for its best version.
+    `version`: NAME/3, NAME@alias, a run's id or its beginning, or an exp_id for its newest finished run; a
+    run that has no version yet gets one, of `model` or of its project.
     `condition`: refuse unless it holds: `avg_f1>=0.93 and intent_f1 not worse than champion by 0.005`.
     `expect`: refuse unless this version has the alias now; 0 for none. RefusedError says what failed.
     `trust_remote_code`: the sha256 of the base whose code the gate may run; see bases/trust.py.
     """
     alias, trusted = promotion.alias_of(to), said_by_loader(trust_remote_code)
-    candidate = lookup.version_of(version, model)
+    findings: list[str] = []
+    try:
+        candidate = lookup.version_of(version, model)
+    except lookup.UnregisteredError as error:
+        from loratrack.experiments.registration import register  # opens torch, which a rollback does not
+
+        candidate = lookup.version_of(register(error.run_id, model))
+        findings.append(f"registered as {candidate}")
     aliases = promotion.aliases(candidate.model)
     before = aliases.get(alias)
     if expect is not None and (before or 0) != expect:
@@ -70,7 +78,6 @@ def promote(
         )
     if before == candidate.version:
         raise RefusedError(f"{candidate}: is {alias} already")
-    findings: list[str] = []
 
     def gate() -> None:
         findings.extend(judge(condition, candidate, aliases.get(promotion.CHAMPION)))
@@ -94,7 +101,7 @@ def rollback(
     """
     trusted = said_by_loader(trust_remote_code)
     if exp_id is not None:
-        candidate = lookup.version_of(exp_id, model)
+        candidate = lookup.best_version_of(exp_id, model)
     else:
         name = model or lookup.model_with_champion()
         candidate = lookup.version_of(str(promotion.previous_champion(name) if to is None else to), name)

@@ -8,6 +8,7 @@ writer.finish("FINISHED")
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -28,6 +29,7 @@ from loratrack.experiments.verdict import (
 )
 from loratrack.model.bundle import MEMBER
 from loratrack.places import (
+    ANSWERS,
     ARTIFACTS,
     BUNDLE,
     CLASS_SCORES,
@@ -43,19 +45,20 @@ from loratrack.serving.classifier import check_reload
 from loratrack.store.client import DESCRIPTION, ERROR_TAG, EXPERIMENT
 from loratrack.store.place import store_folder
 from loratrack.store.secrets import scrub_name, scrub_text, scrub_values
-from loratrack.tracking import outbox
+from loratrack.tracking import failures, outbox
 from loratrack.tracking.environment import device_name, environment, git
 from loratrack.tracking.writer import RunWriter
 from loratrack.training import session
 from loratrack.training.member import Member
 from loratrack.training.session import Outcome, Prepared
 from loratrack.views import class_scores, curves
+from loratrack.views.answers import as_json
 
+SAME_ROWS = "validation_sha256"
+"""The tag by which runs that were scored on the same rows are known."""
 MAX_NAME_CHARACTERS = 60
 NOT_IN_NAMES = ("exp_id", "description", "register", "project", "experiment")
 """Settings that make no other model."""
-MAX_REASON_CHARACTERS = 1000
-"""Of the tag `error`; `notices.txt` has all of it."""
 
 
 class WriterLog:
@@ -107,7 +110,7 @@ def tags(config: RunConfig, changed: Sequence[str] = ()) -> dict[str, str]:
     commit = git()
     values = {
         "exp_id": config.exp_id,
-        DESCRIPTION: config.description or description(config),
+        DESCRIPTION: description(config),
         "task_type": config.task_type,
         "project": config.project or "",
         "set": str(scrub_text("; ".join(changed))),
@@ -121,7 +124,9 @@ def tags(config: RunConfig, changed: Sequence[str] = ()) -> dict[str, str]:
 
 
 def description(config: RunConfig) -> str:
-    """A sentence for a run that has none of its own."""
+    """The config's own, or a sentence that says what is learned on what."""
+    if config.description:
+        return config.description
     how = f"LoRA of rank {config.model.lora.rank}" if config.model.use_lora else "Full fine-tuning"
     data = Path(config.data.raw_data_path).name
     return f"{how} on {config.model.arch}: {', '.join(config.tasks)}, learned from {data}."
@@ -132,7 +137,13 @@ def enter(
 ) -> Member:
     """A new member of the cohort; its run says which data, base and size it has."""
     writer, dataset = log.writer, prepared.dataset
-    writer.set_tags({"data_sha256": dataset.sha256, "base_sha256": prepared.base.sha256})
+    writer.set_tags(
+        {
+            "data_sha256": dataset.sha256,
+            SAME_ROWS: dataset.validation_sha256,
+            "base_sha256": prepared.base.sha256,
+        }
+    )
     rows = {
         "data.raw_data_path": ("training", len(dataset.train)),
         "data.validation_path": ("validation", len(dataset.validation)),
@@ -160,8 +171,12 @@ def keep(
     work: Path,
     *,
     with_weights: bool = True,
+    with_pictures: bool = True,
 ) -> dict[str, float]:
-    """The run's files, checked and handed over, and its last metrics, which are returned."""
+    """The run's files, checked and handed over, and its last metrics, which are returned.
+
+    Without pictures, they can be drawn later from `metrics.json` and `answers.json`.
+    """
     metrics = session.summary(member, outcome)
     if outcome is not None:
         compared = {**prepared.yardstick, **metrics}
@@ -198,11 +213,12 @@ def keep(
     answers = {task: (labels[task], *pair) for task, pair in pairs.items()}
     if answers:
         class_scores.write(folder / CLASS_SCORES, answers)
+        disk.write_text(folder / ANSWERS, json.dumps(as_json(answers), ensure_ascii=False))
     try:  # before the files: a run that has kept its model has its scores
         log.writer.log_metrics(metrics, step=len(member.history))
     finally:  # also on a full disk, for moving the files takes no space
         log.writer.hand_over(folder)
-    if member.history:
+    if member.history and with_pictures:
         _draw(member, answers, log, work / "pictures")
     return metrics
 
@@ -234,11 +250,6 @@ def notices(log: WriterLog) -> str:
     return "".join(f"{scrub_text(line)}\n" for line in log.notices)
 
 
-def version_tags(exp_id: str, metrics: Mapping[str, float]) -> dict[str, str]:
-    """What a registered version says of itself."""
-    return {"exp_id": exp_id, **{name: f"{value:.6g}" for name, value in metrics.items()}}
-
-
 @contextmanager
 def failing(log: WriterLog) -> Iterator[None]:
     """However a run breaks off, it is not left RUNNING, and it says why it failed."""
@@ -253,13 +264,17 @@ def failing(log: WriterLog) -> Iterator[None]:
 def keep_reason(log: WriterLog, reason: str) -> None:
     """Why a run failed: its tag `error` and the last of its notices, as far as the disk takes them."""
     log.notices.append(reason)
-    shown = str(scrub_text(reason))  # before it is cut: half a secret has no format
-    if len(shown) > MAX_REASON_CHARACTERS:
-        shown = f"{shown[: MAX_REASON_CHARACTERS - 1]}…"
-    with suppress(OSError, StoreError), work_folder(log.writer.run_id) as work:
-        log.writer.set_tags({ERROR_TAG: shown})
-        disk.write_text(work / ARTIFACTS / NOTICES, notices(log))
-        log.writer.hand_over(work / ARTIFACTS)
+    with suppress(OSError, StoreError), work_folder(log.writer.run_id):
+        log.writer.set_tags({ERROR_TAG: failures.shown(reason)})
+        hand_over_notices(log)
+
+
+def hand_over_notices(log: WriterLog) -> None:
+    """`notices.txt` once more, with what came after the other files."""
+    folder = new_work_folder(log.writer.run_id) / "notices"
+    folder.mkdir(exist_ok=True)
+    disk.write_text(folder / NOTICES, notices(log))
+    log.writer.hand_over(folder)
 
 
 @contextmanager

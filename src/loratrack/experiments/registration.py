@@ -1,23 +1,93 @@
-"""A version for a run that has none: the store was away at its end, it was killed, or `register: false`.
+"""Whether a run's model becomes a version of a registered model, and how one does that has none yet.
 
-register("exp_v2")            # "clinc/4"
+choose(config, run_id, metrics, rows)     # register: best, and the newest version is better: not registered
+register("exp_v2")                        # "clinc/4"
 register("0a1b2c", "intents")
 """
 
 from __future__ import annotations
 
-from loratrack.errors import RefusedError, UserError
-from loratrack.experiments.recording import version_tags
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from loratrack.config import RunConfig
+from loratrack.errors import RefusedError, StoreError, UserError
+from loratrack.experiments.recording import SAME_ROWS
+from loratrack.experiments.verdict import LEARNED_NOTHING
+from loratrack.metrics import is_better
 from loratrack.places import PYFUNC
-from loratrack.registry import lookup
+from loratrack.registry import lookup, pages
+from loratrack.registry.versions import Model
 from loratrack.store import secrets
-from loratrack.store.client import answering, connect, names_of_files
+from loratrack.store.client import DESCRIPTION, answering, connect, names_of_files
 from loratrack.store.place import tracking_uri
 from loratrack.store.relocation import follow
 from loratrack.tracking import registration
 
 SCORES = ("best_", "test_")
-"""The metrics that a version carries as tags."""
+"""The metrics that a version's page shows."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    is_registered: bool
+    why: str = ""
+    """What to say to the user, if anything."""
+
+
+def choose(
+    config: RunConfig,
+    run_id: str,
+    metrics: Mapping[str, float],
+    validation_sha256: str,
+    has_learned: bool = True,
+) -> Choice:
+    """Whether this run's model becomes a version, as `register` says.
+
+    `best`: its score on the validation rows must beat that of the newest version, if that was scored on the
+    same rows. A run that has learned nothing becomes one only where the config names the model itself.
+    """
+    model = config.registered_model
+    if model is None:
+        return Choice(False)
+    anyway = f"loratrack register {run_id} makes a version all the same"
+    is_named = config.register_as is not True and not config.registers_best
+    if not has_learned and not is_named:
+        return Choice(False, f"not registered, for it learned nothing; {anyway}")
+    if not config.registers_best:
+        return Choice(True)
+    metric = f"best_{config.best_metric or config.metric_names[-1]}"
+    try:
+        with answering():
+            newest = Model(connect(), model).newest()
+        if newest is None:
+            return Choice(True, f"register: best: {model} has no version yet")
+        other = f"{model}/{newest}"
+        stored = lookup.run_behind(lookup.version_of(other))
+    except StoreError as error:
+        return Choice(False, f"not registered: register: best asks for the newest version; {error}; {anyway}")
+    if stored is None or stored.data.tags.get(SAME_ROWS) != validation_sha256:
+        return Choice(True, f"register: best: {other} was scored on other rows, so it is not compared")
+    own, theirs = metrics.get(metric), stored.data.metrics.get(metric)
+    if own is None or theirs is None:
+        return Choice(True, f"register: best: {other} has no {metric}, so it is not compared")
+    if is_better(metric, own, theirs):
+        return Choice(True, f"register: best: {metric} {own:.4f} beats {theirs:.4f} of {other}")
+    return Choice(
+        False, f"not registered: {metric} {own:.4f} does not beat {theirs:.4f} of {other}; {anyway}"
+    )
+
+
+def choose_stored(config: RunConfig, run_id: str) -> Choice:
+    """The same for a run that is over, from what the tracking store has of it."""
+    try:
+        with answering():
+            data = connect().get_run(run_id).data
+    except StoreError:
+        return choose(config, run_id, {}, "")
+    return choose(
+        config, run_id, data.metrics, data.tags.get(SAME_ROWS, ""), LEARNED_NOTHING not in data.tags
+    )
 
 
 def register(run: str, name: str | None = None) -> str:
@@ -38,6 +108,10 @@ def register(run: str, name: str | None = None) -> str:
                 f"{about}: has kept no model to register; if its files wait here, loratrack sync sends them"
             )
         scores = {metric: value for metric, value in stored.data.metrics.items() if metric.startswith(SCORES)}
-        tags = version_tags(stored.data.tags.get("exp_id", ""), scores)
-        number = registration.register(connect(), stored.info.run_id, name, secrets.scrub_values(tags))
+        tags = pages.tags(stored.data.tags.get("exp_id", ""), scores)
+        text = pages.about(stored.info.run_id, stored.data.tags.get(DESCRIPTION, ""), scores)
+        shown = secrets.scrub_values(tags)
+        number = registration.register(
+            connect(), stored.info.run_id, name, shown, str(secrets.scrub_text(text))
+        )
     return f"{name}/{number}"

@@ -132,7 +132,7 @@ def reproduce(
         exp_id=first.config.exp_id,
         run_id=writer.run_id,
         status=status,
-        metrics=metrics,
+        metrics={**prepared.yardstick, **metrics},
         notices=tuple(log.notices),
         artifact_uri=artifact_uri(writer.run_id),
         experiment_id=writer.experiment_id,

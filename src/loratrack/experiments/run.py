@@ -20,9 +20,12 @@ from loratrack.experiments.checking import check
 from loratrack.experiments.hiding import texts_hidden
 from loratrack.experiments.interrupt import Interruption, interruptible
 from loratrack.experiments.recording import WriterLog
+from loratrack.experiments.registration import Choice, choose
 from loratrack.experiments.result import RunStatus, Training
 from loratrack.experiments.trained_bases import pinned
+from loratrack.experiments.verdict import learned_nothing
 from loratrack.experiments.watcher import Nobody, Watcher
+from loratrack.registry import pages
 from loratrack.tracking.registration import registered
 from loratrack.training import session
 from loratrack.training.cohort import train
@@ -55,18 +58,28 @@ def run(
             metrics = recording.keep(prepared, member, outcome, log, work)
             if member.status == "failed":
                 raise UserError(f"{config.exp_id}: {member.reason}")
-            is_registered = interruption.signal is None and config.register_as is not False
-            if is_registered:
-                writer.ask_version(str(config.register_as), recording.version_tags(config.exp_id, metrics))
+            model, choice = config.registered_model, Choice(False)
+            if outcome is not None:
+                has_learned = learned_nothing(config, member.history, outcome.answers) is None
+                rows = prepared.dataset.validation_sha256
+                choice = choose(config, writer.run_id, metrics, rows, has_learned)
+            if choice.why:
+                log.notice(choice.why)
+                recording.hand_over_notices(log)
+            if model is not None and choice.is_registered:
+                text = pages.about(writer.run_id, recording.description(config), metrics)
+                writer.ask_version(model, pages.tags(config.exp_id, metrics), text)
             status: RunStatus = "FINISHED" if interruption.signal is None else "KILLED"
             is_sent = writer.finish(status)
-    version = registered(writer.run_id, str(config.register_as)) if is_registered and is_sent else None
+    number = None
+    if model is not None and choice.is_registered and is_sent:
+        number = registered(writer.run_id, model)
     return Training(
         exp_id=config.exp_id,
         run_id=writer.run_id,
         status=status,
         metrics={**prepared.yardstick, **metrics},
-        version=None if version is None else f"{config.register_as}/{version}",
+        version=None if number is None else f"{model}/{number}",
         notices=tuple(log.notices),
         artifact_uri=artifact_uri(writer.run_id),
         experiment_id=writer.experiment_id,

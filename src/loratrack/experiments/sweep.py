@@ -9,28 +9,32 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import optuna
 
 from loratrack.config import RunConfig, files, flat, plain
 from loratrack.config.sweep import SweepConfig
 from loratrack.data import Corpus
-from loratrack.errors import UserError
+from loratrack.errors import RefusedError
 from loratrack.experiments import recording
 from loratrack.experiments.checking import check
 from loratrack.experiments.hiding import storable, texts_hidden
 from loratrack.experiments.interrupt import Interruption, interruptible
 from loratrack.experiments.recording import WriterLog
+from loratrack.experiments.registration import Choice, choose_stored
 from loratrack.experiments.result import Sweep
 from loratrack.experiments.retraining import retrain
 from loratrack.experiments.run import artifact_uri
 from loratrack.experiments.trained_bases import pinned
-from loratrack.experiments.trials import TrialRunner
+from loratrack.experiments.trials import STORE_WAIT_SECONDS, TrialRunner
 from loratrack.experiments.watcher import Nobody, Watcher
-from loratrack.store.client import EXPERIMENT
+from loratrack.places import ANSWERS, ARTIFACTS, METRICS, PLOTS
+from loratrack.registry import pages
+from loratrack.store.client import EXPERIMENT, answering, connect
 from loratrack.store.place import store_folder
 from loratrack.store.secrets import scrub_name
-from loratrack.tracking import child_runs
+from loratrack.tracking import artifacts, child_runs
 from loratrack.tracking.outbox import work_folder
 from loratrack.tracking.registration import registered
 from loratrack.tracking.writer import RunWriter
@@ -38,6 +42,7 @@ from loratrack.tuning import report as reports
 from loratrack.tuning import space, study
 from loratrack.tuning.report import Report
 from loratrack.tuning.study import CONCLUDED, PARENT, Search
+from loratrack.views import answers
 from loratrack.views import sweep as views
 
 DATABASE, LOCK = "optuna.db", ".optuna.lock"
@@ -74,7 +79,7 @@ def existing(name: str, storage: str | None = None) -> tuple[optuna.Study, Repor
     """A sweep that was begun, and how it stands."""
     file = store_folder() / DATABASE
     if storage is None and not file.exists():
-        raise UserError(f"sweep show: there is no sweep yet in {file}")
+        raise RefusedError(f"sweep show: there is no sweep yet in {file}")
     begun = study.existing(storage or f"sqlite:///{file}", name)
     return begun, reports.report(begun)
 
@@ -153,8 +158,9 @@ def _conclude(work: Work) -> dict[str, str]:
     search, config, parent, watcher = work.search, work.config, work.parent, work.watcher
     best = search.best()
     tags: dict[str, str] = {}
-    folder = work_folder(store_folder(), parent.run_id)
-    shutil.rmtree(folder, ignore_errors=True)
+    home = work_folder(store_folder(), parent.run_id)
+    folder = home / ARTIFACTS
+    shutil.rmtree(home, ignore_errors=True)
     try:
         views.write(search.study, reports.report(search.study), folder)
         files.save(storable(config), folder / SWEEP_COPY)
@@ -165,11 +171,15 @@ def _conclude(work: Work) -> dict[str, str]:
             tags = {f"best.{key}": str(value) for key, value in best.params.items()}
             tags |= {"best_trial": str(best.number), "best_run_id": run_id}
             metrics = dict(zip(search.sweep.metrics, best.values, strict=True))
-            name = config.register_as if search.sweep.register_best else False
-            if name is not False and search.attr("registered") != best.number:
-                name = str(name)
+            name = config.registered_model if search.sweep.register_best else None
+            is_new = name is not None and search.attr("registered") != best.number
+            choice = choose_stored(config, run_id) if is_new else Choice(False)
+            if choice.why:
+                watcher.notice(choice.why)
+            if name is not None and choice.is_registered:
                 bests = {f"best_{metric}": value for metric, value in metrics.items()}
-                parent.ask_version(name, recording.version_tags(best_config.exp_id, bests), run_id)
+                text = pages.about(run_id, recording.description(best_config), bests)
+                parent.ask_version(name, pages.tags(best_config.exp_id, bests), text, run_id)
                 search.set_attr("registered", best.number)
                 if parent.flush(run_id=run_id):
                     tags[VERSION] = f"models:/{name}/{registered(run_id, name)}"
@@ -177,12 +187,31 @@ def _conclude(work: Work) -> dict[str, str]:
                 else:
                     watcher.notice("not registered yet: the tracking store does not answer; loratrack sync")
             parent.set_tags(tags)
+            _draw_best(work, run_id, home / "best")
             if search.sweep.retrain_best:
                 _retrain(work, best_config)
-        parent.log_artifacts(folder)
+        parent.hand_over(folder)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(home, ignore_errors=True)
     return tags
+
+
+def _draw_best(work: Work, run_id: str, folder: Path) -> None:
+    """The pictures of the best trial's run; those of the others are drawn when somebody looks."""
+    try:
+        folder.mkdir()
+        with answering():
+            run = connect().get_run(run_id)
+        kept = artifacts.fetch(run, (METRICS, ANSWERS), folder)
+        texts = {name: file.read_text("utf-8") for name, file in kept.items()}
+        answers.draw(folder / ARTIFACTS / PLOTS, texts[METRICS], texts.get(ANSWERS))
+        work.parent.hand_over(folder / ARTIFACTS, run_id)
+        work.parent.flush(STORE_WAIT_SECONDS, run_id)
+    except Exception as error:  # noqa: BLE001  whatever is wrong with a picture, the sweep stands
+        work.watcher.notice(
+            f"{PLOTS}: those of the best trial are not drawn ({type(error).__name__}: {error});"
+            f" loratrack show {run_id} --plots DIR draws them"
+        )
 
 
 def _retrain(work: Work, best_config: RunConfig) -> None:

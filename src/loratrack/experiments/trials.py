@@ -220,7 +220,15 @@ class TrialRunner:
                 values = [scores[metric] for metric in search.sweep.metrics]
                 outcome = session.conclude(prepared, member)
             with_weights = keep == "all" or (is_done and (keep == "finished" or search.is_best(values)))
-            recording.keep(prepared, member, outcome, running.log, running.work, with_weights=with_weights)
+            recording.keep(
+                prepared,
+                member,
+                outcome,
+                running.log,
+                running.work,
+                with_weights=with_weights,
+                with_pictures=False,
+            )
         except (UserError, RuntimeError, MemoryError) as error:
             if not isinstance(error, UserError) and not is_out_of_memory(error):
                 raise
@@ -238,7 +246,7 @@ class TrialRunner:
                 search.fail(trial, member.reason)
 
         del self._running[member.name]
-        prepared.cohort.members.remove(member)
+        prepared.cohort.leave(member)
         if prepared.network.use_lora:
             prepared.network.remove(member.name)
         prepared.network.train()

@@ -31,6 +31,8 @@ LOWEST_KAPPA = 0.05
 """Of a task that has learned something; on few rows it must be above its standard error, too."""
 HARDLY_MOVED, LOW_KAPPA = 0.02, 0.2
 """A loss that fell by less than this share, in a task that agrees with its labels no better than this."""
+ALIKE = 0.005
+"""Scores that differ by less are as good: another seed or other rows would differ by more."""
 RATES_ALIKE = (0.5, 4)
 """Times the rate to try: nothing is said of rates between."""
 MANY_CUT = 0.1
@@ -71,15 +73,17 @@ def against_baseline(config: RunConfig, metrics: Mapping[str, float]) -> str | N
     own, other = metrics[f"best_{metric}"], metrics[f"{BASELINE}{metric}"]
     if is_worse(config, metrics):
         text = f"worse than TF-IDF: {metric} {own:.3f} against {other:.3f}"
-    elif own == other:
-        text = f"as good as TF-IDF: {metric} {own:.3f}"
+    elif abs(own - other) < ALIKE:
+        text = f"as good as TF-IDF: {metric} {own:.3f} against {other:.3f}"
     else:
         text = f"beats TF-IDF by {100 * (own - other):.1f} points ({metric} {own:.3f} against {other:.3f})"
     if len(config.tasks) > 1:
         names = [f"{task}_f1" for task in config.tasks]
         pairs = {name: (metrics[f"best_{name}"], metrics[f"{BASELINE}{name}"]) for name in names}
         worse = [
-            f"{name} {own:.3f} against {other:.3f}" for name, (own, other) in pairs.items() if own < other
+            f"{name} {own:.3f} against {other:.3f}"
+            for name, (own, other) in pairs.items()
+            if own <= other - ALIKE
         ]
         text += f"; worse: {', '.join(worse)}" if worse else ""
     return text
@@ -88,23 +92,26 @@ def against_baseline(config: RunConfig, metrics: Mapping[str, float]) -> str | N
 def is_worse(config: RunConfig, metrics: Mapping[str, float]) -> bool:
     """Whether the kept epoch is worse than the baseline, by the metric that it was kept for."""
     metric = config.best_metric or config.metric_names[-1]
-    return metrics[f"best_{metric}"] < metrics.get(f"{BASELINE}{metric}", -math.inf)
+    return metrics[f"best_{metric}"] <= metrics.get(f"{BASELINE}{metric}", -math.inf) - ALIKE
 
 
 def remedies(config: RunConfig, rate_to_try: float, report: Mapping[str, Any]) -> str:
-    """What to try; `report`: what `data_report.json` holds."""
+    """What to try, the likeliest first; `report`: what `data_report.json` holds."""
     rate, tries = config.train.peak_rate, []
+    is_foreign = report.get("vocabulary", {}).get("broken_share", 0.0) >= HARDLY_SEEN
+    if is_foreign:
+        tries.append("a base that knows the language of the texts")
     if not RATES_ALIKE[0] <= rate / rate_to_try <= RATES_ALIKE[1]:
         tries.append(f"train.lr={rate_to_try:g} (now {rate:g})")
-    tries.append(f"more train.epochs (now {config.train.epochs})")
     cut = report.get("tokens", {}).get("train", {}).get("truncated_share", 0.0)
     if cut > MANY_CUT:
         tries.append(
             f"a larger data.max_len (now {config.data.max_len}, which cuts {100 * cut:.0f} % of the texts)"
         )
-    is_foreign = report.get("vocabulary", {}).get("broken_share", 0.0) >= HARDLY_SEEN
-    tries.append("a base that knows the language of the texts" if is_foreign else "another base")
-    return f"try {', '.join(tries[:-1])}, or {tries[-1]}"
+    tries.append(f"more train.epochs (now {config.train.epochs})")
+    if not is_foreign:
+        tries.append("another base")
+    return f"try {', '.join(tries[:-1])} or {tries[-1]}"
 
 
 def agreement(truth: Labels, predicted: Labels) -> tuple[float, float]:

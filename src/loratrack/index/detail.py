@@ -8,19 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-from loratrack.errors import RefusedError, UserError, did_you_mean, is_text
+from loratrack.index.naming import find, newer
 from loratrack.index.runs import ONLY_LATEST, RunSummary, StoredRun, in_full
-from loratrack.index.search import parents, summaries
 from loratrack.index.tables import Dataset, Tables
 from loratrack.metrics import SCORE
 from loratrack.places import ENVIRONMENT, NOTICES
-from loratrack.store.client import RUN_ID_PREFIX, answering, connect, fetching
-from loratrack.store.place import store_name
+from loratrack.store.client import answering, connect, fetching
 from loratrack.store.relocation import here
 
 EPOCH_AREAS = ("train/", "validation/", "system/epoch_seconds", "time/epoch_seconds")
 """What the table of epochs holds besides the scores; earlier versions logged `time/…`."""
-MAX_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -33,35 +30,13 @@ class Detail:
     """Files and folders at the top; a folder ends in `/`."""
     environment: Mapping[str, object] | None
     notices: tuple[str, ...]
+    newer: RunSummary | None = None
+    """A run of the same exp_id that was begun later, where the exp_id was asked for."""
 
     @property
     def best_epoch(self) -> int | None:
         epoch = self.run.metrics.get("best_epoch")
         return None if epoch is None else int(epoch)
-
-
-def find(tables: Tables, text: str) -> RunSummary:
-    """The run with this id or unique id prefix; else the newest with this exp_id or name, trainings
-    before sweeps and chains.
-
-    RefusedError when there is none, UserError when a prefix is that of several.
-    """
-    same = "AND (r.run_uuid = :text OR r.name = :text OR x.value = :text)"
-    runs = summaries(tables, same, text=text) if is_text(text) else []
-    if runs:
-        parent_ids = parents(tables) - {text}
-        return next((summary for summary in runs if summary.run_id not in parent_ids), runs[0])
-    if RUN_ID_PREFIX.fullmatch(text):
-        # `g` comes after every hexadecimal digit, so these are the ids that begin with `text`.
-        runs = summaries(tables, "AND r.run_uuid > :text AND r.run_uuid < :end", text=text, end=f"{text}g")
-        if len(runs) > 1:
-            listed = ", ".join(f"{summary.run_id} ({summary.exp_id})" for summary in runs[:MAX_LISTED])
-            raise UserError(f"{text}: must be the beginning of one run's id, got {len(runs)}: {listed}")
-        if runs:
-            return runs[0]
-    runs = summaries(tables)
-    hint = did_you_mean(text, {summary.exp_id for summary in runs}) or "; loratrack compare lists all"
-    raise RefusedError(f"{text}: no such run or exp_id among {len(runs):,} runs in {store_name()}{hint}")
 
 
 def detail(tables: Tables, text: str) -> Detail:
@@ -90,10 +65,7 @@ def detail(tables: Tables, text: str) -> Detail:
 
     [(uri,)] = tables.rows("SELECT r.artifact_uri FROM runs r WHERE r.run_uuid = :run", run=summary.run_id)
     uri = here(uri)
-    files: _LocalFiles | _StoredFiles = _StoredFiles(summary.run_id, uri)
-    scheme = urlparse(uri).scheme
-    if scheme in ("", "file"):
-        files = _LocalFiles(Path(unquote(urlparse(uri).path) if scheme else uri))
+    files = _files(summary.run_id, uri)
     environment = files.text(ENVIRONMENT)
     return Detail(
         run,
@@ -103,7 +75,20 @@ def detail(tables: Tables, text: str) -> Detail:
         tuple(files.names()),
         _mapping(environment),
         tuple((files.text(NOTICES) or "").splitlines()),
+        newer(tables, summary) if text == summary.exp_id else None,
     )
+
+
+def kept_text(detail: Detail, name: str) -> str | None:
+    """A file that the run has kept; None where it has none of this name."""
+    return _files(detail.run.summary.run_id, detail.artifact_uri).text(name)
+
+
+def _files(run_id: str, uri: str) -> _LocalFiles | _StoredFiles:
+    scheme = urlparse(uri).scheme
+    if scheme in ("", "file"):
+        return _LocalFiles(Path(unquote(urlparse(uri).path) if scheme else uri))
+    return _StoredFiles(run_id, uri)
 
 
 @dataclass(frozen=True)

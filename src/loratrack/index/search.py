@@ -30,7 +30,7 @@ from loratrack.index.runs import (
     versions_by_run,
 )
 from loratrack.index.tables import Tables
-from loratrack.metrics import is_lower_better
+from loratrack.metrics import MAIN_SCORES, is_lower_better
 from loratrack.store.client import EVENTS_EXPERIMENT, PARENT_TAG
 
 ALWAYS_KNOWN = re.compile(
@@ -38,7 +38,6 @@ ALWAYS_KNOWN = re.compile(
 )
 """Metrics that are no mistake in a store where no run has one yet."""
 FAILED = "FAILED"
-MAIN_SCORES = ("best_avg_f1", "best_f1", "test_avg_f1", "test_f1")
 MAIN_SETTINGS = ("params.model.lora.rank", "params.train.lr", "params.train.epochs")
 MANY_SHARE = 0.1
 """From this share of all runs on, one scan is quicker than looking each run up."""

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from mlflow.exceptions import MlflowException
 
 from loratrack.errors import RefusedError, UserError, did_you_mean
+from loratrack.index.naming import MODELS, find
+from loratrack.index.opened import open_tables
 from loratrack.registry import versions
-from loratrack.registry.uri import MAX_VERSION_DIGITS, MODELS
+from loratrack.registry.uri import MAX_VERSION_DIGITS
 from loratrack.store.client import (
     EVENTS_EXPERIMENT,
     MISSING,
-    RUN_ID_PREFIX,
     Client,
     ModelVersion,
     Run,
@@ -25,7 +26,7 @@ from loratrack.store.client import (
     quoted,
     use_short_requests,
 )
-from loratrack.store.place import store_name, tracking_uri
+from loratrack.store.place import tracking_uri
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 BEST = ("best_avg_f1", "best_f1")
@@ -49,9 +50,9 @@ class Candidate:
 
 
 def version_of(text: str, model: str | None = None) -> Candidate:
-    """The version that `text` names: NAME/3, NAME@alias, 3 with `model`, a run id or its start, an exp_id.
+    """The version that `text` names: NAME/3, NAME@alias, 3 with `model`; a run id or its start, or an exp_id
+    for its newest finished run, mean the newest version of that run.
 
-    Of several versions of a run the newest; of an experiment the best by `best_avg_f1` or `best_f1`.
     RefusedError when there is none, UserError when the words leave it open.
     """
     use_short_requests()
@@ -62,32 +63,41 @@ def version_of(text: str, model: str | None = None) -> Candidate:
             return _numbered(client, name, _at_alias(client, name, number))
         if number.isdecimal() and len(number) <= (MAX_VERSION_DIGITS if mark else MAX_DIGITS_ALONE):
             return _numbered(client, name or _only_model(client, model, text), int(number))
-        matches = list(_versions(client, _filter(model, f"tags.exp_id = {quoted(text)}")))
-        if matches:
-            return _only(text, [max(of_one, key=_score) for of_one in _by_model(matches)])
-        run_id = _run_id(client, text)
-        matches = list(_versions(client, _filter(model, f"run_id = '{run_id}'"))) if run_id else []
-        if matches:
-            return _only(text, [max(of_one, key=lambda each: each.version) for of_one in _by_model(matches)])
-        newest = search_runs(client, f"tags.exp_id = {quoted(text)}", 1)
-        raise _unknown(client, text, run_id or (newest[0].info.run_id if newest else None))
+        run_id = run_of(text).info.run_id
+        matches = list(_versions(client, _filter(model, f"run_id = '{run_id}'")))
+        if not matches:
+            raise UnregisteredError(text, run_id)
+        return _only(text, [max(of_one, key=lambda each: each.version) for of_one in _by_model(matches)])
 
 
-def run_of(text: str) -> Run:
-    """The MLflow run that `text` names: its id or the beginning of it; an exp_id means its newest run."""
+def best_version_of(exp_id: str, model: str | None = None) -> Candidate:
+    """Of all versions of an experiment the best by `best_avg_f1` or `best_f1`."""
     use_short_requests()
     with answering():
         client = connect()
-        newest = search_runs(client, f"tags.exp_id = {quoted(text)}", 1)
-        if newest:
-            return newest[0]
-        run_id = _run_id(client, text)
-        if run_id is None:
-            exp_ids = {run.data.tags.get("exp_id", "") for run in search_runs(client, "", 1000)}
-            raise RefusedError(
-                f"{text}: no such run id or exp_id in {store_name()}{did_you_mean(text, exp_ids)}"
-            )
-        return client.get_run(run_id)
+        matches = list(_versions(client, _filter(model, f"tags.exp_id = {quoted(exp_id)}")))
+        if not matches:
+            known = {each.exp_id for each in _versions(client, "")}
+            close = did_you_mean(exp_id, known)
+            raise RefusedError(f"{exp_id}: no registered version is of this exp_id{close}")
+        return _only(exp_id, [max(of_one, key=_score) for of_one in _by_model(matches)])
+
+
+def run_of(text: str) -> Run:
+    """The MLflow run that `text` names, as `index.naming` says; runs of others by their whole id."""
+    use_short_requests()
+    with open_tables() as tables:
+        try:
+            run_id = find(tables, text).run_id
+        except RefusedError:
+            if not RUN_ID.fullmatch(text):
+                raise
+            run_id = text
+            known = tables.rows("SELECT r.run_uuid FROM runs r WHERE r.run_uuid = :run", run=text)
+            if not known:
+                raise
+    with answering():
+        return connect().get_run(run_id)
 
 
 def _numbered(client: Client, model: str, version: int) -> Candidate:
@@ -142,19 +152,6 @@ def _score(candidate: Candidate) -> tuple[float, int]:
         return (float("-inf"), candidate.version)
 
 
-def _run_id(client: Client, text: str) -> str | None:
-    """The id that `text` is or begins."""
-    if RUN_ID.fullmatch(text):
-        return text if search_runs(client, f"attributes.run_id = '{text}'", 1) else None
-    if not RUN_ID_PREFIX.fullmatch(text):
-        return None
-    runs = search_runs(client, f"attributes.run_id LIKE '{text}%'", MAX_SHOWN)
-    if len(runs) > 1:
-        listed = ", ".join(f"{run.info.run_id} ({run.info.run_name})" for run in runs)
-        raise UserError(f"{text}: must be the beginning of one run id, got several: {listed}")
-    return str(runs[0].info.run_id) if runs else None
-
-
 def search_runs(client: Client, condition: str, limit: int) -> list[Run]:
     """Of all experiments the newest first; moves in the registry are no runs that anybody means."""
     experiments = [
@@ -166,18 +163,12 @@ def search_runs(client: Client, condition: str, limit: int) -> list[Run]:
     return list(client.search_runs(experiments, condition, max_results=limit, order_by=order))
 
 
-def _unknown(client: Client, text: str, run_id: str | None) -> RefusedError:
-    if run_id is not None:
-        return RefusedError(
-            f"{text}: run {run_id} has no registered version: it was trained with register: false, or did not"
-            f" come to its end; if it has kept a model, loratrack register {run_id} makes one"
-        )
-    versions = _versions(client, "")
-    exp_ids = {each.exp_id for each in versions}
-    return RefusedError(
-        f"{text}: must be NAME/VERSION, a run id or an exp_id, and no registered version is of such a one"
-        f"{did_you_mean(text, exp_ids)}"
-    )
+class UnregisteredError(RefusedError):
+    """A run that is there and has no version."""
+
+    def __init__(self, text: str, run_id: str) -> None:
+        self.run_id = run_id
+        super().__init__(f"{text}: run {run_id} has no version; loratrack register {run_id} makes one")
 
 
 def _filter(model: str | None, condition: str = "") -> str:
@@ -216,12 +207,22 @@ def model_with_champion() -> str:
     return names[0]
 
 
-def metrics_of(candidate: Candidate) -> dict[str, float]:
-    """The last value of each metric of the run behind a version."""
+def run_behind(candidate: Candidate) -> Run | None:
+    """The run whose model the version is; None where that is gone."""
     with answering():
         try:
-            return dict(connect().get_run(candidate.run_id).data.metrics)
+            return connect().get_run(candidate.run_id)
         except MlflowException as error:
             if error.error_code not in MISSING:
                 raise
-    raise RefusedError(f"{candidate}: its run {candidate.run_id!r} is gone, so it has no metrics to judge by")
+    return None
+
+
+def metrics_of(candidate: Candidate) -> dict[str, float]:
+    """The last value of each metric of the run behind a version."""
+    run = run_behind(candidate)
+    if run is None:
+        raise RefusedError(
+            f"{candidate}: its run {candidate.run_id!r} is gone, so it has no metrics to judge by"
+        )
+    return dict(run.data.metrics)

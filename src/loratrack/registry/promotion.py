@@ -15,7 +15,7 @@ from itertools import chain
 from typing import Literal
 
 from loratrack.errors import RefusedError, UserError
-from loratrack.registry import events, versions
+from loratrack.registry import events, pages, versions
 from loratrack.registry.events import Claim, Event
 from loratrack.registry.uri import ARCHIVED, PRODUCTION, STAGING
 from loratrack.registry.versions import Model, if_there
@@ -184,6 +184,7 @@ def _move(client: Client, wanted: Event) -> Move:
                 model.set_stage(wanted.before, ARCHIVED)
         model.set_alias(alias, version)
         _complete(client, wanted, now)
+    pages.tell(model, claim.event)
     return Move(claim.event, repairs)
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import yaml
 
-from loratrack.errors import UserError, did_you_mean
+from loratrack.errors import RefusedError, UserError, did_you_mean
+from loratrack.index.naming import MODELS, RUNS, find, version_in
+from loratrack.index.opened import open_tables
 from loratrack.index.tables import DATABASES
 from loratrack.places import PYFUNC
 from loratrack.registry import versions
@@ -29,29 +31,41 @@ from loratrack.store.client import (
 from loratrack.store.place import SQLITE, store_name, tracking_uri
 from loratrack.store.relocation import here
 
-MODELS, RUNS = "models:/", "runs:/"
 LOADER = "loratrack.serving.pyfunc"
 CODE_KEYS = {"code", "model_code_path"}
 """What names Python files in a MLmodel."""
 MAX_VERSION_DIGITS = 18
 PRODUCTION, STAGING, ARCHIVED = "Production", "Staging", "Archived"
 STAGES = (PRODUCTION, STAGING, ARCHIVED)
-FORMS = "models:/NAME@alias, models:/NAME/3, models:/NAME/Production, runs:/RUN_ID, or a folder"
+FORMS = "NAME@alias, NAME/3, NAME/Production, an exp_id, a run's id or its beginning, or a folder"
 
 
 def fetch(model: str) -> Path:
-    """The local folder of the bundle that `model` names, in one of `FORMS`.
+    """The local folder of the bundle that `model` names, with or without `models:/` or `runs:/`: see `FORMS`.
 
     What lies on a server is downloaded, and deleted when the process ends.
     """
-    if model.startswith(MODELS):
-        return _bundle(_registered(model))
-    if model.startswith(RUNS):
-        return _bundle(_of_run(model))
     folder = Path(os.path.expanduser(model))
-    if not os.path.isdir(folder):  # unlike Path.is_dir, no error for a name too long to be one
-        raise UserError(f"model: must be {FORMS}, got {model!r}, and there is no such folder")
-    return _bundle(folder)
+    if os.path.isdir(folder):  # unlike Path.is_dir, no error for a name too long to be one
+        return _bundle(folder)
+    if not model.startswith((MODELS, RUNS)):
+        model = _in_full(model)
+    return _bundle(_registered(model) if model.startswith(MODELS) else _of_run(model))
+
+
+def _in_full(model: str) -> str:
+    """With `models:/` or `runs:/`; RefusedError where the store has no such thing.
+
+    The tables know it: a mistyped name is refused before MLflow or torch is imported, which takes seconds.
+    """
+    with open_tables() as tables:
+        try:
+            version = version_in(tables, model)
+            if version is not None:
+                return f"{MODELS}{version[0]}/{version[1]}"
+            return f"{RUNS}{find(tables, model).run_id}"
+        except RefusedError as error:
+            raise RefusedError(f"{error}; a model is {FORMS}") from None
 
 
 def pinned(model: str) -> str:
@@ -113,9 +127,9 @@ def _known(client: Client, name: str) -> RegisteredModel:
     raise _no_such_model(name, [model.name for model in client.search_registered_models()])
 
 
-def _no_such_model(name: str, names: Sequence[str]) -> UserError:
+def _no_such_model(name: str, names: Sequence[str]) -> RefusedError:
     others = f"; the registry has {_listed(names)}" if names else "; the registry is empty"
-    return UserError(f"{MODELS}{name}: no such registered model{did_you_mean(name, names) or others}")
+    return RefusedError(f"{MODELS}{name}: no such registered model{did_you_mean(name, names) or others}")
 
 
 def _of_alias(name: str, wanted: str, aliases: Mapping[str, int]) -> int:
@@ -127,7 +141,7 @@ def _of_alias(name: str, wanted: str, aliases: Mapping[str, int]) -> int:
         raise UserError(
             f"{MODELS}{name}: must say which version, as @alias, /3 or /Production; of aliases {instead}"
         )
-    raise UserError(f"{MODELS}{name}@{wanted}: no such alias{did_you_mean(wanted, aliases)}; {instead}")
+    raise RefusedError(f"{MODELS}{name}@{wanted}: no such alias{did_you_mean(wanted, aliases)}; {instead}")
 
 
 def _of_stage(name: str, wanted: str, stages: Mapping[str, int]) -> int:
@@ -137,7 +151,7 @@ def _of_stage(name: str, wanted: str, stages: Mapping[str, int]) -> int:
         )
     if wanted.lower() not in stages:
         used = [f"{stage} (version {stages[stage.lower()]})" for stage in STAGES if stage.lower() in stages]
-        raise UserError(
+        raise RefusedError(
             f"{MODELS}{name}/{wanted}: no version is in this stage; in use: {_listed(used) or 'no stage'}"
         )
     return stages[wanted.lower()]
@@ -152,7 +166,7 @@ def _refuse_unknown_version(client: Client, name: str, number: int) -> None:
         if error.error_code not in MISSING:
             raise
         numbers = sorted(int(found.version) for found in client.search_model_versions(f"name={quoted(name)}"))
-        raise UserError(f"{MODELS}{name}/{number}: no such version; it has {_listed(numbers)}") from None
+        raise RefusedError(f"{MODELS}{name}/{number}: no such version; it has {_listed(numbers)}") from None
 
 
 def _of_run(model: str) -> Path:
@@ -168,10 +182,10 @@ def _of_run(model: str) -> Path:
         except MlflowException as error:
             if error.error_code not in MISSING:
                 raise
-            raise UserError(f"{RUNS}{run_id}: no such run in {store_name()}") from None
+            raise RefusedError(f"{RUNS}{run_id}: no such run in {store_name()}") from None
         names = names_of_files(run, str(Path(path).parent).strip("."))
         if Path(path).name not in names:
-            raise UserError(
+            raise RefusedError(
                 f"{RUNS}{run_id}: the run {run.info.run_name!r} ({run.info.status})"
                 f" keeps no model at {path!r}, it has {_listed(names) or 'no artifacts'}"
             )

@@ -96,6 +96,19 @@ class Model:
             )
         return {int(number): stage for number, stage in rows}
 
+    def newest(self) -> int | None:
+        """None where there is no version, or no such model."""
+        found = self._server.search_model_versions(
+            f"name = {quoted(self.name)}", max_results=1, order_by=["version_number DESC"]
+        )
+        return next((int(each.version) for each in found), None)
+
+    def description(self, version: int) -> str:
+        return self._server.get_model_version(self.name, str(version)).description or ""
+
+    def describe(self, version: int, text: str) -> None:
+        self._writer.update_model_version(self.name, str(version), text)
+
     def set_stage(self, version: int, stage: str) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # stages are deprecated, and asked for

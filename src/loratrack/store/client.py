@@ -127,6 +127,7 @@ class ModelVersion(Protocol):
     run_id: str | None
     source: str
     current_stage: str
+    description: str | None
     tags: Mapping[str, str]
     last_updated_timestamp: int
 
@@ -158,6 +159,8 @@ class RegistryClient(Protocol):
     ) -> ModelVersion: ...
 
     def delete_model_version(self, name: str, version: str) -> None: ...
+
+    def update_model_version(self, name: str, version: str, description: str) -> ModelVersion: ...
 
     def get_model_version_download_uri(self, name: str, version: str) -> str: ...
 
@@ -225,7 +228,9 @@ class Client(Protocol):
 
     def get_metric_history(self, run_id: str, key: str) -> list[MetricPoint]: ...
 
-    def create_registered_model(self, name: str) -> RegisteredModel: ...
+    def create_registered_model(
+        self, name: str, tags: Mapping[str, str] | None = None, description: str | None = None
+    ) -> RegisteredModel: ...
 
     def get_registered_model(self, name: str) -> RegisteredModel: ...
 
@@ -239,7 +244,13 @@ class Client(Protocol):
     ) -> PagedList[RegisteredModel]: ...
 
     def create_model_version(
-        self, name: str, source: str, run_id: str | None = None, tags: Mapping[str, str] | None = None
+        self,
+        name: str,
+        source: str,
+        run_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        *,
+        description: str | None = None,
     ) -> ModelVersion: ...
 
     def get_model_version(self, name: str, version: str) -> ModelVersion: ...
@@ -312,9 +323,9 @@ def _experiment_tags(name: str) -> dict[str, str]:
     """What MLflow's list of experiments says of it; the kind opens it in the mode Model training."""
     about = (
         "Moves in the model registry, one run each: who made which version champion, when and why."
-        " Written by `loratrack promote` and `rollback`; no trainings."
+        " Written by loratrack promote and rollback; no trainings."
         if name == EVENTS_EXPERIMENT
-        else f"Trainings. `loratrack compare --filter experiment={name}` sets them side by side."
+        else f"Trainings; loratrack compare --filter experiment={name} sets them side by side."
     )
     return {DESCRIPTION: about, "mlflow.experimentKind": "custom_model_development"}
 

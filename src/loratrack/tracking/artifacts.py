@@ -43,7 +43,7 @@ def restore(run: Any, out: Path) -> list[str]:
     from mlflow.artifacts import download_artifacts
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out: must be a folder that is empty or not there yet, got {str(out)!r}")
+        raise UserError(f"--out: must be an empty or new folder, got {str(out)!r}")
     draft = draft_of(out.absolute())
     draft.mkdir(parents=True)
     try:

@@ -7,6 +7,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -59,8 +60,9 @@ def cpu_model() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+@cache
 def packages() -> dict[str, str]:
-    """Every installed package and its version."""
+    """Every installed package and its version; looked up once, since what runs is what was there then."""
     versions = {str(package.metadata["Name"]): package.version for package in metadata.distributions()}
     return dict(sorted(versions.items(), key=lambda item: item[0].lower()))
 

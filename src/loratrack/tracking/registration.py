@@ -10,11 +10,17 @@ from loratrack.errors import StoreError
 from loratrack.places import PYFUNC
 from loratrack.store.client import Client, answering, connect, pages
 
+ABOUT = (
+    "The version with the alias `champion` is the one that serves: `models:/{name}@champion`."
+    " `loratrack promote` and `loratrack rollback` move it after they have looked at the model;"
+    " `loratrack history {name}` shows who did and why."
+)
+"""The description of a registered model."""
 ATTEMPTS = 5
 """Registrations at the same instant draw the same number; MLflow lets one of them win."""
 
 
-def register(client: Client, run_id: str, name: str, tags: Mapping[str, str]) -> int:
+def register(client: Client, run_id: str, name: str, tags: Mapping[str, str], description: str = "") -> int:
     """The number of the version of `name` that is this run's model, made where there is none yet.
 
     The registered model is made when it is missing. Any number of processes may register at once. StoreError
@@ -30,14 +36,16 @@ def register(client: Client, run_id: str, name: str, tags: Mapping[str, str]) ->
             " if it still waits in the outbox, send it with loratrack sync"
         )
     try:
-        client.create_registered_model(name)
+        client.create_registered_model(name, description=ABOUT.format(name=name))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     source = f"{client.get_run(run_id).info.artifact_uri}/{PYFUNC}"
     for attempt in range(ATTEMPTS):
         try:
-            version = client.create_model_version(name, source, run_id=run_id, tags=dict(tags))
+            version = client.create_model_version(
+                name, source, run_id=run_id, tags=dict(tags), description=description or None
+            )
             return int(version.version)
         except MlflowException as error:
             is_race = "Giving up after" in str(error) or error.error_code == "TEMPORARILY_UNAVAILABLE"

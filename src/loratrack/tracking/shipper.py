@@ -305,7 +305,10 @@ def _make_way(folder: Path, destination: Path) -> None:
 
 
 def _register(client: Client, row: Row) -> None:
-    registration.register(client, row.run_id, row.content["name"], row.content["tags"])
+    content = row.content  # a journal of an earlier version has no description
+    registration.register(
+        client, row.run_id, content["name"], content["tags"], content.get("description", "")
+    )
 
 
 def _end(client: Client, row: Row) -> None:

@@ -149,16 +149,26 @@ class RunWriter:
         """
         self._outbox.add_artifacts(self.run_id, folder)
 
-    def hand_over(self, folder: Path) -> None:
-        """The folder itself, which lies in the run's work folder, becomes artifacts: that needs no space."""
-        self._outbox.take_artifacts(self.run_id, folder)
+    def hand_over(self, folder: Path, run_id: str | None = None) -> None:
+        """The folder itself, which lies in a work folder, becomes artifacts of this run, or of `run_id`.
 
-    def ask_version(self, name: str, tags: Mapping[str, str], run_id: str | None = None) -> None:
+        That needs no space.
+        """
+        self._outbox.take_artifacts(run_id or self.run_id, folder)
+
+    def ask_version(
+        self, name: str, tags: Mapping[str, str], description: str = "", run_id: str | None = None
+    ) -> None:
         """The model of this run, or of `run_id`, becomes the next version of `name` when its files are there.
 
         `registration.registered` knows the number then. Asking twice makes one version.
         """
-        self._outbox.add(run_id or self.run_id, "version", {"name": name, "tags": secrets.scrub_values(tags)})
+        content = {
+            "name": name,
+            "tags": secrets.scrub_values(tags),
+            "description": secrets.scrub_text(description),
+        }
+        self._outbox.add(run_id or self.run_id, "version", content)
 
     def log_dataset(self, name: str, source: str, sha256: str, context: str, num_rows: int) -> None:
         """A file that the run reads; `context` says what for: training, validation or test."""

@@ -35,6 +35,8 @@ class Cohort:
     def __init__(self, network: Network, objective: Objective, notice: Callable[[str], None]) -> None:
         self.network, self.objective = network, objective
         self.members: list[Member] = []
+        self.best_evaluations: dict[str, Evaluation] = {}
+        """By member, on the validation set; kept so that none is asked the same again at its end."""
         self.graphs = GraphCache(network.device, notice)
         self.memory = Memory(network, self.graphs, notice)
         self.notice = notice
@@ -49,6 +51,10 @@ class Cohort:
     def join(self, member: Member) -> None:
         self.members.append(member)
         self.graphs.clear()
+
+    def leave(self, member: Member) -> None:
+        self.members.remove(member)
+        self.best_evaluations.pop(member.name, None)
 
     @property
     def training(self) -> list[Member]:
@@ -101,7 +107,10 @@ class Cohort:
             seconds = time.perf_counter() - started
             for member in members:
                 evaluation = evaluations[member.name]
+                before = member.best
                 member.evaluated({**evaluation.scores(), "validation/loss": evaluation.loss}, seconds)
+                if member.best is not before:
+                    self.best_evaluations[member.name] = evaluation
 
     def end_epochs(self, ended: Sequence[Member]) -> None:
         """Evaluate the members whose epoch is over, in shared passes; each decides how it goes on."""
@@ -117,7 +126,10 @@ class Cohort:
             values = evaluation.scores()
             values |= self.objective.train_losses(member, member.meter.means())
             values["validation/loss"] = evaluation.loss
+            before = member.best
             member.end_epoch(values, seconds[member.name])
+            if member.best is not before:
+                self.best_evaluations[member.name] = evaluation
 
     def _evaluate(self, members: Sequence[Member]) -> Mapping[str, Evaluation]:
         try:

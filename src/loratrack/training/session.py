@@ -107,6 +107,8 @@ def set_up(
             check_tokens(part, network)
     objective = Classification(dataset)
     cohort = Cohort(network, objective, notice)
+    if dataset.train_rows is not None:
+        corpus = corpus.train_on(dataset.train_rows)
     scores = yardstick(corpus, objective, notice, with_baseline=config.baseline)
     return Prepared(base, dataset, network, cohort, corpus.files_sha256, scores)
 
@@ -196,7 +198,9 @@ def conclude(prepared: Prepared, member: Member) -> Outcome:
     member.restore_best()
     network, objective = prepared.network, prepared.cohort.objective
     has_test = objective.dataset.test is not None
-    evaluation = objective.evaluate(network, "test" if has_test else "validation", [member])[member.name]
+    evaluation = None if has_test else prepared.cohort.best_evaluations.get(member.name)
+    if evaluation is None:
+        evaluation = objective.evaluate(network, "test" if has_test else "validation", [member])[member.name]
     scores = evaluation.scores() if has_test else {}
     return Outcome(
         test={f"test_{metric}": value for metric, value in scores.items()},

@@ -35,10 +35,10 @@ from loratrack.training.objectives.task import Labels
 FORMAT = 1
 """Another number where the same rows come to other scores than before."""
 MAX_ROWS = 50_000
-MAX_CHARACTERS, MAX_CHARACTERS_COUNTED_SINGLY = 20_000_000, 1_200_000
-"""Of the training texts: counting their words, or their characters, takes some two seconds of one core."""
-MAX_PRODUCTS = 40_000_000
-"""Counted words of all training rows, times labels: fitting takes some three seconds of one core."""
+MAX_CHARACTERS, MAX_CHARACTERS_COUNTED_SINGLY = 12_000_000, 1_000_000
+"""Of the training texts: counting their words, or their characters, takes up to two seconds of one core."""
+MAX_PRODUCTS = 35_000_000
+"""Counted words of all training rows, times labels: fitting takes up to four seconds of one core."""
 MIN_ROWS_A_LABEL = 5
 """With fewer of them the rows that there is time for say nothing."""
 MAX_WEIGHTS = 20_000_000

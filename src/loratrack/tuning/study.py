@@ -26,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 from loratrack import disk
 from loratrack.config import RunConfig
 from loratrack.config.sweep import Sweep, SweepConfig
-from loratrack.errors import ConfigError, StoreError, UserError
+from loratrack.errors import ConfigError, RefusedError, StoreError, UserError
 from loratrack.tuning import fingerprint, objectives, samplers, space
 from loratrack.tuning.report import SETTINGS
 
@@ -267,12 +267,12 @@ def storage(url: str, heartbeat_seconds: int) -> RDBStorage:
 
 
 def existing(url: str, name: str) -> optuna.Study:
-    """The study of this name; UserError lists the ones there are."""
+    """The study of this name; RefusedError lists the ones there are."""
     tables = storage(url, heartbeat_seconds=60)
     names = optuna.get_all_study_names(tables)
     if name not in names:
         listed = f"there are {', '.join(sorted(names))}" if names else "there is none yet"
-        raise UserError(f"sweep show: no sweep named {name!r}; {listed}")
+        raise RefusedError(f"sweep show: no sweep named {name!r}; {listed}")
     return optuna.load_study(study_name=name, storage=tables)
 
 

@@ -52,12 +52,14 @@ def head(detail: Detail) -> list[str]:
     run, summary = detail.run, detail.run.summary
     seconds = summary.duration_seconds
     states = [state(run), *(run.tags.get(name) for name in ("task_type", "project", "device"))]
+    newer = detail.newer
     description, error = run.params.get("description"), run.tags.get(ERROR_TAG)
     return [
         f"{summary.exp_id}  {'  '.join(printable(state) for state in states if state)}",
         *([printable(description)] if description else []),
         *(["its process is gone: loratrack doctor --fix"] if state(run) != summary.status else []),
         *([f"error        {printable(error.splitlines()[0])}"] if error else []),
+        *([f"newer        {newer.run_id} is {newer.status}"] if newer else []),
         f"run          {summary.run_id}",
         f"started      {text_of('started', summary.started_ms / 1000)}"
         + ("" if seconds is None else f", took {duration(seconds)}"),

@@ -86,7 +86,7 @@ def test_all_problems_of_all_files_are_reported_at_once(config: MakeConfig, tmp_
     }
     assert problems_in(config(content, **paths, global_label_map=str(tmp_path / "map.json"))) == [
         "valid.csv: has no column 'label'; did you mean 'labels'?; it has ['text', 'labels']"
-        " (settings data.text_column, data.label_subset, data.label_columns)",
+        "; say which is meant, such as data.label_columns: {label: labels}",
         "test.csv: no such file",
         "map.json: id 0 belongs to more than one label: ['x', 'y']",
         "raw.csv: the text is empty at lines 2, 4; fill or delete these rows, or set data.empty_text: drop",
@@ -95,6 +95,16 @@ def test_all_problems_of_all_files_are_reported_at_once(config: MakeConfig, tmp_
         "raw.csv: the label 'label' must be one of the task's 2, got 'z' at line 6; correct them, add them to"
         " data.label_subset, or set data.unknown_label: drop",
     ]
+
+
+def test_columns_with_other_names_are_one_problem_with_an_example(config: MakeConfig) -> None:
+    chinese = "文本,风险等级,是否采纳\na,x,y\n"
+    assert problems_in(config(chinese, **TWO_TASKS)) == [
+        "raw.csv: has no columns 'text', 'risk', 'adopt'; it has ['文本', '风险等级', '是否采纳']; say which"
+        " is meant, such as data.text_column: 文本 and data.label_columns: {risk: 风险等级, adopt: 是否采纳}"
+    ]
+    (problem,) = problems_in(config("body,label\na,x\n", text_column=["title", "body"]))
+    assert problem.endswith("; say which is meant, such as data.text_column: [COLUMN, body]")
 
 
 def test_labels_outside_the_subset_are_reported_with_their_lines(config: MakeConfig) -> None:

@@ -6,7 +6,8 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from loratrack.data.labelled.labels import (
     subset_problems,
     task_labels,
 )
-from loratrack.data.labelled.report import Report, rows_report
+from loratrack.data.labelled.report import Report, label_counts, rows_report
 from loratrack.data.labelled.rows import Rows, mapped_rows
 from loratrack.data.labelled.splits import Ints, held_out, strata
 from loratrack.data.tables import Table, read_table
@@ -48,6 +49,10 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def only(self, rows: Ints) -> Examples:
+        columns = tuple([column[row] for row in rows.tolist()] for column in self.columns)
+        return Examples(columns, self.labels[rows])
 
     @property
     def joined(self) -> list[str]:
@@ -80,6 +85,19 @@ class Corpus:
         """Of the bytes of all data files."""
         return hashlib.sha256(json.dumps(self.files_sha256, sort_keys=True).encode()).hexdigest()
 
+    def train_on(self, rows: Ints) -> Corpus:
+        """The same with these rows of the training part alone, in its report too."""
+        if len(rows) == len(self.train):
+            return self
+        smaller = replace(self, train=self.train.only(rows))
+        labels, without_label = label_counts(
+            {name: part.labels for name, part in smaller.parts.items()}, self.label_map
+        )
+        report = {**self.report, "rows": {**self.report["rows"], "train": len(rows)}, "labels": labels}
+        if without_label:
+            report["rows_without_label"] = without_label
+        return replace(smaller, report=report)
+
     @property
     def parts(self) -> dict[str, Examples]:
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
@@ -101,7 +119,9 @@ def read(config: RunConfig) -> Corpus:
     separators = {config.label_columns[task]: data.label_separator for task in config.multi_label_tasks}
     tables: dict[str, Table] = {}
     for setting in paths:
-        table = read_table(local[setting], columns, problems, separators) if setting in local else None
+        if setting not in local:
+            continue
+        table = read_table(local[setting], columns, problems, separators, partial(column_settings, config))
         if table is not None:
             tables[setting] = table
     global_map = None
@@ -173,6 +193,20 @@ def read(config: RunConfig) -> Corpus:
         files_sha256={setting: rows.table.sha256 for setting, rows in files.items()},
         report=rows_report(files, parts, label_map, num_empty),
     )
+
+
+def column_settings(config: RunConfig, meant: Mapping[str, str]) -> str:
+    """The settings that name columns which the file does not have, with what may have been meant."""
+    settings = []
+    if any(column in meant for column in config.text_columns):
+        names = [meant.get(column, column) for column in config.text_columns]
+        listed = ", ".join(names)
+        settings.append(f"data.text_column: {listed if len(names) == 1 else f'[{listed}]'}")
+    tasks = {task: meant[column] for task, column in config.label_columns.items() if column in meant}
+    if tasks:
+        pairs = ", ".join(f"{task}: {column}" for task, column in tasks.items())
+        settings.append(f"data.label_columns: {{{pairs}}}")
+    return f"say which is meant, such as {' and '.join(settings)}"
 
 
 def _split(config: RunConfig, files: Mapping[str, Rows], label_map: LabelMap) -> dict[str, Rows]:
