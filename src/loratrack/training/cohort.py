@@ -82,7 +82,8 @@ class Cohort:
             if self.choose_threads is None and before > 1:
                 remedy = f"; train.threads: null, in place of {before}, lets the threads be measured again"
             self.notice(
-                f"steps take {times:.0f} times as long as before: something else keeps this machine busy{remedy}"
+                f"steps take {times:.0f} times as long as before: something else keeps this machine busy"
+                + remedy
             )
             self._told_of_pace = True
         if self.choose_threads is not None and self.training:
