@@ -58,7 +58,17 @@ def test_every_command_shown_is_run_or_checked_below() -> None:
     known = [
         *(
             ("loratrack", name)
-            for name in ("run", "sweep", *QUESTIONS, *MOVES, *AFTERWARDS, *LITTLE, *BEFORE, "ui")
+            for name in (
+                "run",
+                "sweep",
+                *QUESTIONS,
+                *MOVES,
+                *AFTERWARDS,
+                *LITTLE,
+                *BEFORE,
+                "ui",
+                "completion",
+            )
         ),
         *(("mlflow", name) for name in ("run", "server")),
         ("mlflow", "models", "serve"),
@@ -72,6 +82,25 @@ def test_every_command_shown_is_run_or_checked_below() -> None:
 def test_every_command_of_ours_is_shown() -> None:
     choices = next(a.choices for a in cli.parser()._actions if isinstance(a.choices, dict))
     assert sorted(name for name in choices if not shown("loratrack", name)) == []
+
+
+def test_the_chinese_readme_shows_the_same_commands_settings_and_links() -> None:
+    english, chinese = README, (ROOT / "README.zh.md").read_text("utf-8")
+    fenced = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+    assert fenced.findall(chinese) == fenced.findall(english)
+    pair = re.compile(r"^\| (`[\w.]+` \| \S+) \|", re.MULTILINE)
+    assert pair.findall(chinese.replace("*必填*", "*required*")) == pair.findall(english)
+    assert set(files_linked(chinese)) - {"README.md"} == set(files_linked(english)) - {"README.zh.md"}
+
+
+def files_linked(page: str) -> list[str]:
+    return [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", page) if link[0] != "#"]
+
+
+def test_the_first_config_shown_is_that_of_the_demo() -> None:
+    assert blocks("yaml")[0] == "# projects/clinc/dual.yaml\n" + (
+        ROOT / "projects" / "clinc" / "dual.yaml"
+    ).read_text("utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +185,7 @@ def test_the_trainings_run(trained: str, here: Any) -> None:
 def test_what_comes_before_a_training_is_shown(here: Any, capsys: pytest.CaptureFixture[str]) -> None:
     for words in [words[1:] for words in WORDS if words[1:2] and words[1] in BEFORE]:
         assert cli.main(words) == 0
-    assert "clinc_dual (double_cls): no problems" in capsys.readouterr().out
+    assert "train_double_label (double_cls): no problems" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from loratrack import cli
 from loratrack.cli import main, parser
 
 COMMANDS = ("run", "predict", "sync", "cache")
@@ -25,7 +28,43 @@ def test_the_help_names_each_command(capsys: pytest.CaptureFixture[str]) -> None
     assert [name for name in COMMANDS if f"\n    {name} " in shown] == list(COMMANDS)
 
 
-@pytest.mark.parametrize("words", [[], ["rnu"], ["predict"], ["run"], ["predict", "--model", "m"]])
+def test_without_words_the_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    assert shown == parser().format_help()
+    assert "Fine-tune many LoRA models and keep track of every one." in shown
+
+
+@pytest.mark.parametrize("command", [module.__name__.rpartition(".")[2] for module in cli.COMMANDS])
+def test_each_command_says_what_it_is_and_how_it_is_called(
+    command: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit, match="0"):
+        main([command, "--help"])
+    shown = capsys.readouterr().out
+    usage, description, *_ = shown.split("\n\n")
+    assert usage.startswith(f"usage: loratrack {command}")
+    assert description[0].isupper()
+    assert description.endswith(".")
+    assert re.search(rf"^  (eval \"\$\()?loratrack {command}\b", shown.split("options:")[1], re.MULTILINE)
+
+
+def test_the_tables_of_a_new_store_are_made_in_silence(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_LOGGING_LEVEL"}
+    process = subprocess.run(
+        [sys.executable, "-m", "loratrack.cli", "sync"],
+        cwd=tmp_path,
+        env=environment | {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlruns/mlflow.db"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (tmp_path / "mlruns" / "mlflow.db").exists()
+    assert process.stderr == ""
+
+
+@pytest.mark.parametrize("words", [["rnu"], ["predict"], ["run"], ["predict", "--model", "m"]])
 def test_words_that_are_no_command_end_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         parser().parse_args(words)
@@ -87,6 +126,11 @@ def test_the_cache_is_listed_and_cleared(
     (entry / "entry.json").write_bytes(b" " * 2**20)
     assert main(["cache", "ls"]) == 0
     assert capsys.readouterr().out.startswith("aaaaaaaaaaaa       1.00 MiB  used 20")
+    assert main(["cache", "ls", "--json"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    [kept] = content["entries"]
+    assert content == {"folder": str(tmp_path / "tokens"), "entries": [kept], "bytes": 2**20}
+    assert (kept["key"], kept["bytes"], kept["used"][:2]) == ("a" * 64, 2**20, "20")
     assert main(["cache", "prune", "--days", "1"]) == 0
     assert capsys.readouterr().out == "0 entries, 0.00 MiB deleted\n"
     assert main(["cache", "prune", "--mib", "0.5"]) == 0
@@ -94,6 +138,8 @@ def test_the_cache_is_listed_and_cleared(
     assert not entry.exists()
     assert main(["cache", "clear"]) == 0
     assert capsys.readouterr().out == "0 entries, 0.00 MiB deleted\n"
+    assert main(["cache", "clear", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"deleted": {"entries": [], "bytes": 0}}
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the question's own socket
@@ -146,6 +192,17 @@ def test_sync_says_what_it_sent(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     assert main(["sync"]) == 0
     assert capsys.readouterr().out == f"{uri}: 0 sent, 0 waiting\n"
+    assert main(["sync", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "store": uri,
+        "sent": 0,
+        "waiting": 0,
+        "busy": [],
+        "refused": [],
+        "put_off": [],
+        "elsewhere": {},
+        "fault": None,
+    }
 
 
 @pytest.mark.parametrize("words", [["history", "a\udcff"], ["predict", "--model", "m", "--text", "a\udcff"]])

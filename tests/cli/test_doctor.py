@@ -64,7 +64,7 @@ def a_dead_process() -> dict[str, str]:
 def test_where_all_is_well_nothing_is_to_be_done(findings: Any) -> None:
     code, report = findings()
     assert code == 0, report
-    assert report["runs"][0]["text"] == "0 RUNNING, each with its process"
+    assert report["runs"][0]["text"] == "0 RUNNING, each with a live process"
     assert report["hub"][0]["text"].startswith("HF_HUB_OFFLINE is set; bases come from this machine")
     assert {"environment", "plug-in", "store", "registry", "outbox", "disk", "gpu"} <= set(report)
 
@@ -78,12 +78,12 @@ def test_dead_runs_are_told_and_ended(findings: Any) -> None:
     assert code == 1
     told = {finding["text"]: (finding["state"], finding["remedy"]) for finding in report["runs"]}
     assert told == {
-        f"exp ({dead}) is RUNNING, and its process is gone": ("fault", "loratrack doctor --fix"),
-        f"exp ({far}) is RUNNING on far-away": (
+        f"exp ({dead}) is marked RUNNING, and its process is gone": ("fault", "loratrack doctor --fix"),
+        f"exp ({far}) is marked RUNNING on far-away": (
             "note",
             f"loratrack doctor --fix on far-away; if it is dead: loratrack doctor --fix --run {far}",
         ),
-        f"exp ({silent}) is RUNNING and does not say where": (
+        f"exp ({silent}) is marked RUNNING but records no host or process": (
             "note",
             f"if it is dead: loratrack doctor --fix --run {silent}",
         ),
@@ -103,7 +103,7 @@ def test_a_run_whose_last_words_wait_is_not_ended(findings: Any) -> None:
     code, report = findings("--fix")
     assert code == 1
     assert report["runs"][0]["remedy"] == "loratrack sync"
-    assert report["outbox"][0]["text"] == "1 rows wait for the store"
+    assert report["outbox"][0]["text"] == "1 row pending for the store"
     assert connect().get_run(dead).info.status == "RUNNING"
 
 
@@ -121,7 +121,7 @@ def test_a_run_whose_lease_is_held_is_alive_whatever_its_tags_say(findings: Any)
         code, report = findings("--fix")
     assert code == 0
     assert report["runs"] == [
-        {"area": "runs", "state": "ok", "text": "1 RUNNING, each with its process", "remedy": ""}
+        {"area": "runs", "state": "ok", "text": "1 RUNNING, each with a live process", "remedy": ""}
     ]
     assert connect().get_run(run_id).info.status == "RUNNING"
     assert findings("--fix")[1]["runs"][0]["text"] == f"exp ({run_id}) is marked FAILED"

@@ -221,6 +221,12 @@ def test_the_sweep_is_shown(done: Done, store: Store, tmp_path: Path) -> None:
     words = re.sub(r"data:image/png;base64,[^\"]+", "", page)  # pictures may spell anything
     assert "http" not in words.replace("http-equiv", "")
     assert page.count("data:image/png;base64,") >= 3
+    code, output = call("sweep", "show", "found", "--json")
+    content = json.loads(output)
+    best = content["best"][0]
+    assert best["run_id"] == done.parent.data.tags["best_run_id"]
+    assert best["metrics"] == {"avg_f1": pytest.approx(done.parent.data.metrics["best_avg_f1"])}
+    assert best["settings"]["model.lora.rank"] in (2, 4, 8)
 
 
 def test_a_finished_sweep_goes_on_when_it_is_given_more_trials(store: Store) -> None:
@@ -305,7 +311,9 @@ def test_interrupted_trials_are_begun_again(store: Store, start_worker: Callable
     worker.process.send_signal(signal.SIGINT)
     code, output = worker.ended()
     assert code == 128 + signal.SIGINT, output
-    assert "ended by SIGINT; " in output
+    assert re.search(
+        r"^interrupted \(SIGINT\); \d trials? done; the same command goes on$", output, re.MULTILINE
+    )
     assert not {run.info.status for run in store.children("broken-off").values()} & {"RUNNING"}
     assert store.parent("broken-off").info.status == "KILLED"
     assert call("sweep", str(file))[0] == 0

@@ -60,7 +60,7 @@ def _ended(project: Any, process: Any, number: signal.Signals, mark: str) -> End
 def test_the_exit_code_names_the_signal_and_the_run_is_killed(ended: dict[str, Ended], case: str) -> None:
     number, _, exit_code = CASES[case]
     assert ended[case].exit_code == exit_code, ended[case].output
-    assert f"interrupted ({number.name}); " in ended[case].output
+    assert f"interrupted ({number.name}); the best epoch so far (1) was saved as run " in ended[case].output
     assert "Traceback" not in ended[case].output
     assert ended[case].status == "KILLED"
 

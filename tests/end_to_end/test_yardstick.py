@@ -43,7 +43,7 @@ def test_a_run_that_learned_nothing_says_so(
     said = (
         r"chance: learned nothing \(75\.0 % right, 75\.0 % by always giving the same answer\)"
         r"(; the loss hardly moved, from \d\.\d{3} to \d\.\d{3})?; try train\.lr=0\.002 \(now 0\.0001\),"
-        r" more train\.epochs \(now 2\), or another base"
+        r" more train\.epochs \(now 2\) or another base"
     )
     assert re.search(said, done.output), done.output
     assert re.search(said, (done.artifacts / "notices.txt").read_text("utf-8"))

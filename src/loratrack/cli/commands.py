@@ -11,6 +11,11 @@ from loratrack.bases import trust
 EXIT_CODES = "exit codes: 0 done, 1 nothing found or refused, 2 wrong use"
 
 
+def examples(*lines: str, codes: str = EXIT_CODES) -> str:
+    """The end of a command's help: how it is called, and what its exit codes mean."""
+    return "\n".join(["examples:", *(f"  {line}" for line in lines), "", codes])
+
+
 class Commands(Protocol):
     """The sub-commands of argparse, whose own class has no public name."""
 

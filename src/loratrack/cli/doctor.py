@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from loratrack.cli.commands import Commands
+from loratrack.cli.commands import Commands, examples
 from loratrack.cli.screen import console, in_colours, print_json
 from loratrack.errors import UserError
 
@@ -16,7 +16,12 @@ def add_to(commands: Commands) -> None:
     parser = commands.add_parser(
         "doctor",
         help="what is wrong here, and what to do about it",
-        epilog="exit codes: 0 nothing to do, 1 there is a fault, 2 wrong use",
+        description="Check the environment, the store, its runs, the registry, disk, GPU and hub.",
+        epilog=examples(
+            "loratrack doctor",
+            "loratrack doctor --fix",
+            codes="exit codes: 0 nothing to do, 1 there is a fault, 2 wrong use",
+        ),
     )
     parser.add_argument(
         "--fix", action="store_true", help="end runs whose process is gone, and correct artifact paths"

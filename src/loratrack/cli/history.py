@@ -7,7 +7,7 @@ import shlex
 
 from rich.table import Table
 
-from loratrack.cli.commands import Commands
+from loratrack.cli.commands import Commands, examples
 from loratrack.cli.screen import console, print_json
 
 NO_MOVES = 1
@@ -20,7 +20,12 @@ def add_to(commands: Commands) -> None:
     parser = commands.add_parser(
         "history",
         help="who was champion, since when, and why",
-        epilog="exit codes: 0 found, 1 no such model or no move yet, 2 wrong use",
+        description="Every move of a model's aliases: when, from which version to which, by whom and why; and"
+        " what was moved by hand.",
+        epilog=examples(
+            "loratrack history clinc",
+            codes="exit codes: 0 found, 1 no such model or no move yet, 2 wrong use",
+        ),
     )
     parser.add_argument("model", metavar="MODEL", help="a registered model")
     parser.add_argument("--json", action="store_true", help="everything as JSON")

@@ -6,7 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
-from loratrack.cli.commands import Commands
+from loratrack.cli.commands import Commands, examples
 from loratrack.cli.screen import console
 
 
@@ -16,6 +16,9 @@ def add_to(commands: Commands) -> None:
         help="write a config for a data file",
         description="Write a config from the columns and labels of a data file. It asks nothing, says what it"
         " guessed and why, and replaces no file.",
+        epilog=examples(
+            "loratrack init projects/mine/reviews.csv", "loratrack init reviews.csv --label stars"
+        ),
     )
     parser.add_argument("data", type=Path, help="CSV, TSV, JSONL, Excel or Parquet, a row for each text")
     parser.add_argument("--text", metavar="COLUMN", help="the column with the text; default: guessed")

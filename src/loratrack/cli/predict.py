@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loratrack.bases.trust import said_by_loader
-from loratrack.cli.commands import Commands, add_trust_to
-from loratrack.cli.screen import console
-from loratrack.errors import DataError, UserError
+from loratrack.cli.commands import Commands, add_trust_to, examples
+from loratrack.cli.screen import console, loading, print_json
+from loratrack.errors import DataError, UserError, counted
 from loratrack.index.naming import MODEL_HELP, MODEL_WORDS
 
 if TYPE_CHECKING:
@@ -17,7 +17,15 @@ if TYPE_CHECKING:
 
 
 def add_to(commands: Commands) -> None:
-    parser = commands.add_parser("predict", help="label texts with a trained model")
+    parser = commands.add_parser(
+        "predict",
+        help="label texts with a trained model",
+        description="Label texts or a whole file: for each task the label and its probability.",
+        epilog=examples(
+            'loratrack predict --model models:/clinc@champion --text "will it rain tomorrow"',
+            "loratrack predict --model models:/clinc/3 --file requests.csv --out labelled.csv",
+        ),
+    )
     parser.add_argument(
         "--model",
         required=True,
@@ -41,6 +49,7 @@ def add_to(commands: Commands) -> None:
         help="put an apostrophe before texts and labels that a spreadsheet would run as formulas",
     )
     add_trust_to(parser)
+    parser.add_argument("--json", action="store_true", help="the answers as JSON")
     parser.set_defaults(command=command)
 
 
@@ -54,11 +63,12 @@ def command(arguments: argparse.Namespace) -> int:
         files.check_target(arguments.out, arguments.file, safe_for_excel=arguments.safe_for_excel)
     elif arguments.safe_for_excel:
         raise UserError("--safe-for-excel: needs --out, the file that a spreadsheet opens")
-    folder = uri.fetch(arguments.model)
-    from loratrack.data import read_texts  # only now: these open torch, and a name may be mistyped
-    from loratrack.serving.classifier import Classifier
+    with loading():
+        folder = uri.fetch(arguments.model)
+        from loratrack.data import read_texts  # only now: these open torch, and a name may be mistyped
+        from loratrack.serving.classifier import Classifier
 
-    classifier = Classifier(folder, notices.print, trusted)
+        classifier = Classifier(folder, notices.print, trusted)
     config = classifier.config
     if arguments.file is not None:
         columns = read_texts(arguments.file, config.text_columns, notices.print)
@@ -73,6 +83,10 @@ def command(arguments: argparse.Namespace) -> int:
                 raise DataError(f"--text: must be text, got {text!r}")
         columns = {names[0]: arguments.text}
     rows = files.labelled(classifier, columns)
+    if arguments.file is not None and (arguments.out is not None or arguments.json):
+        from loratrack.cli.progress import counting
+
+        rows = counting(rows, len(next(iter(columns.values()))), arguments.file.name, notices)
     if arguments.out is not None:
         num_rows = files.write(
             rows,
@@ -81,7 +95,12 @@ def command(arguments: argparse.Namespace) -> int:
             label_separator=config.data.label_separator,
             safe_for_excel=arguments.safe_for_excel,
         )
-        notices.print(f"{arguments.out}: {num_rows:,} rows")
+        notices.print(f"{arguments.out}: {counted(num_rows, 'row')}")
+        if arguments.json:
+            print_json({"model": arguments.model, "out": str(arguments.out), "rows": num_rows})
+        return 0
+    if arguments.json:
+        print_json({"model": arguments.model, "rows": list(rows)})
         return 0
     screen = console()
     for row in rows:

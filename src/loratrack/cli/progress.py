@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -109,11 +109,24 @@ class SweepBar(Lines):
         self.notice(f"{trial_line(end)}\n  {settings_line(end.settings)}")
 
 
+Row = TypeVar("Row")
+
+
+def counting(rows: Iterable[Row], total: int, name: str, console: Console) -> Iterator[Row]:
+    """The same rows; at a terminal a bar counts them."""
+    with progress(console) as bar:
+        task = bar.add_task(shortened(name, MAX_NAME_WIDTH), total=total)
+        for row in rows:
+            yield row
+            bar.advance(task)
+
+
 def progress(console: Console, *, is_in_steps: bool = False) -> Progress:
     """Name, bar, share and time left; for a file or a pipe nothing."""
     columns: list[ProgressColumn] = [
         TextColumn("{task.description}", markup=False),
-        BarColumn(40 if console.width >= WIDE else 20),
+        # rich's own colours are two greys on a terminal with sixteen
+        BarColumn(40 if console.width >= WIDE else 20, complete_style="cyan", finished_style="green"),
         TextColumn("{task.percentage:>3.0f} %", markup=False),
         TimeRemainingColumn(),
         TextColumn("left", markup=False),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from loratrack.cli.commands import EXIT_CODES, Commands, add_trust_to
+from loratrack.cli.commands import Commands, add_trust_to, examples
 from loratrack.cli.screen import console, print_json, view
 from loratrack.errors import UserError
 from loratrack.index.naming import MODEL_HELP, MODEL_WORDS
@@ -21,7 +21,10 @@ def add_to(commands: Commands) -> None:
         help="make a version champion, once it is found fit",
         description="Load the version in this process, compare its logits with those of the training, and"
         " move alias and stage together.",
-        epilog=EXIT_CODES,
+        epilog=examples(
+            "loratrack promote clinc/3",
+            'loratrack promote clinc_dual --if "avg_f1 not worse than champion" --why "more data"',
+        ),
     )
     parser.add_argument(
         "version",

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import argparse
 
-from loratrack.cli.commands import EXIT_CODES, Commands
+from loratrack.cli.commands import EXIT_CODES, Commands, examples
 from loratrack.cli.screen import console, print_json
 from loratrack.errors import UserError
 
 
 def add_to(commands: Commands) -> None:
-    parser = commands.add_parser("registry", help="repair aliases changed by hand, delete a version")
+    parser = commands.add_parser(
+        "registry",
+        help="repair aliases that were changed by hand, delete a version",
+        description="Make stages and history agree with the aliases again, or delete a version.",
+        epilog=examples(
+            "loratrack registry reconcile clinc", 'loratrack registry delete clinc 2 --why "wrong labels"'
+        ),
+    )
     acts = parser.add_subparsers(required=True, metavar="reconcile|delete")
     repair = acts.add_parser(
         "reconcile", help="make stages and history agree with the aliases", epilog=EXIT_CODES

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from loratrack.cli.commands import EXIT_CODES, Commands, add_trust_to
+from loratrack.cli.commands import Commands, add_trust_to, examples
 from loratrack.cli.screen import console, print_json
 from loratrack.index.naming import MODEL_HELP, MODEL_WORDS
 
@@ -18,7 +18,7 @@ def add_to(commands: Commands) -> None:
         help="train a run once more and compare",
         description="Train from the settings that a run has kept, as a new run with the tag `reproduces`;"
         " what is different around it is shown first.",
-        epilog=EXIT_CODES,
+        epilog=examples("loratrack reproduce clinc_dual --check"),
     )
     parser.add_argument("run", metavar=MODEL_WORDS, help=MODEL_HELP)
     parser.add_argument(

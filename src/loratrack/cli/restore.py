@@ -5,14 +5,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from loratrack.cli.commands import EXIT_CODES, Commands
+from loratrack.cli.commands import Commands, examples
 from loratrack.cli.screen import console, print_json
 from loratrack.errors import RefusedError
 from loratrack.index.naming import MODEL_HELP, MODEL_WORDS
 
 
 def add_to(commands: Commands) -> None:
-    parser = commands.add_parser("restore", help="download all files of a run", epilog=EXIT_CODES)
+    parser = commands.add_parser(
+        "restore",
+        help="download all files of a run",
+        description="Every file of a run in one folder, checked against the sums it was saved with.",
+        epilog=examples("loratrack restore clinc_dual --out restored"),
+    )
     parser.add_argument("run", metavar=MODEL_WORDS, help=MODEL_HELP)
     parser.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="a new folder, or an empty one"

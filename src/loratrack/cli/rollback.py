@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from loratrack.cli.commands import EXIT_CODES, Commands, add_trust_to
+from loratrack.cli.commands import Commands, add_trust_to, examples
 from loratrack.cli.promote import print_promotion
 from loratrack.index.naming import MODEL_HELP, MODEL_WORDS
 
@@ -15,7 +15,7 @@ def add_to(commands: Commands) -> None:
         help="back to the champion before",
         description="Back to the champion before, also after a rollback. A version that was never champion"
         " is loaded and compared first, as promote does.",
-        epilog=EXIT_CODES,
+        epilog=examples("loratrack rollback", 'loratrack rollback --model clinc --to 2 --why "complaints"'),
     )
     parser.add_argument("--model", metavar="NAME", help="needed where several models have a champion")
     goal = parser.add_mutually_exclusive_group()

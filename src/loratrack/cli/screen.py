@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -82,6 +83,12 @@ def complain_of_error(text: str) -> None:
     console(beside_the_answers=True).print(line.append(printable_lines(text), style="not bold default"))
 
 
+def loading() -> AbstractContextManager[object]:
+    """At a terminal a word on the error stream as long as the block takes: torch needs seconds to load."""
+    beside = console(beside_the_answers=True)
+    return beside.status("loading …") if beside.is_terminal else nullcontext()
+
+
 def in_colours(text: str) -> Text:
     """The text with each word that says how a run or a finding stands in its colour."""
     coloured = Text(printable_lines(text))
@@ -97,8 +104,22 @@ class Complaints(logging.Handler):
         complain(record.getMessage())
 
 
+class Help(argparse.HelpFormatter):
+    """Each line of a text is filled by itself, and an indented one, as an example is, stays as it is."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        lines = text.splitlines()
+        return "\n".join(
+            line if line.startswith(" ") else super(Help, self)._fill_text(line, width, indent)
+            for line in lines
+        )
+
+
 class Parser(argparse.ArgumentParser):
     """Words that it does not know are shown in its message, as text."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": Help, **options})
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         super().exit(status, None if message is None else printable_lines(message))

@@ -11,7 +11,7 @@ from rich.columns import Columns
 from rich.table import Table
 from rich.text import Text
 
-from loratrack.cli.commands import Commands
+from loratrack.cli.commands import Commands, examples
 from loratrack.cli.screen import complain, console, fitted_table, in_colours, print_json
 from loratrack.errors import RefusedError, UserError
 from loratrack.index.naming import MODEL_HELP, MODEL_WORDS
@@ -29,7 +29,11 @@ def add_to(commands: Commands) -> None:
         "show",
         help="everything of one run",
         description="Everything of one run: settings, scores, epochs, versions, files, environment, notices.",
-        epilog="exit codes: 0 found, 1 no such run, 2 wrong use",
+        epilog=examples(
+            "loratrack show clinc_dual",
+            "loratrack show 0a1b2c3d --plots pictures",
+            codes="exit codes: 0 found, 1 no such run, 2 wrong use",
+        ),
     )
     parser.add_argument("run", metavar=MODEL_WORDS, help=MODEL_HELP)
     parser.add_argument("--plots", type=Path, metavar="DIR", help="draw its curves and confusions there")

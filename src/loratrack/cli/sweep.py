@@ -6,9 +6,17 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loratrack.cli.commands import Commands
-from loratrack.cli.screen import CELL_GAP, console, fitted_table, left_out_line, view
-from loratrack.errors import UserError
+from loratrack.cli.commands import Commands, examples
+from loratrack.cli.screen import (
+    CELL_GAP,
+    console,
+    fitted_table,
+    left_out_line,
+    loading,
+    print_json,
+    view,
+)
+from loratrack.errors import UserError, counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,8 +30,17 @@ def add_to(commands: Commands) -> None:
     parser = commands.add_parser(
         "sweep",
         help="search for the best settings",
-        usage="loratrack sweep CONFIG [--set KEY=VALUE]\n"
-        "       loratrack sweep show NAME [--plot DIR] [--storage URL]",
+        description="Train trials until the sweep is over, go on with one that was interrupted, or help with"
+        " one that runs elsewhere; the last process registers the best trial. `sweep show` shows how it"
+        " stands.",
+        epilog=examples(
+            "loratrack sweep projects/clinc/sweep.yaml",
+            "loratrack sweep projects/clinc/sweep.yaml --set sweep.trials=48",
+            "loratrack sweep show clinc-rank-weights --plot pictures",
+            codes="exit codes: 0 done, 2 wrong use or failed, 130 after Ctrl-C, 143 after SIGTERM",
+        ),
+        usage="loratrack sweep CONFIG [--set KEY=VALUE] [--json]\n"
+        "       loratrack sweep show NAME [--plot DIR] [--storage URL] [--json]",
     )
     parser.add_argument(
         "config", help="a YAML file with a `sweep` section; or the word show (a file of that name is ./show)"
@@ -40,6 +57,9 @@ def add_to(commands: Commands) -> None:
     parser.add_argument(
         "--storage", metavar="URL", help="for show: the sweep's storage, where it has its own"
     )
+    parser.add_argument(
+        "--json", action="store_true", help="the result as JSON; everything else goes to the error stream"
+    )
     parser.set_defaults(command=command)
 
 
@@ -52,27 +72,30 @@ def command(arguments: argparse.Namespace) -> int:
         raise UserError(f"sweep: takes one config, got {arguments.config!r} and {arguments.name!r}")
     from loratrack.tracking.failures import told_to_mlflow
 
-    with told_to_mlflow():
+    with told_to_mlflow(), loading():
         config = load_search(arguments.config, arguments.set)
         from loratrack.experiments.checking import check
 
         corpus = check(config)
-    from loratrack.cli.progress import SweepBar
-    from loratrack.experiments.sweep import sweep
+        from loratrack.cli.progress import SweepBar
+        from loratrack.experiments.sweep import sweep
 
-    screen = console()
+    screen = console(beside_the_answers=arguments.json)
     with SweepBar(screen) as bar:
         result = sweep(config, bar, corpus)
-    if result.is_concluded and result.report is not None:
+    if arguments.json:
+        from loratrack.views.sweep import facts
+
+        print_json(result.facts() | {"report": None if result.report is None else facts(result.report)})
+    elif result.is_concluded and result.report is not None:
         print_report(result.report, screen)
-    if result.version is not None:
+    if result.version is not None and not arguments.json:
         screen.print(f"model        {result.model}")
     for line in view(result.link):
         screen.print(line)
     if result.ended_by is not None:
-        screen.print(
-            f"ended by {result.ended_by.name}; {result.num_done} trials are done; go on with the same command"
-        )
+        done = counted(result.num_done, "trial")
+        screen.print(f"interrupted ({result.ended_by.name}); {done} done; the same command goes on")
         return 128 + result.ended_by
     return 0
 
@@ -82,11 +105,14 @@ def show(arguments: argparse.Namespace) -> int:
     if arguments.name is None:
         raise UserError("sweep show: needs the name of a sweep: loratrack sweep show NAME")
     from loratrack.experiments.sweep import existing
-    from loratrack.views.sweep import write
+    from loratrack.views.sweep import facts, write
 
     begun, report = existing(arguments.name, arguments.storage)
-    screen = console()
-    print_report(report, screen)
+    screen = console(beside_the_answers=arguments.json)
+    if arguments.json:
+        print_json(facts(report))
+    else:
+        print_report(report, screen)
     if arguments.plot is not None:
         screen.print(f"page         {write(begun, report, arguments.plot)}")
     return 0

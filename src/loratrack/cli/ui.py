@@ -8,7 +8,7 @@ import sys
 import webbrowser
 from contextlib import suppress
 
-from loratrack.cli.commands import Commands
+from loratrack.cli.commands import Commands, examples
 from loratrack.cli.screen import complain, console
 
 DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
@@ -20,7 +20,7 @@ def add_to(commands: Commands) -> None:
         help="open MLflow's pages on the runs",
         description="Serve MLflow's own pages of this store, opened on the runs of the newest experiment,"
         " until Ctrl-C. Where MLFLOW_TRACKING_URI names a server, that one is opened.",
-        epilog="example: loratrack ui --port 8080 --no-browser",
+        epilog=examples("loratrack ui", "loratrack ui --port 8080 --no-browser"),
     )
     parser.add_argument("--port", type=_port, metavar="N", help="default: 5000, or the next that is free")
     parser.add_argument(

@@ -46,6 +46,22 @@ class Result:
         """The run's page in MLflow."""
         return links.run_page(self.experiment_id, self.run_id)
 
+    def facts(self) -> dict[str, object]:
+        """What `--json` prints."""
+        return {
+            "exp_id": self.exp_id,
+            "run_id": self.run_id,
+            "status": self.status,
+            "metrics": dict(self.metrics),
+            "version": self.version,
+            "model": self.model,
+            "artifact_uri": self.artifact_uri,
+            "link": self.link,
+            "notices": list(self.notices),
+            "ended_by": None if self.ended_by is None else self.ended_by.name,
+            "is_sent": self.is_sent,
+        }
+
     @property
     def folder(self) -> Path | None:
         """Where its files lie; None where a server keeps them."""
@@ -61,6 +77,12 @@ class Training(Result):
     """The metrics of each epoch."""
     best_epoch: int | None = None
 
+    def facts(self) -> dict[str, object]:
+        return super().facts() | {
+            "best_epoch": self.best_epoch,
+            "epochs": [dict(values) for values in self.epochs],
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep(Result):
@@ -73,3 +95,12 @@ class Sweep(Result):
     best_run_id: str | None = None
     best_settings: Mapping[str, Any] = field(default_factory=dict)
     """What was varied, as it was in the best trial."""
+
+    def facts(self) -> dict[str, object]:
+        return super().facts() | {
+            "name": self.name,
+            "num_done": self.num_done,
+            "is_concluded": self.is_concluded,
+            "best_run_id": self.best_run_id,
+            "best_settings": dict(self.best_settings),
+        }

@@ -96,19 +96,22 @@ def is_worse(config: RunConfig, metrics: Mapping[str, float]) -> bool:
 
 
 def remedies(config: RunConfig, rate_to_try: float, report: Mapping[str, Any]) -> str:
-    """What to try; `report`: what `data_report.json` holds."""
+    """What to try, the likeliest first; `report`: what `data_report.json` holds."""
     rate, tries = config.train.peak_rate, []
+    is_foreign = report.get("vocabulary", {}).get("broken_share", 0.0) >= HARDLY_SEEN
+    if is_foreign:
+        tries.append("a base that knows the language of the texts")
     if not RATES_ALIKE[0] <= rate / rate_to_try <= RATES_ALIKE[1]:
         tries.append(f"train.lr={rate_to_try:g} (now {rate:g})")
-    tries.append(f"more train.epochs (now {config.train.epochs})")
     cut = report.get("tokens", {}).get("train", {}).get("truncated_share", 0.0)
     if cut > MANY_CUT:
         tries.append(
             f"a larger data.max_len (now {config.data.max_len}, which cuts {100 * cut:.0f} % of the texts)"
         )
-    is_foreign = report.get("vocabulary", {}).get("broken_share", 0.0) >= HARDLY_SEEN
-    tries.append("a base that knows the language of the texts" if is_foreign else "another base")
-    return f"try {', '.join(tries[:-1])}, or {tries[-1]}"
+    tries.append(f"more train.epochs (now {config.train.epochs})")
+    if not is_foreign:
+        tries.append("another base")
+    return f"try {', '.join(tries[:-1])} or {tries[-1]}"
 
 
 def agreement(truth: Labels, predicted: Labels) -> tuple[float, float]:

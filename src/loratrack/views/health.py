@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from loratrack.errors import RefusedError, StoreError
+from loratrack.errors import RefusedError, StoreError, counted
 from loratrack.places import PYFUNC
 from loratrack.registry import lookup, promotion
 from loratrack.store import process
@@ -56,7 +56,7 @@ def check_store() -> Finding:
         client.search_experiments(max_results=1)
         seconds = time.perf_counter() - started
     return Finding(
-        "store", "ok", f"{store_name()} answers in {1000 * seconds:.0f} ms; our files lie in {store_folder()}"
+        "store", "ok", f"{store_name()} answers in {1000 * seconds:.0f} ms; files are in {store_folder()}"
     )
 
 
@@ -67,7 +67,7 @@ def check_registry() -> Iterator[Finding]:
             remedy = f"loratrack registry reconcile {shlex.quote(model)}"
             yield Finding("registry", "fault", f"{model}: {drift.text}", remedy)
     if not drifts:
-        yield Finding("registry", "ok", "stages and history are as the aliases say")
+        yield Finding("registry", "ok", "stages and history agree with the aliases")
 
 
 def open_runs() -> list[OpenRun]:
@@ -94,19 +94,19 @@ def open_runs() -> list[OpenRun]:
 
 def check_runs(runs: list[OpenRun]) -> Iterator[Finding]:
     for run in runs:
-        about = f"{run.name} ({run.run_id}) is RUNNING"
+        about = f"{run.name} ({run.run_id}) is marked RUNNING"
         if run.is_dead:
             yield Finding("runs", "fault", f"{about}, and its process is gone", "loratrack doctor --fix")
         elif run.is_gone:
-            text = f"{about}, its process is gone, and {run.rows_waiting} of its rows wait here"
+            text = f"{about}, its process is gone, and {run.rows_waiting} of its rows are still here"
             yield Finding("runs", "fault", text, "loratrack sync")
         elif run.is_gone is None:
-            where = f"on {run.host}" if run.host else "and does not say where"
+            where = f"on {run.host}" if run.host else "but records no host or process"
             by_word = f"if it is dead: loratrack doctor --fix --run {run.run_id}"
             remedy = f"loratrack doctor --fix on {run.host}; {by_word}" if run.host else by_word
             yield Finding("runs", "note", f"{about} {where}", remedy)
     if all(run.is_gone is False for run in runs):
-        yield Finding("runs", "ok", f"{len(runs)} RUNNING, each with its process")
+        yield Finding("runs", "ok", f"{len(runs)} RUNNING, each with a live process")
 
 
 def check_outbox() -> Iterator[Finding]:
@@ -116,20 +116,20 @@ def check_outbox() -> Iterator[Finding]:
         yield Finding("outbox", "fault", str(error))
         return
     if outbox is None:
-        yield Finding("outbox", "ok", "nothing waits")
+        yield Finding("outbox", "ok", "nothing pending")
         return
     waiting, refusals, elsewhere = outbox.count("waiting"), outbox.reasons("refused"), outbox.elsewhere()
     outbox.close()
     if waiting:
-        yield Finding("outbox", "fault", f"{waiting} rows wait for the store", "loratrack sync")
+        yield Finding("outbox", "fault", f"{counted(waiting, 'row')} pending for the store", "loratrack sync")
     for run_id, reason in refusals:
         text = f"run {run_id}: the store refuses a part: {reason}"
         yield Finding("outbox", "fault", text, "loratrack sync")
     for store, count in elsewhere.items():
         remedy = f"MLFLOW_TRACKING_URI={store} loratrack sync"
-        yield Finding("outbox", "note", f"{count} rows wait for {store}", remedy)
+        yield Finding("outbox", "note", f"{counted(count, 'row')} pending for {store}", remedy)
     if not waiting and not refusals and not elsewhere:
-        yield Finding("outbox", "ok", "nothing waits")
+        yield Finding("outbox", "ok", "nothing pending")
 
 
 def end_dead(runs: list[OpenRun], by_word: str | None = None) -> list[Finding]:

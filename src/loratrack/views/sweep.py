@@ -67,6 +67,26 @@ def trial_rows(report: Report) -> list[list[str]]:
     return [[column.heading for column in columns], *map(list, rows)]
 
 
+def facts(report: Report) -> dict[str, Any]:
+    """The same with nothing rounded or left out."""
+    return {
+        "name": report.name,
+        "metrics": list(report.metrics),
+        "counts": report.counts,
+        "best": [
+            {
+                "trial": trial.number,
+                "run_id": trial.user_attrs.get("run_id"),
+                "metrics": dict(zip(report.metrics, trial.values, strict=True)),
+                "settings": settings_of(trial),
+            }
+            for trial in report.best
+        ],
+        "importances": report.importances,
+        "evidence": report.evidence,
+    }
+
+
 def count(value: float) -> str:
     """`294,912`, as of parameters; a loss that went wrong may be longer than a table is wide."""
     return f"{value:,.0f}" if abs(value) < MAX_COUNT else number_text(value)

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from loratrack.data.labelled.labels import (
     subset_problems,
     task_labels,
 )
-from loratrack.data.labelled.report import Report, rows_report
+from loratrack.data.labelled.report import Report, label_counts, rows_report
 from loratrack.data.labelled.rows import Rows, mapped_rows
 from loratrack.data.labelled.splits import Ints, held_out, strata
 from loratrack.data.tables import Table, read_table
@@ -49,6 +49,10 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def only(self, rows: Ints) -> Examples:
+        columns = tuple([column[row] for row in rows.tolist()] for column in self.columns)
+        return Examples(columns, self.labels[rows])
 
     @property
     def joined(self) -> list[str]:
@@ -80,6 +84,19 @@ class Corpus:
     def sha256(self) -> str:
         """Of the bytes of all data files."""
         return hashlib.sha256(json.dumps(self.files_sha256, sort_keys=True).encode()).hexdigest()
+
+    def train_on(self, rows: Ints) -> Corpus:
+        """The same with these rows of the training part alone, in its report too."""
+        if len(rows) == len(self.train):
+            return self
+        smaller = replace(self, train=self.train.only(rows))
+        labels, without_label = label_counts(
+            {name: part.labels for name, part in smaller.parts.items()}, self.label_map
+        )
+        report = {**self.report, "rows": {**self.report["rows"], "train": len(rows)}, "labels": labels}
+        if without_label:
+            report["rows_without_label"] = without_label
+        return replace(smaller, report=report)
 
     @property
     def parts(self) -> dict[str, Examples]:

@@ -15,9 +15,10 @@ from loratrack.data import cache
 from loratrack.data.familiarity import Vocabulary, familiarity, foreign
 from loratrack.data.labelled.corpus import Corpus, Examples
 from loratrack.data.labelled.labels import LabelMap
+from loratrack.data.labelled.leaks import leaks, rows_but
 from loratrack.data.labelled.report import Report
 from loratrack.data.tokens import Array, Tokenizer, Tokens, encode_texts, full_lengths
-from loratrack.errors import counted
+from loratrack.errors import DataError, counted, quoted
 
 
 class TokenizerWithVocabulary(Tokenizer, Vocabulary, Protocol):
@@ -30,6 +31,14 @@ class Encoded(Tokens):
 
     labels: Array
     """(rows, columns): see LabelMap.columns."""
+
+    def only(self, rows: Array) -> Encoded:
+        is_kept = np.zeros(len(self), dtype=bool)
+        is_kept[rows] = True
+        of_tokens = np.repeat(is_kept, self.lengths)
+        types = None if self.token_types is None else self.token_types[of_tokens]
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(self.lengths[rows], dtype=np.int64)])
+        return Encoded(self.tokens[of_tokens], offsets, types, self.labels[rows])
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,8 @@ class Dataset:
     """Of the data files' bytes."""
     validation_sha256: str = ""
     """Of the validation rows, texts and labels: scores on the same rows can be compared."""
+    train_rows: Array | None = None
+    """The rows of the corpus' training part that `train` has; None: all."""
 
 
 def encode(
@@ -75,6 +86,23 @@ def encode(
     for name, part in corpus.parts.items():
         types = arrays.get(f"{name}.token_types")
         parts[name] = Encoded(arrays[f"{name}.tokens"], arrays[f"{name}.offsets"], types, part.labels)
+    found = leaks(parts, corpus.parts, tokenizer.unk_token_id, config.data.max_len)
+    for name, pairs in found.items():
+        row, held_out = pairs[0]
+        notice(
+            f"{counted(len(pairs), 'training row')} with the tokens of a {name} row, so the same text to this"
+            f" base: {quoted(corpus.train.joined[row])} and {quoted(corpus.parts[name].joined[held_out])};"
+            " training leaves them out"
+        )
+    left_out = [row for pairs in found.values() for row, _ in pairs]
+    rows = rows_but(len(parts["train"]), np.array(left_out, dtype=np.int64))
+    if left_out:
+        if not len(rows):
+            raise DataError(
+                f"{config.exp_id}: no training row is left: each has the tokens of a held-out row, so this"
+                " base cannot tell them apart"
+            )
+        corpus, parts["train"] = corpus.train_on(rows), parts["train"].only(rows)
     texts = corpus.train.joined
     vocabulary = familiarity(parts["train"], texts, tokenizer, config.data.max_len)
     if (warning := foreign(vocabulary, texts)) is not None:
@@ -84,9 +112,15 @@ def encode(
         validation=parts["validation"],
         test=parts.get("test"),
         label_map=corpus.label_map,
-        report={**corpus.report, "tokens": stored.facts, "vocabulary": vocabulary},
+        report={
+            **corpus.report,
+            "tokens": stored.facts,
+            "vocabulary": vocabulary,
+            "same_tokens": {name: len(pairs) for name, pairs in found.items()},
+        },
         sha256=corpus.sha256,
         validation_sha256=_rows_sha256(corpus),
+        train_rows=rows if left_out else None,
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
 from loratrack.data.labelled.labels import LabelMap
 from loratrack.data.labelled.rows import Rows
+from loratrack.data.labelled.splits import Ints
 from loratrack.data.tables import guessed_notice, is_guessed, lines_text
 from loratrack.errors import counted, quoted
 
@@ -82,25 +83,8 @@ def rows_report(
                     f" {consequence}"
                 )
 
-    labels: dict[str, dict[str, dict[str, int]]] = {}
-    """{task: {label: {part: rows}}}."""
-    rows_without_label: dict[str, dict[str, int]] = {}
-    """{task: {part: rows}}, of the multi-label tasks."""
+    labels, rows_without_label = label_counts({name: part.labels for name, part in parts.items()}, label_map)
     for task in label_map.tasks:
-        own = {name: part.labels[:, label_map.columns[task.name]] for name, part in parts.items()}
-        if task.is_multi_label:
-            counts = {name: labels.sum(axis=0, dtype=np.int64) for name, labels in own.items()}
-            rows_without_label[task.name] = {
-                name: int((~labels.any(axis=1)).sum()) for name, labels in own.items()
-            }
-        else:
-            counts = {
-                name: np.bincount(labels[:, 0], minlength=len(task.labels)) for name, labels in own.items()
-            }
-        labels[task.name] = {
-            label: {name: int(numbers[local_id]) for name, numbers in counts.items()}
-            for local_id, label in enumerate(task.labels)
-        }
         totals = {label: sum(numbers.values()) for label, numbers in labels[task.name].items()}
         warnings += doubts(task.name, totals, is_multi_label=task.is_multi_label)
         untrained = [label for label, numbers in labels[task.name].items() if numbers["train"] == 0]
@@ -124,6 +108,30 @@ def rows_report(
     }
 
 
+def label_counts(
+    parts: Mapping[str, Ints], label_map: LabelMap
+) -> tuple[dict[str, dict[str, dict[str, int]]], dict[str, dict[str, int]]]:
+    """`{task: {label: {part: rows}}}`; and of multi-label tasks `{task: {part: rows without a label}}`."""
+    labels: dict[str, dict[str, dict[str, int]]] = {}
+    rows_without_label: dict[str, dict[str, int]] = {}
+    for task in label_map.tasks:
+        own = {name: matrix[:, label_map.columns[task.name]] for name, matrix in parts.items()}
+        if task.is_multi_label:
+            counts = {name: matrix.sum(axis=0, dtype=np.int64) for name, matrix in own.items()}
+            rows_without_label[task.name] = {
+                name: int((~matrix.any(axis=1)).sum()) for name, matrix in own.items()
+            }
+        else:
+            counts = {
+                name: np.bincount(matrix[:, 0], minlength=len(task.labels)) for name, matrix in own.items()
+            }
+        labels[task.name] = {
+            label: {name: int(numbers[local_id]) for name, numbers in counts.items()}
+            for local_id, label in enumerate(task.labels)
+        }
+    return labels, rows_without_label
+
+
 def doubts(task: str, counts: Mapping[str, int], *, is_multi_label: bool = False) -> list[str]:
     """Whether these are classes at all: numbers and lists of labels would train without a word."""
     found = {label: count for label, count in counts.items() if count}
@@ -134,12 +142,7 @@ def doubts(task: str, counts: Mapping[str, int], *, is_multi_label: bool = False
             f"{task}: {len(found)} labels for {sum(found.values())} rows, {num_single} of them with one row:"
             " a number or a free text cannot be learned as a label; make classes of it, such as low and high"
         )
-    joined = [
-        (label, separator)
-        for label in found
-        for separator in SEPARATORS
-        if separator in label and {part.strip() for part in label.split(separator)} <= found.keys()
-    ]
+    joined = joined_labels(found)
     if joined:
         are = "label joins" if len(joined) == 1 else "labels join"
         label, separator = joined[0]
@@ -149,3 +152,14 @@ def doubts(task: str, counts: Mapping[str, int], *, is_multi_label: bool = False
             f" its own; for several labels a row set {switch}data.label_separator: '{separator}'"
         )
     return warnings
+
+
+def joined_labels(labels: Collection[str]) -> list[tuple[str, str]]:
+    """The labels that are other labels joined, each with what stands between them."""
+    known = set(labels)
+    return [
+        (label, separator)
+        for label in labels
+        for separator in SEPARATORS
+        if separator in label and {part.strip() for part in label.split(separator)} <= known
+    ]

@@ -20,6 +20,8 @@ from loratrack.training.objectives.task import F1_ALL_LABELS, Floats, Labels, Ta
 
 F1_MICRO = "f1_micro"
 THRESHOLDS = np.arange(1, 100) / 100
+SAME_F1 = 1e-9
+"""Means that differ by less are equal but for the order of their sums."""
 
 
 class MultiLabel(Task):
@@ -37,21 +39,26 @@ class MultiLabel(Task):
         return np.where(self.counts > 0, without / np.maximum(self.counts, 1), 1.0)
 
     def batch_weights(self, weights: Floats, batch: Labels) -> Floats:
-        """torch's `pos_weight` leaves the mean over rows and labels as it is."""
+        """torch's `pos_weight` leaves the mean over the rows as it is."""
         return weights
 
     def losses(self, logits: Tensor, labels: Tensor, train: Train, weights: Tensor | None) -> Tensor:
-        """Binary cross-entropy, averaged over the labels of each row."""
+        """Binary cross-entropy, summed over the labels: minus the logarithm of the probability of them all.
+
+        So it is of one kind with the cross-entropy of a single label. Averaged over the labels, a task would
+        count the less beside others, the more labels it has.
+        """
         truth = labels.to(logits.dtype)
         targets = truth * (1 - train.label_smoothing) + train.label_smoothing / 2
         losses = F.binary_cross_entropy_with_logits(logits, targets, pos_weight=weights, reduction="none")
         if train.focal_gamma:
             log_of_rest = F.logsigmoid(logits * (1 - 2 * truth))
             losses = losses * torch.exp(train.focal_gamma * log_of_rest)
-        return losses.mean(dim=-1)
+        return losses.sum(dim=-1)
 
     def plain_loss(self, logits: Tensor, labels: Tensor) -> float:
-        return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype)).item()
+        losses = F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
+        return losses.sum(dim=-1).mean().item()
 
     def tuned_threshold(self, logits: Tensor, labels: Tensor) -> float:
         """Of equal ones the nearest to 0.5."""
@@ -71,7 +78,7 @@ class MultiLabel(Task):
         has_f1 = num_told + num_true > 0
         f1 = 2 * num_right / np.maximum(num_told + num_true, 1)
         means = f1.sum(axis=0) / np.maximum(has_f1.sum(axis=0), 1)
-        best = np.flatnonzero(means == means.max())
+        best = np.flatnonzero(means >= means.max() - SAME_F1)
         return float(THRESHOLDS[best[np.argmin(np.abs(THRESHOLDS[best] - 0.5))]])
 
     def answers(self, logits: Tensor, threshold: float | None) -> Labels:
