@@ -314,7 +314,7 @@ def wait_for(address: str, process: subprocess.Popen[str]) -> None:
         try:
             urlopen(address, timeout=5).close()
             return
-        except (urllib.error.URLError, ConnectionError):
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.1)
     pytest.fail(f"{address} did not answer in {START_SECONDS} s")
 

@@ -36,9 +36,10 @@ def test_the_page_tells_rows_tokens_steps_and_labels(check: Any, sample: Any) ->
         "           train.csv (data.raw_data_path): 160 rows, utf-8",
     ]
     assert f"base       {sample.base} (local), {sample.base}" in lines
-    assert lines[-2:] == [
-        "training   18 steps: 2 epochs of 9 with 16 rows; lr 0.02, linear; LoRA rank 4, alpha 32",
-        "keeps      best_avg_f1; registered as tiny",
+    assert lines[-3:] == [
+        "training   18 steps: 2 epochs of 9 with 16 rows",
+        "           lr 0.02, linear; LoRA rank 4, alpha 32",
+        "keeps      best_avg_f1; a version of tiny",
     ]
     assert tables[1].startswith("risk: 3 labels\n")
     assert store_folder().exists() == before

@@ -125,3 +125,19 @@ def test_what_cannot_be_guessed_or_written_is_told(
     (tmp_path / "numbers.csv").write_text("text,n\n" + "".join(f"a,{n}\n" for n in range(9)))
     (tmp_path / "raw.yaml").touch()
     assert init(*words) == (2, "", f"loratrack: {message}\n")
+
+
+def test_labels_that_are_joined_become_several_labels_a_row(init: Init, tmp_path: Path) -> None:
+    topics = ("sport", "law", "sport|law", "law|art", "art", "")
+    rows = [f"text number {n},{topics[n % 6]},{'yes' if n % 4 else 'no'}" for n in range(120)]
+    (tmp_path / "topics.csv").write_text("\n".join(["text,topics,urgent", *rows]), "utf-8")
+    code, shown, errors = init("topics.csv")
+    assert (code, errors) == (0, "")
+    assert (
+        "topics       several labels a row, joined by '|': the parts are labels too\n"
+        "topics       3 labels, the most frequent first: law, sport, art\n"
+    ) in shown
+    data = yaml.safe_load((tmp_path / "topics.yaml").read_text("utf-8"))["data"]
+    assert (data["multi_label"], data["label_separator"]) == (["topics"], "|")
+    assert data["label_subset"] == {"topics": ["law", "sport", "art"], "urgent": ["yes", "no"]}
+    assert lt.check("topics.yaml")["rows"] == {"train": 108, "validation": 12}

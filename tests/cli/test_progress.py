@@ -105,7 +105,7 @@ def test_a_sweep_is_seen_before_its_first_trial_ends(
         assert f"{ended}\n  rank 8, lr 0.00123, weights 0.25/0.75\n" in re.sub(r" +\n", "\n", after)
         assert "2/4 trials, best avg_f1 0.9312 ━" in after
     else:
-        assert after == (
+        assert re.sub(r"0:\d\d left", "0:00 left", after) == (
             "trial 3  avg_f1 0.9312  trainable_parameters 294,912  103 s"
             "  (rank 8, lr 0.00123, weights 0.25/0.75)\n"
             "  best so far avg_f1 0.9312  trainable_parameters 294,912 (trial 3), 2 of 4 done,"

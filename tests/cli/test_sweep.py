@@ -311,7 +311,9 @@ def test_interrupted_trials_are_begun_again(store: Store, start_worker: Callable
     worker.process.send_signal(signal.SIGINT)
     code, output = worker.ended()
     assert code == 128 + signal.SIGINT, output
-    assert re.search(r"^interrupted; \d trials? done; the same command goes on$", output, re.MULTILINE)
+    assert re.search(
+        r"^interrupted \(SIGINT\); \d trials? done; the same command goes on$", output, re.MULTILINE
+    )
     assert not {run.info.status for run in store.children("broken-off").values()} & {"RUNNING"}
     assert store.parent("broken-off").info.status == "KILLED"
     assert call("sweep", str(file))[0] == 0

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import random
 import sys
 from datetime import date, datetime
 from pathlib import Path
@@ -116,6 +117,20 @@ def test_the_index_that_pandas_writes_is_left_out(tmp_path: Path) -> None:
     ]
 
 
+def damaged_copies_are_read_or_refused(file: Path, whole: bytes) -> int:
+    """How many of 100 copies with wrong bytes are refused; the others hold rows."""
+    draw, num_refused = random.Random(0), 0
+    for _ in range(100):
+        copy = bytearray(whole)
+        for _ in range(4):
+            copy[draw.randrange(len(copy))] = draw.randrange(256)
+        file.write_bytes(copy)
+        problems: list[str] = []
+        assert (read_table(file, COLUMNS, problems) is None) == bool(problems)
+        num_refused += bool(problems)
+    return num_refused
+
+
 VALUES_OF_CELLS = {
     "text": ["a", "b", "c", "d", "e", "f", "g"],
     "label": ["007", 7, 0.5, True, datetime(2026, 1, 31), datetime(2026, 1, 31, 8, 5), None],
@@ -138,7 +153,8 @@ def test_excel_is_read_as_it_is_shown(tmp_path: Path) -> None:
     assert table.notices == (f"{file}: it has 2 sheets, and only the first was read: 'Sheet'",)
     for raw in (b"PK\x03\x04", whole[:1000], b"text,label\n"):
         (problem,) = problems_of(file, raw)
-        assert problem.startswith("is no Excel workbook that openpyxl can read: ")
+        assert problem.startswith("is no Excel workbook that openpyxl can read: BadZipFile: ")
+    assert damaged_copies_are_read_or_refused(file, whole) > 20
 
 
 def test_without_openpyxl_the_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +179,8 @@ def test_parquet_keeps_the_values_as_they_are(tmp_path: Path) -> None:
         table = table_of(file, whole)
         assert (table.columns["label"], table.lines) == (texts, [1, 2, 3])
     (problem,) = problems_of(file, whole[:-9])
-    assert problem.startswith("is no Parquet file that pyarrow can read: ")
+    assert problem.startswith("is no Parquet file that pyarrow can read: ArrowInvalid: ")
+    assert damaged_copies_are_read_or_refused(file, whole) > 20
 
 
 def test_a_field_may_be_very_long(tmp_path: Path) -> None:
@@ -236,7 +253,10 @@ def test_a_header_without_rows_is_reported(tmp_path: Path) -> None:
         ("[1, 2]", "must be one JSON object a line, got a list"),
         ("text", "must be one JSON object a line (expecting value)"),
         ("[" * 100_000, "must be one JSON object a line (nested too deeply)"),
-        ('{"text": "a", "label": ["x"]}', "'label' must be text, a number or true/false, got a list"),
+        (
+            '{"text": "a", "label": ["x"]}',
+            "'label' must be text, a number or true/false, got a list; lists of labels need data.multi_label",
+        ),
         ('{"text": {"a": 1}, "label": "x"}', "'text' must be text, a number or true/false, got a dict"),
         ('{"text": "a", "text": "b", "label": "x"}', "the same key stands twice in one object"),
         (r'{"text": "\ud83d", "label": "x"}', "'text' holds half of a character (a lone surrogate escape)"),

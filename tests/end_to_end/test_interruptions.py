@@ -60,8 +60,7 @@ def _ended(project: Any, process: Any, number: signal.Signals, mark: str) -> End
 def test_the_exit_code_names_the_signal_and_the_run_is_killed(ended: dict[str, Ended], case: str) -> None:
     number, _, exit_code = CASES[case]
     assert ended[case].exit_code == exit_code, ended[case].output
-    words = {"SIGINT": "interrupted", "SIGTERM": "told to end (SIGTERM)"}[number.name]
-    assert f"{words}; the best epoch so far (1) was saved as run " in ended[case].output
+    assert f"interrupted ({number.name}); the best epoch so far (1) was saved as run " in ended[case].output
     assert "Traceback" not in ended[case].output
     assert ended[case].status == "KILLED"
 
@@ -76,7 +75,7 @@ def test_the_best_adapter_so_far_is_kept(ended: dict[str, Ended], case: str) -> 
 
 def test_a_run_ended_before_its_first_epoch_keeps_no_model(ended: dict[str, Ended]) -> None:
     early = ended["SIGTERM at the start"]
-    assert "told to end (SIGTERM); nothing was learned yet" in early.output
+    assert "interrupted (SIGTERM); nothing was learned yet" in early.output
     names = {path.name for path in early.artifacts.iterdir()}
     assert "config_copy.yaml" in names
     assert "pyfunc" not in names

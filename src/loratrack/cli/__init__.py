@@ -123,4 +123,5 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", metavar="COMMAND")
     for command in COMMANDS:
         command.add_to(commands)
+    top.set_defaults(top=top)  # completion walks it
     return top

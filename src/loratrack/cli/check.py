@@ -69,11 +69,10 @@ def lines(content: Mapping[str, Any]) -> Iterator[str | Table]:
         repeated = f", {file['repeated_rows']:,} of them repeat a text" if file["repeated_rows"] else ""
         yield f"           {file['name']} ({setting}): {file['rows']:,} rows, {file['encoding']}{repeated}"
     for part in rows:
-        tokens = content["tokens"][part]
+        tokens, heading = content["tokens"][part], "tokens" if part == "train" else ""
         yield (
-            f"{'tokens' if part == 'train' else '':<10} {part}: median {tokens['median']:g}, 99 % have up to"
-            f" {tokens['p99']:g}, longest {tokens['max']:,}; {tokens['truncated']:,} cut at max_len"
-            f" {content['max_len']}"
+            f"{heading:<10} {part}: median {tokens['median']:g}, 99 % up to {tokens['p99']:g},"
+            f" longest {tokens['max']:,}; {tokens['truncated']:,} cut at {content['max_len']}"
         )
     kinds = {"unknown": "are unknown", "byte": "parts of a character", "letter": "single letters"}
     shares = [f"{content['vocabulary'][f'{kind}_share']:.1%} {text}" for kind, text in kinds.items()]
@@ -87,10 +86,12 @@ def lines(content: Mapping[str, Any]) -> Iterator[str | Table]:
     adapted = lora if model["use_lora"] else "all weights trained"
     yield (
         f"training   {training['steps']:,} steps: {train['epochs']} epochs of {training['steps_an_epoch']:,}"
-        f" with {train['batch_size']} rows; lr {training['lr']}, {train['schedule']}; {adapted}"
+        f" with {train['batch_size']} rows"
     )
-    version = f"registered as {training['register']}" if training["register"] else "no version"
-    yield f"keeps      {train['save_strategy']}; {version}"
+    yield f"           lr {training['lr']}, {train['schedule']}; {adapted}"
+    version = "no version" if training["version_of"] is None else f"a version of {training['version_of']}"
+    condition = " where it is better than the newest" if training["registers_best"] else ""
+    yield f"keeps      {train['save_strategy']}; {version}{condition}"
     if "sweep" in content:
         yield from sweep_lines(content["sweep"])
     yield ""

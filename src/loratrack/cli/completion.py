@@ -62,9 +62,7 @@ def command(arguments: argparse.Namespace) -> int:
     if arguments.shell != WORDS:
         screen.out(SCRIPTS[arguments.shell], end="")
         return 0
-    from loratrack.cli import parser
-
-    for word in candidates(parser(), arguments.typed or [""]):
+    for word in candidates(arguments.top, arguments.typed or [""]):
         screen.out(word)
     return 0
 

@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING
 
 from loratrack.cli.commands import Commands, examples
-from loratrack.cli.screen import console, ending, loading, print_json, view
+from loratrack.cli.screen import console, loading, print_json, view
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -45,15 +45,14 @@ def command(arguments: argparse.Namespace) -> int:
     from loratrack.experiments.loading import load_run
     from loratrack.tracking.failures import told_to_mlflow
 
-    with told_to_mlflow():
+    with told_to_mlflow(), loading():
         config = load_run(arguments.config, arguments.set)
         from loratrack.experiments.checking import check
 
-        with loading():
-            corpus = check(config)
-            from loratrack.cli.progress import ProgressBar
-            from loratrack.config.layers import separated
-            from loratrack.experiments.run import run
+        corpus = check(config)
+        from loratrack.cli.progress import ProgressBar
+        from loratrack.config.layers import separated
+        from loratrack.experiments.run import run
 
     screen = console(beside_the_answers=arguments.json)
     with ProgressBar(screen) as bar:
@@ -62,7 +61,8 @@ def command(arguments: argparse.Namespace) -> int:
         print_json(result.facts())
     if result.ended_by is not None:
         kept = f"the best epoch so far ({result.best_epoch}) was saved as run {result.run_id}"
-        screen.print(f"{ending(result.ended_by)}; {kept if result.best_epoch else 'nothing was learned yet'}")
+        saved = kept if result.best_epoch else "nothing was learned yet"
+        screen.print(f"interrupted ({result.ended_by.name}); {saved}")
         return 128 + result.ended_by
     if arguments.json:
         return 0

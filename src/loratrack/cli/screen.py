@@ -10,7 +10,6 @@ import argparse
 import json
 import logging
 import os
-import signal
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -70,11 +69,6 @@ def view(page: str) -> list[str]:
     """The line of a summary that leads to MLflow's page, and what opens it while nothing serves it."""
     line = f"view         {page}"
     return [line] if links.is_served() else [line, "             loratrack ui serves it"]
-
-
-def ending(by: signal.Signals) -> str:
-    """In words what ended a training early."""
-    return "interrupted" if by == signal.SIGINT else f"told to end ({by.name})"
 
 
 def complain(text: str) -> None:

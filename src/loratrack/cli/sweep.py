@@ -10,7 +10,6 @@ from loratrack.cli.commands import Commands, examples
 from loratrack.cli.screen import (
     CELL_GAP,
     console,
-    ending,
     fitted_table,
     left_out_line,
     loading,
@@ -73,14 +72,13 @@ def command(arguments: argparse.Namespace) -> int:
         raise UserError(f"sweep: takes one config, got {arguments.config!r} and {arguments.name!r}")
     from loratrack.tracking.failures import told_to_mlflow
 
-    with told_to_mlflow():
+    with told_to_mlflow(), loading():
         config = load_search(arguments.config, arguments.set)
         from loratrack.experiments.checking import check
 
-        with loading():
-            corpus = check(config)
-            from loratrack.cli.progress import SweepBar
-            from loratrack.experiments.sweep import sweep
+        corpus = check(config)
+        from loratrack.cli.progress import SweepBar
+        from loratrack.experiments.sweep import sweep
 
     screen = console(beside_the_answers=arguments.json)
     with SweepBar(screen) as bar:
@@ -96,9 +94,8 @@ def command(arguments: argparse.Namespace) -> int:
     for line in view(result.link):
         screen.print(line)
     if result.ended_by is not None:
-        screen.print(
-            f"{ending(result.ended_by)}; {counted(result.num_done, 'trial')} done; the same command goes on"
-        )
+        done = counted(result.num_done, "trial")
+        screen.print(f"interrupted ({result.ended_by.name}); {done} done; the same command goes on")
         return 128 + result.ended_by
     return 0
 

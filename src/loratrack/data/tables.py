@@ -10,9 +10,9 @@ import hashlib
 import io
 import json
 import math
-import zipfile
 from codecs import BOM_UTF8
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -305,7 +305,7 @@ def _parse_excel(raw: bytes, columns: Sequence[str], separators: Mapping[str, st
         raise UndecodableError(
             "needs openpyxl to be read: `pip install openpyxl`; or save it in Excel as CSV UTF-8"
         ) from None
-    try:
+    with _faults_as("is no Excel workbook that openpyxl can read"):
         book = openpyxl.load_workbook(io.BytesIO(raw), read_only=True, data_only=True)
         sheet = book.worksheets[0]
         sheet.reset_dimensions()  # some programs write wrong ones
@@ -313,8 +313,6 @@ def _parse_excel(raw: bytes, columns: Sequence[str], separators: Mapping[str, st
             ([_excel_value(value) for value in row], line)
             for line, row in enumerate(sheet.iter_rows(values_only=True), start=1)
         ]
-    except (zipfile.BadZipFile, KeyError, ValueError, IndexError, TypeError, OSError) as error:
-        raise UndecodableError(f"is no Excel workbook that openpyxl can read: {error}") from None
     filled = [(row, line) for row, line in cells if any(value is not None for value in row)]
     if not filled:
         return Parsed([], [], [], {}, [], EXCEL)
@@ -324,6 +322,18 @@ def _parse_excel(raw: bytes, columns: Sequence[str], separators: Mapping[str, st
         notices.append(f"it has {len(book.worksheets)} sheets, and only the first was read: {sheet.title!r}")
     rows = [(dict(zip(names, row, strict=False)), line) for row, line in filled[1:]]
     return _as_text(names, rows, columns, separators, {}, notices, EXCEL)
+
+
+@contextmanager
+def _faults_as(fault: str) -> Iterator[None]:
+    """What a library says of a file that it cannot read, as one UndecodableError."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # over a damaged file it is of any kind: zip, XML, text, numbers
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise UndecodableError(f"{fault}: {type(error).__name__}: {first}") from error
 
 
 def _excel_value(value: object) -> object:
@@ -338,16 +348,13 @@ def _excel_value(value: object) -> object:
 def _parse_parquet(raw: bytes, columns: Sequence[str], separators: Mapping[str, str]) -> Parsed:
     """A line is a row, counted from 1."""
     try:
-        import pyarrow
         from pyarrow import parquet
     except ImportError:
         raise UndecodableError("needs pyarrow to be read: `pip install pyarrow`") from None
-    try:
+    with _faults_as("is no Parquet file that pyarrow can read"):
         table = parquet.read_table(io.BytesIO(raw))
         wanted = table.select([name for name in columns if name in table.column_names])
         rows = [(values, line) for line, values in enumerate(wanted.to_pylist(), start=1)]
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UndecodableError(f"is no Parquet file that pyarrow can read: {error}") from None
     return _as_text(list(table.column_names), rows, columns, separators, {}, [], PARQUET)
 
 
@@ -379,8 +386,13 @@ def _as_text(
 
 def _cell(column: str, value: object, separators: Mapping[str, str]) -> str | None:
     """A list of labels becomes one text."""
-    if not isinstance(value, list) or column not in separators:
+    if not isinstance(value, list):
         return _text(column, value)
+    if column not in separators:
+        raise ValueError(
+            f"{quoted(column)} must be text, a number or true/false, got a list; lists of labels need"
+            " data.multi_label"
+        )
     separator, labels = separators[column], [_text(column, label) for label in value]
     if None in labels:
         raise ValueError(f"{quoted(column)} must list labels, got null among them")

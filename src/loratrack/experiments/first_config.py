@@ -23,6 +23,7 @@ from loratrack.config import SINGLE_TASK
 from loratrack.config.data import MAX_TASK_CHARACTERS
 from loratrack.config.files import ExactDumper, parse
 from loratrack.data.labelled.checks import labels_in, rows_without_text
+from loratrack.data.labelled.report import joined_labels
 from loratrack.data.tables import Table, read_table
 from loratrack.errors import (
     ConfigError,
@@ -58,6 +59,8 @@ ROWS_A_LABEL = 3
 """A column with fewer rows for each of its values holds numbers or texts, no classes."""
 MAX_LISTED_LABELS = 30
 """More are `all` in the file."""
+JOINED_LABELS = 2
+"""So many labels that are others joined are no chance: rows have several labels then."""
 HELD_OUT = {"validation_path": ("validation", "valid", "val", "dev"), "test_path": ("test",)}
 CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 MOSTLY = 0.3
@@ -116,8 +119,18 @@ def guess(file: Path, text: str | None = None, labels: Sequence[str] = ()) -> Fi
 
     tasks = _task_names(labels)
     subsets: dict[str, Any] = {}
+    several: dict[str, str] = {}
+    """Tasks with several labels a row, and what stands between them: the same for all."""
     for task, column in tasks.items():
         rows_of: Counter[str] = sum((labels_in(one, column) for one in tables), Counter())
+        separators = Counter(separator for _, separator in joined_labels(rows_of))
+        for separator, count in separators.most_common(1):
+            if count >= JOINED_LABELS and set(several.values()) <= {separator}:
+                several[task] = separator
+                rows_of = sum((labels_in(one, column, separator) for one in tables), Counter())
+                reasons.append(
+                    f"{task:<12} several labels a row, joined by {separator!r}: the parts are labels too"
+                )
         by_count = [label for label, _ in rows_of.most_common()]
         subsets[task] = by_count if len(by_count) <= MAX_LISTED_LABELS else "all"
         listed = ", ".join(by_count[:5]) + (", …" if len(by_count) > 5 else "")
@@ -131,6 +144,9 @@ def guess(file: Path, text: str | None = None, labels: Sequence[str] = ()) -> Fi
         data["text_column"] = text
     data["label_columns"] = {task: column for task, column in tasks.items() if task != column}
     data["label_subset"] = subsets if len(tasks) > 1 else subsets[SINGLE_TASK]
+    if several:
+        data["multi_label"] = True if len(tasks) == 1 else list(several)
+        data["label_separator"] = next(iter(several.values()))
     if any(rows_without_text(one, [text]) for one in tables):
         data["empty_text"] = "drop"
         reasons.append("empty_text   drop: some rows have no text")

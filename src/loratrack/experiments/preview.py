@@ -60,7 +60,8 @@ def preview(config: RunConfig) -> dict[str, Any]:
             "lr": lr,
             "train": plain(train),
             "model": plain(config.model),
-            "register": config.register_as,
+            "version_of": config.registered_model,
+            "registers_best": config.registers_best,
         },
     }
     if isinstance(config, SweepConfig):

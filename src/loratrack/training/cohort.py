@@ -74,15 +74,18 @@ class Cohort:
         """When steps became several times slower, say so once, and measure the threads again."""
         if members != self._paced:  # other members have steps of another size
             self._pace, self._paced = Pace(), members
-        times = self._pace.slower(seconds, rows)
+        times, before = self._pace.slower(seconds, rows), torch.get_num_threads()
         if times is None:
             return
         if not self._told_of_pace:
+            remedy = ""
+            if self.choose_threads is None and before > 1:
+                remedy = f"; train.threads: null, in place of {before}, lets the threads be measured again"
             self.notice(
                 f"steps take {times:.0f} times as long as before: something else keeps this machine busy"
+                + remedy
             )
             self._told_of_pace = True
-        before = torch.get_num_threads()
         if self.choose_threads is not None and self.training:
             self.choose_threads()
         self._pace = Pace()  # what is usual begins anew

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -142,12 +142,7 @@ def doubts(task: str, counts: Mapping[str, int], *, is_multi_label: bool = False
             f"{task}: {len(found)} labels for {sum(found.values())} rows, {num_single} of them with one row:"
             " a number or a free text cannot be learned as a label; make classes of it, such as low and high"
         )
-    joined = [
-        (label, separator)
-        for label in found
-        for separator in SEPARATORS
-        if separator in label and {part.strip() for part in label.split(separator)} <= found.keys()
-    ]
+    joined = joined_labels(found)
     if joined:
         are = "label joins" if len(joined) == 1 else "labels join"
         label, separator = joined[0]
@@ -157,3 +152,14 @@ def doubts(task: str, counts: Mapping[str, int], *, is_multi_label: bool = False
             f" its own; for several labels a row set {switch}data.label_separator: '{separator}'"
         )
     return warnings
+
+
+def joined_labels(labels: Collection[str]) -> list[tuple[str, str]]:
+    """The labels that are other labels joined, each with what stands between them."""
+    known = set(labels)
+    return [
+        (label, separator)
+        for label in labels
+        for separator in SEPARATORS
+        if separator in label and {part.strip() for part in label.split(separator)} <= known
+    ]
