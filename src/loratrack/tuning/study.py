@@ -128,7 +128,11 @@ class Search:
                 self._heartbeat.add(handle._trial_id)
                 handle.set_user_attr(WORKER, f"{socket.gethostname()}:{os.getpid()}")
                 values = space.sample(handle, self.config)
-                handle.set_user_attr(SETTINGS, values)
+                shown = {  # `8` in a file is text
+                    key: space.as_stored(value) if isinstance(value, str) else value
+                    for key, value in values.items()
+                }
+                handle.set_user_attr(SETTINGS, shown)
             try:
                 config = space.trial_config(self.config, handle.number, values)
             except ConfigError as error:  # settings that do not fit together are this trial's failure alone
