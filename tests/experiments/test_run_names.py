@@ -13,6 +13,7 @@ NAMES = {
     (): "exp_v1",
     ("model.lora.rank=8", "train.epochs = 1"): "exp_v1 rank=8 epochs=1",
     ("exp_id=other", "description=a b", "register=false"): "exp_v1",
+    ("model.arch=/bases/tiny", "train.loss_weight=[1, 0]"): "exp_v1 arch=tiny loss_weight=[1, 0]",
     ("train.lr=1e-3", "train.lr=2e-3"): "exp_v1 lr=2e-3",
     ("data.raw_data_path=s3://user:pass@host/train.csv",): "exp_v1 raw_data_path=s3://***@host/train.csv",
     ("data.raw_data_path=" + 80 * "x",): "exp_v1 raw_data_path=" + 38 * "x" + "…",
