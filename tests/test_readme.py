@@ -130,7 +130,7 @@ def shorten(file: Path) -> None:
 def train(words: list[str], *more: str) -> None:
     """`loratrack run …` or `sweep …`, for one epoch and on a tiny base where the command names none."""
     named = any("model.arch" in word for word in words)
-    tiny = [] if named else [f"model.arch={os.environ['TINY_BASE']}"]
+    tiny = [] if named else [f"model.arch={os.environ['TINY_BASE']}", "data.max_len=64"]
     if any("clinc" in word for word in words):  # named, for in one epoch it may learn nothing
         tiny.append("register=clinc")
     settings = [word for setting in ("train.epochs=1", *tiny, *more) for word in ("--set", setting)]
@@ -167,6 +167,9 @@ def commands(name: str) -> list[list[str]]:
 @pytest.fixture(scope="module")
 def trained(here: Any) -> str:
     """All trainings that README shows, in its order; the id of the first run."""
+    for words in commands("init"):  # which fails where the file is there already
+        Path(words[words.index("--out") + 1]).unlink(missing_ok=True)
+        assert cli.main(words) == 0
     for words in commands("run"):
         train(words)
     client = mlflow.MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
@@ -183,7 +186,10 @@ def test_the_trainings_run(trained: str, here: Any) -> None:
 
 
 def test_what_comes_before_a_training_is_shown(here: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    for words in [words[1:] for words in WORDS if words[1:2] and words[1] in BEFORE]:
+    for words in commands("init"):
+        Path(words[words.index("--out") + 1]).unlink(missing_ok=True)
+        assert cli.main(words) == 0
+    for words in commands("check"):
         assert cli.main(words) == 0
     assert "train_double_label (double_cls): no problems" in capsys.readouterr().out
 
@@ -283,7 +289,7 @@ def test_the_model_is_served(trained: str, here: Any) -> None:
 
 @pytest.mark.slow
 def test_the_ui_shows_the_runs(trained: str, here: Any) -> None:
-    (words,) = shown("loratrack", "ui")
+    words = shown("loratrack", "ui")[-1]
     words += ["--no-browser", "--port", "5000"]
     with serving(here, ["loratrack", "ui", *words], "5000") as (port, _):
         get = f"http://127.0.0.1:{port}/api/2.0/mlflow/runs/get?run_id={trained}"

@@ -144,6 +144,7 @@ def test_a_run_leaves_every_artifact(dual: Any) -> None:
         "label_map.json",
         "metrics.json",
         "class_scores.csv",
+        "answers.json",
         "env_info.json",
         "data_report.json",
         "bundle.json",

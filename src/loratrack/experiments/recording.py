@@ -160,7 +160,6 @@ def enter(
     writer.log_params(
         sizes if config.train.lr != AUTO else {**sizes, "train.lr": member.config.train.peak_rate}
     )
-    writer.log_metrics(prepared.yardstick, step=0)
     return member
 
 
@@ -217,6 +216,7 @@ def keep(
         disk.write_text(folder / ANSWERS, json.dumps(as_json(answers), ensure_ascii=False))
     try:  # before the files: a run that has kept its model has its scores
         log.writer.log_metrics(metrics, step=len(member.history))
+        log.writer.log_metrics(prepared.yardstick, step=0)  # last: MLflow shows them in this order
     finally:  # also on a full disk, for moving the files takes no space
         log.writer.hand_over(folder)
     if member.history and with_pictures:
