@@ -33,6 +33,8 @@ STATE_STYLES = {
     **dict.fromkeys(("FAILED", "FAULT"), "red"),
 }
 """Colours appear on a terminal alone, and not where NO_COLOR is set."""
+BAR_OF_MLFLOW = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
+"""Whether MLflow draws a bar for the files that it fetches or sends."""
 CELL_GAP = 3
 """What the frame of a table takes beside each column."""
 
