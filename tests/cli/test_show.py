@@ -145,13 +145,15 @@ def test_a_sweep_has_its_own_name_and_a_row_for_each_trial(
 ) -> None:
     params = {"sweep.name": "by-rank", "train.save_strategy": "best_avg_f1"}
     run = RunWriter.start(name="by-rank", params=params, tags={"exp_id": "clinc_dual", "sweep": "by-rank"})
-    for trial in range(1, 31):
-        run.log_metrics({"f1": trial / 100}, step=trial)
+    for trial in range(30):
+        run.log_metrics({"trial/f1": trial / 100}, step=trial)
+        run.log_metrics({"f1": 0.9}, step=trial + 1)  # the best so far, after so many trials
     assert run.finish("FINISHED")
     assert main(["show", "by-rank"]) == 0
     output = capsys.readouterr().out
     assert output.splitlines()[0] == "by-rank  sweep of clinc_dual  FINISHED"
     assert "┃ trial ┃     f1 ┃" in output
+    assert "│    29 │ 0.2900 │" in output
     assert "with --json also 20 more trials\n" in output
 
 

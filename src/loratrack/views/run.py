@@ -8,7 +8,7 @@ from typing import Any
 
 from loratrack.errors import printable
 from loratrack.index import detail as details
-from loratrack.index.detail import Detail
+from loratrack.index.detail import TRIAL, Detail
 from loratrack.index.runs import SWEEP, StoredRun, names_of
 from loratrack.places import ENVIRONMENT
 from loratrack.store import links
@@ -112,19 +112,28 @@ def epochs(detail: Detail) -> EpochTable:
 
     A sweep has a row for each trial.
     """
-    step = -(-len(detail.epochs) // MAX_EPOCHS)
-    newest_first = reversed(list(detail.epochs))
+    rows, what = detail.epochs, "epoch"
+    if is_sweep(detail.run):
+        of_trials = {number: _of_trial(values) for number, values in detail.epochs.items()}
+        rows, what = {number: values for number, values in of_trials.items() if values}, "trial"
+    step = -(-len(rows) // MAX_EPOCHS)
+    newest_first = reversed(list(rows))
     chosen = [
-        epoch for age, epoch in enumerate(newest_first) if age % step == 0 or epoch == detail.best_epoch
+        number for age, number in enumerate(newest_first) if age % step == 0 or number == detail.best_epoch
     ][::-1]
-    names = dict.fromkeys(name for values in detail.epochs.values() for name in values)
-    marks = tuple(f"{'*' if epoch == detail.best_epoch else ''}{epoch}" for epoch in chosen)
-    columns = [Column("epoch", "trial" if is_sweep(detail.run) else "epoch", marks)]
+    names = dict.fromkeys(name for values in rows.values() for name in values)
+    marks = tuple(f"{'*' if number == detail.best_epoch else ''}{number}" for number in chosen)
+    columns = [Column(what, what, marks)]
     for name in _by_importance(detail.run, names):
-        values = [detail.epochs[epoch].get(name) for epoch in chosen]
+        values = [rows[number].get(name) for number in chosen]
         cells = tuple(NONE if value is None else text_of(name, value) for value in values)
         columns.append(Column(name, name, cells, rank=len(columns)))
-    return EpochTable(columns, len(detail.epochs) - len(chosen))
+    return EpochTable(columns, len(rows) - len(chosen))
+
+
+def _of_trial(values: Mapping[str, float]) -> dict[str, float]:
+    """Under its own name a sweep has logged the best value so far."""
+    return {name.removeprefix(TRIAL): value for name, value in values.items() if name.startswith(TRIAL)}
 
 
 def settings(detail: Detail) -> dict[str, dict[str, str]]:
