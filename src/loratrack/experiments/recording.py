@@ -187,7 +187,8 @@ def keep(
             verdict = against_baseline(member.config, compared)
         if verdict is not None:
             rate = session.rate_to_try(prepared.network, member.config.train)
-            tries = remedies(member.config, rate, prepared.dataset.report)
+            best_epoch = member.best.epoch if member.best else 0
+            tries = remedies(member.config, best_epoch, rate, prepared.dataset.report)
             log.notice(f"{member.config.exp_id}: {verdict}; {tries}")
     folder = work / ARTIFACTS
     session.write(prepared, member, outcome, folder, with_weights=with_weights)
