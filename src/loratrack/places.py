@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from urllib.parse import unquote, urlparse
 
 import platformdirs
 
@@ -51,6 +52,14 @@ def our_project(start: Path | None = None) -> Path | None:
 def database_uri(folder: Path) -> str:
     """MLflow's URI of the database in `folder`; SQLAlchemy takes the path as it is, unquoted."""
     return f"sqlite:///{folder / DATABASE}"
+
+
+def artifact_folder(uri: str) -> Path | None:
+    """The local folder of a URI of artifacts; as in MLflow a bare path is quoted too. None: elsewhere."""
+    parts = urlparse(uri)
+    if parts.scheme not in ("", "file"):
+        return None
+    return Path(unquote(parts.path if parts.scheme else uri))
 
 
 def cache_folder() -> Path:

@@ -174,7 +174,9 @@ def alone(done: Done, store: Store) -> tuple[Any, Any]:
     code, output = call("run", str(Path(before.info.artifact_uri) / "config_copy.yaml"))
     assert code == 0, output
     again = [
-        run for run in store.runs() if run.info.run_name == name and run.info.run_id != before.info.run_id
+        run
+        for run in store.runs()
+        if run.data.tags["exp_id"] == name and run.info.run_id != before.info.run_id
     ]
     return before, again[0]
 

@@ -150,8 +150,11 @@ def test_without_a_baseline_nothing_is_compared() -> None:
 
 def test_what_to_try_depends_on_what_was_tried() -> None:
     bad = {"tokens": {"train": {"truncated_share": 0.46}}, "vocabulary": {"broken_share": 0.7}}
-    assert remedies(config("label"), 2e-3, bad) == (
+    assert remedies(config("label"), 8, 2e-3, bad) == (
         "try a base that knows the language of the texts, train.lr=0.002 (now 2e-05), a larger"
         " data.max_len (now 128, which cuts 46 % of the texts) or more train.epochs (now 8)"
     )
-    assert remedies(config("label", lr=1e-3), 2e-3, {}) == "try more train.epochs (now 8) or another base"
+    assert remedies(config("label", lr=1e-3), 5, 2e-3, {}) == "try more train.epochs (now 8) or another base"
+    assert remedies(config("label", lr=1e-3), 4, 2e-3, {}) == (
+        "try more rows (the best epoch was 4 of 8) or another base"
+    )

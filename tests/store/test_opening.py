@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from loratrack.errors import StoreError
+from loratrack.places import artifact_folder
 from loratrack.store import opening
 from loratrack.store.client import connect, ensure_experiment
 from loratrack.store.place import database_file, store_folder, tracking_uri
@@ -148,11 +149,25 @@ def test_a_killed_run_stays_killed(uri: str, first: str, then: str, kept: str) -
     assert (info.status, info.end_time) == (kept, 1000 if first == "KILLED" else 2000)
 
 
-def test_an_experiment_with_a_slash_stays_below_the_store(tmp_path: Path, uri: str) -> None:
-    ensure_experiment("../风险")
-    experiment = connect().get_experiment_by_name("../风险")
-    assert experiment
-    assert Path(experiment.artifact_location).parent == tmp_path / "mlruns" / "artifacts"
+@pytest.mark.parametrize(
+    ("name", "on_disk"),
+    [
+        *((name, name) for name in ("评论", "my tickets", "50% off", "a%20b", "c#1?")),
+        ("../风险", "..%2F风险"),
+        ("..", "%2E%2E"),
+    ],
+)
+def test_the_files_of_an_experiment_lie_where_its_runs_say(
+    uri: str, tmp_path: Path, name: str, on_disk: str
+) -> None:
+    client = connect()
+    run = client.create_run(ensure_experiment(name))
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "notices.txt").write_text("hello")
+    client.log_artifacts(run.info.run_id, str(tmp_path / "new"))
+    folder = artifact_folder(run.info.artifact_uri)
+    assert folder == tmp_path / "mlruns" / "artifacts" / on_disk / run.info.run_id / "artifacts"
+    assert (folder / "notices.txt").read_text() == "hello"
 
 
 def test_a_deleted_experiment_says_how_to_have_it_back(uri: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from typing import TYPE_CHECKING
 
 from loratrack.cli.commands import Commands, examples
@@ -87,7 +88,7 @@ def summary(config: RunConfig, result: Training) -> list[str]:
         f"artifacts    {result.artifact_uri}",
         f"model        {result.model}",
         *view(result.link),
-        f"predict      loratrack predict --model {result.model} {texts}",
+        f"predict      loratrack predict --model {shlex.quote(result.model)} {texts}",
     ]
     if not result.is_sent:
         lines.append("the tracking store does not answer: send the rest with loratrack sync")

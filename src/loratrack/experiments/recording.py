@@ -100,7 +100,10 @@ def run_name(exp_id: str, changed: Sequence[str]) -> str:
     """`dual rank=8 epochs=1`: the exp_id and what was changed, as short as a list of runs shows it."""
     pairs = [each.partition("=")[::2] for each in changed]
     values = {key.strip(): str(scrub_text(value.strip())) for key, value in pairs}
-    values = {key: Path(value).name if value[:1] in "/.~" else value for key, value in values.items()}
+    values = {
+        key: Path(value).name if value[:1] in "/.~" or key.endswith("_path") else value
+        for key, value in values.items()
+    }
     words = [f"{key.rsplit('.', 1)[-1]}={value}" for key, value in values.items() if key not in NOT_IN_NAMES]
     name = " ".join([exp_id, *words])
     return name if len(name) <= MAX_NAME_CHARACTERS else f"{name[: MAX_NAME_CHARACTERS - 1]}…"
@@ -187,7 +190,8 @@ def keep(
             verdict = against_baseline(member.config, compared)
         if verdict is not None:
             rate = session.rate_to_try(prepared.network, member.config.train)
-            tries = remedies(member.config, rate, prepared.dataset.report)
+            best_epoch = member.best.epoch if member.best else 0
+            tries = remedies(member.config, best_epoch, rate, prepared.dataset.report)
             log.notice(f"{member.config.exp_id}: {verdict}; {tries}")
     folder = work / ARTIFACTS
     session.write(prepared, member, outcome, folder, with_weights=with_weights)

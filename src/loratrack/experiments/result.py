@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from loratrack.places import artifact_folder
 from loratrack.store import links
 
 if TYPE_CHECKING:
@@ -65,8 +66,7 @@ class Result:
     @property
     def folder(self) -> Path | None:
         """Where its files lie; None where a server keeps them."""
-        path = Path(self.artifact_uri.removeprefix("file://"))
-        return path if path.is_absolute() else None
+        return artifact_folder(self.artifact_uri) if self.artifact_uri else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -96,7 +96,7 @@ def is_worse(config: RunConfig, metrics: Mapping[str, float]) -> bool:
     return metrics[f"best_{metric}"] <= metrics.get(f"{BASELINE}{metric}", -math.inf) - ALIKE
 
 
-def remedies(config: RunConfig, rate_to_try: float, report: Mapping[str, Any]) -> str:
+def remedies(config: RunConfig, best_epoch: int, rate_to_try: float, report: Mapping[str, Any]) -> str:
     """What to try, the likeliest first; `report`: what `data_report.json` holds."""
     rate, tries = config.train.peak_rate, []
     is_foreign = report.get("vocabulary", {}).get("broken_share", 0.0) >= HARDLY_SEEN
@@ -109,7 +109,11 @@ def remedies(config: RunConfig, rate_to_try: float, report: Mapping[str, Any]) -
         tries.append(
             f"a larger data.max_len (now {config.data.max_len}, which cuts {100 * cut:.0f} % of the texts)"
         )
-    tries.append(f"more train.epochs (now {config.train.epochs})")
+    epochs = config.train.epochs
+    if best_epoch > epochs / 2:
+        tries.append(f"more train.epochs (now {epochs})")
+    else:
+        tries.append(f"more rows (the best epoch was {best_epoch} of {epochs})")
     if not is_foreign:
         tries.append("another base")
     return f"try {', '.join(tries[:-1])} or {tries[-1]}"

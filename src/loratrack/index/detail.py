@@ -6,13 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlparse
 
 from loratrack.index.naming import find, newer
 from loratrack.index.runs import ONLY_LATEST, RunSummary, StoredRun, in_full
 from loratrack.index.tables import Dataset, Tables
 from loratrack.metrics import SCORE
-from loratrack.places import ENVIRONMENT, NOTICES
+from loratrack.places import ENVIRONMENT, NOTICES, artifact_folder
 from loratrack.store.client import answering, connect, fetching
 from loratrack.store.relocation import here
 
@@ -87,10 +86,8 @@ def kept_text(detail: Detail, name: str) -> str | None:
 
 
 def _files(run_id: str, uri: str) -> _LocalFiles | _StoredFiles:
-    scheme = urlparse(uri).scheme
-    if scheme in ("", "file"):
-        return _LocalFiles(Path(unquote(urlparse(uri).path) if scheme else uri))
-    return _StoredFiles(run_id, uri)
+    folder = artifact_folder(uri)
+    return _StoredFiles(run_id, uri) if folder is None else _LocalFiles(folder)
 
 
 @dataclass(frozen=True)

@@ -293,6 +293,12 @@ def pages(ask: Callable[[str | None], PagedList[T]]) -> Iterator[T]:
             return
 
 
+def _quoted_folder(name: str) -> str:
+    """A name as a folder, quoted: MLflow unquotes the location of artifacts, a bare path too."""
+    inside = re.sub(r"[/\\]|^\.+$", lambda part: "".join(f"%{ord(sign):02X}" for sign in part[0]), name)
+    return re.sub("[%#?]", lambda sign: quote(sign[0]), inside)
+
+
 def ensure_experiment(name: str) -> str:
     """The id of the experiment `name`, made when there is none; any number of processes may ask."""
     from mlflow.exceptions import MlflowException
@@ -303,7 +309,7 @@ def ensure_experiment(name: str) -> str:
         # In a database of ours artifacts lie below store_folder(), wherever the process runs; MLflow would
         # put them below the current folder. A server decides for itself.
         is_database = database_file(tracking_uri()) is not None
-        location = str(store_folder() / ARTIFACTS / quote(name, safe=" ")) if is_database else None
+        location = str(store_folder() / ARTIFACTS / _quoted_folder(name)) if is_database else None
         try:
             client.create_experiment(name, artifact_location=location, tags=_experiment_tags(name))
         except MlflowException as error:
