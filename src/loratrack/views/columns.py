@@ -163,6 +163,8 @@ def _column(runs: Sequence[StoredRun], name: str, names: Sequence[str], rank: in
             cell = state(run)
         elif name in SOURCES:
             cell = ", ".join(str(value)[:SHORT_HASH] for value in run.values(name))
+        elif name == ERROR_TAG:
+            cell = ", ".join(beginning(text_of(name, value)) for value in run.values(name))
         elif name == "version":
             cell = ", ".join(each.in_short(with_model=are_several) for each in run.versions)
         else:
@@ -238,4 +240,8 @@ def shortened(text: str, width: int = MAX_CELL_WIDTH) -> str:
         return text
     if "/" in text:
         return "…" + set_cell_size(text[::-1], width - 1)[::-1].lstrip()
-    return set_cell_size(text, width - 1).rstrip() + "…"
+    return beginning(text, width)
+
+
+def beginning(text: str, width: int = MAX_CELL_WIDTH) -> str:
+    return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"
