@@ -100,7 +100,10 @@ def run_name(exp_id: str, changed: Sequence[str]) -> str:
     """`dual rank=8 epochs=1`: the exp_id and what was changed, as short as a list of runs shows it."""
     pairs = [each.partition("=")[::2] for each in changed]
     values = {key.strip(): str(scrub_text(value.strip())) for key, value in pairs}
-    values = {key: Path(value).name if value[:1] in "/.~" else value for key, value in values.items()}
+    values = {
+        key: Path(value).name if value[:1] in "/.~" or key.endswith("_path") else value
+        for key, value in values.items()
+    }
     words = [f"{key.rsplit('.', 1)[-1]}={value}" for key, value in values.items() if key not in NOT_IN_NAMES]
     name = " ".join([exp_id, *words])
     return name if len(name) <= MAX_NAME_CHARACTERS else f"{name[: MAX_NAME_CHARACTERS - 1]}…"
