@@ -47,6 +47,7 @@ def test_a_chinese_file_in_gbk_becomes_a_config(init: Init, tmp_path: Path) -> N
         "base         minilm: built in, needs no network\n"
         "             100% of the letters are Chinese, Japanese or Korean, which minilm has hardly seen;"
         " where the hub or its folder is at hand, model.arch: bert-base-chinese does better\n"
+        "train        20 epochs, since few rows need more of them; it stops after 5 without a better score\n"
         "\n风险.yaml is written; all of it may be changed. Next:\n"
         "  loratrack check '风险.yaml'\n  loratrack run '风险.yaml'\n"
     )
@@ -60,7 +61,7 @@ def test_a_chinese_file_in_gbk_becomes_a_config(init: Init, tmp_path: Path) -> N
             "label_subset": {"风险等级": ["低风险", "中风险", "高风险"], "是否_采纳": ["采纳", "不采纳"]},
         },
         "model": {"arch": "minilm", "pooling": "mean"},
-        "train": {"epochs": 5},
+        "train": {"epochs": 20, "early_stopping_epochs": 5},
     }
     assert lt.check("风险.yaml")["rows"] == {"train": 108, "validation": 12}
 
