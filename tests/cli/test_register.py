@@ -37,6 +37,23 @@ def test_promote_registers_a_run_that_has_no_version(ask: Any, trained: Any) -> 
     )
 
 
+def test_the_config_says_the_model_that_a_run_without_a_version_becomes_one_of(
+    ask: Any, trained: Any
+) -> None:
+    def loose() -> str:  # it learns nothing
+        settings = "exp_id=loose; train.lr=1e-9; train.epochs=1; register=best:fine"
+        out = ask("run", trained.config, "--set", settings)[1]
+        return str(re.findall(r"run          ([0-9a-f]{32})", out)[0])
+
+    run_id = loose()
+    assert ask("register", run_id) == (0, "model        models:/fine/1\n" + view("fine/1"), "")
+    assert ask("rollback", "--model", "other", "--to", run_id)[2] == (
+        f"loratrack: {run_id}: run {run_id} has no version of other;"
+        f" loratrack register {run_id} --name other makes one\n"
+    )
+    assert ask("promote", loose())[1].startswith("registered as fine/2\n")
+
+
 def test_best_makes_a_version_only_of_a_model_that_beats_the_newest_on_the_same_rows(
     ask: Any, trained: Any
 ) -> None:

@@ -7,22 +7,24 @@ register("0a1b2c", "intents")
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from loratrack.config import RunConfig
+from loratrack.config import RunConfig, files
 from loratrack.errors import RefusedError, StoreError, UserError
 from loratrack.experiments.verdict import LEARNED_NOTHING
 from loratrack.metrics import is_better
-from loratrack.places import PYFUNC
+from loratrack.places import CONFIG_COPY, PYFUNC
 from loratrack.registry import lookup, pages
 from loratrack.registry.lookup import SAME_ROWS
 from loratrack.registry.versions import Model
 from loratrack.store import secrets
-from loratrack.store.client import DESCRIPTION, answering, connect, names_of_files
+from loratrack.store.client import DESCRIPTION, Run, answering, connect, names_of_files
 from loratrack.store.place import tracking_uri
 from loratrack.store.relocation import follow
-from loratrack.tracking import registration
+from loratrack.tracking import artifacts, registration
 
 SCORES = ("best_", "test_")
 """The metrics that a version's page shows."""
@@ -98,15 +100,16 @@ def choose_stored(config: RunConfig, run_id: str) -> Choice:
 def register(run: str, name: str | None = None) -> str:
     """`NAME/NUMBER` of the version that is this run's model, made where there is none yet.
 
-    `run` is an id, the beginning of one, or an exp_id; `name` is by default that of the run's project. A run
-    counts as complete when it has kept its model, whatever became of its process afterwards.
+    `run` is an id, the beginning of one, or an exp_id; `name` is by default the one that `register` of the
+    run's config says, else that of its project. A run counts as complete when it has kept its model, whatever
+    became of its process afterwards.
     """
     stored = lookup.run_of(run)
     about = f"run {stored.info.run_id} ({stored.info.status})"
-    name = name or stored.data.tags.get("project")
+    follow(tracking_uri())
+    name = name or _said_by_config(stored) or stored.data.tags.get("project")
     if not name:
         raise UserError(f"--name: must say the registered model's name, for {about} tells no project")
-    follow(tracking_uri())
     with answering():
         if PYFUNC not in names_of_files(stored):
             raise RefusedError(
@@ -120,3 +123,10 @@ def register(run: str, name: str | None = None) -> str:
             connect(), stored.info.run_id, name, shown, str(secrets.scrub_text(text))
         )
     return f"{name}/{number}"
+
+
+def _said_by_config(stored: Run) -> str | None:
+    """The registered model of the config that the run has kept."""
+    with tempfile.TemporaryDirectory() as folder:
+        kept = artifacts.fetch(stored, [CONFIG_COPY], Path(folder))
+        return files.load(kept[CONFIG_COPY]).registered_model if kept else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -71,7 +72,7 @@ def version_of(text: str, model: str | None = None) -> Candidate:
         run_id = run_of(text).info.run_id
         matches = list(_versions(client, _filter(model, f"run_id = '{run_id}'")))
         if not matches:
-            raise UnregisteredError(text, run_id)
+            raise UnregisteredError(text, run_id, model)
         return _only(text, [max(of_one, key=lambda each: each.version) for of_one in _by_model(matches)])
 
 
@@ -191,11 +192,14 @@ def search_runs(client: Client, condition: str, limit: int) -> list[Run]:
 
 
 class UnregisteredError(RefusedError):
-    """A run that is there and has no version."""
+    """A run that is there and has no version, or none of `model`."""
 
-    def __init__(self, text: str, run_id: str) -> None:
+    def __init__(self, text: str, run_id: str, model: str | None) -> None:
         self.run_id = run_id
-        super().__init__(f"{text}: run {run_id} has no version; loratrack register {run_id} makes one")
+        of_model, named = (f" of {model}", f" --name {shlex.quote(model)}") if model else ("", "")
+        super().__init__(
+            f"{text}: run {run_id} has no version{of_model}; loratrack register {run_id}{named} makes one"
+        )
 
 
 def _filter(model: str | None, condition: str = "") -> str:
