@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 
 MAX_NAME_CHARACTERS, MAX_NAMES = 120, 20
 """What a message shows of a name and of a list of names. A quote never closed makes a name of megabytes."""
+FULL_WIDTH = {chr(ord(sign) + 0xFEE0): sign for sign in ",:;.-[]{}0123456789<>=!~()"}
+"""What a Chinese or Japanese keyboard writes, and what was meant."""
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = MAX_NAME_CHARACTERS
 _SHORT.maxlist = _SHORT.maxtuple = MAX_NAMES
@@ -62,6 +64,12 @@ def did_you_mean(name: str, names: Iterable[str], cutoff: float = 0.6) -> str:
     """`; did you mean 'NAME'?` for the nearest of `names`, else nothing."""
     near = closest(name, names, cutoff)
     return "" if near is None else f"; did you mean {near!r}?"
+
+
+def full_width(text: str) -> str:
+    """`; write '.' for the full-width '．'` for each such sign in `text`."""
+    found = sorted(set(text) & set(FULL_WIDTH))
+    return "".join(f"; write {FULL_WIDTH[sign]!r} for the full-width {sign!r}" for sign in found)
 
 
 def printable(text: str) -> str:

@@ -45,6 +45,19 @@ def test_the_page_tells_rows_tokens_steps_and_labels(check: Any, sample: Any) ->
     assert store_folder().exists() == before
 
 
+def test_the_page_tells_what_is_one_text_to_the_base(check: Any, sample: Any, tmp_path: Path) -> None:
+    rows = pandas.read_csv(sample.folder / "test.csv", dtype=str)
+    train = pandas.read_csv(sample.folder / "train.csv", dtype=str)
+    copies = pandas.concat([train.head(3), rows.head(2)]).assign(text=lambda frame: frame["text"].str.upper())
+    copies.to_csv(tmp_path / "validation.csv", index=False)
+    code, page, errors = check(
+        sample.config, "--set", f"data.validation_path={tmp_path / 'validation.csv'}; data.max_len=128"
+    )
+    assert (code, errors) == (0, "")
+    assert "           2 validation rows kept: the same text to this base as a test row\n" in page
+    assert "           3 training rows left out: the same text to this base as a validation row\n" in page
+
+
 def test_the_numbers_are_those_of_pandas_and_transformers(check: Any, sample: Any) -> None:
     content = json.loads(check(sample.config, "--json", "--set", "data.max_len=8")[1])
     assert content == {**lt.check(lt.load(sample.config, "data.max_len=8")), "problems": []}

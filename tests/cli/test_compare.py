@@ -17,8 +17,10 @@ from rich.cells import cell_len
 from tests.stores import be_a_terminal
 
 from loratrack.cli import main
+from loratrack.cli.screen import left_out_line
 from loratrack.index import search
 from loratrack.index.opened import open_tables
+from loratrack.index.runs import Version
 from loratrack.views import columns
 
 LETTERS = "┃┡━╇┩│└┴┘┏┳┓"
@@ -43,7 +45,7 @@ def test_the_best_come_first_with_what_tells_them_apart(
     assert [row[6] for row in lines] == ["–", "–", "exp_v2: the loss was nan…", "–", "–"]
     shown = [(row[0], row[2], row[5], *row[7:]) for row in lines]
     assert shown == [
-        ("exp_v4", "double_cls", "FINISHED", "16", "0.0002", "0.9300", "risk v2 @champion"),
+        ("exp_v4", "double_cls", "FINISHED", "16", "0.0002", "0.9300", "v2 @champion"),
         ("exp_中文", "multi_cls", "FINISHED", "8", "2e-05", "0.9100", "–"),
         ("exp_v2", "double_cls", "FAILED", "16", "0.0002", "0.7000", "–"),
         ("exp_v4", "double_cls", "FINISHED", "32", "0.0002", "0.6500", "–"),
@@ -107,14 +109,14 @@ def test_data_that_changed_behind_its_path_is_a_difference(store_of_runs: str) -
 
 
 def test_chosen_columns(store_of_runs: str, capsys: pytest.CaptureFixture[str]) -> None:
-    names = "exp_id, duration,train.lr,best_avg_f1,alias,version"
+    names = "duration,train.lr,exp_id, best_avg_f1,alias,version"
     assert main(["compare", "--columns", names, "--limit", "3"]) == 0
     output = capsys.readouterr().out
     assert rows(output) == [
-        ["exp_id", "duration", "lr", "best_avg_f1", "alias", "registered"],
-        ["exp_v5", "–", "0.0002", "–", "–", "–"],
-        ["exp_v4", "1 min 0 s", "0.0002", "0.6500", "–", "–"],
-        ["exp_v4", "1 min 0 s", "0.0002", "0.9300", "champion", "risk v2 @champion"],
+        ["exp_id", "run", "duration", "lr", "best_avg_f1", "alias", "registered"],
+        ["exp_v5", rows(output)[1][1], "–", "0.0002", "–", "–", "–"],
+        ["exp_v4", rows(output)[2][1], "1 min 0 s", "0.0002", "0.6500", "–", "–"],
+        ["exp_v4", rows(output)[3][1], "1 min 0 s", "0.0002", "0.9300", "champion", "v2 @champion"],
     ]
     assert output.endswith("3 of 5 runs, newest first; --limit shows more; 1 failed, shown with --all\n")
 
@@ -126,7 +128,53 @@ def test_a_file_is_as_wide_as_COLUMNS_says(
     assert main(["compare"]) == 0
     output = capsys.readouterr().out
     assert max(cell_len(line) for line in output.splitlines() if line[:1] in LETTERS) <= 80
-    assert "columns not shown (no room): task_type, started, device; choose with --columns" in output
+    assert (
+        "no room for 3 columns: task_type, started, device; choose with --columns, or see all with --json\n"
+        in output
+    )
+
+
+def test_what_was_asked_for_is_shown_before_the_rest(
+    store_of_runs: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def heading(*words: str) -> list[str]:
+        assert main(["compare", *words]) == 0
+        return rows(capsys.readouterr().out)[0]
+
+    monkeypatch.setenv("COLUMNS", "70")
+    assert "started" not in heading()
+    assert heading("--filter", "started<1d and lr>0 and test_avg_f1>0.1") == [
+        *("exp_id", "run", "started", "lr", "test_avg_f1")
+    ]
+    named = heading("--filter", "params.model.lora.rank>4 and task_type~cls")
+    assert {"exp_id", "run", "task_type", "rank"} <= set(named)
+    assert heading("--filter", "status=FAILED")[:4] == ["exp_id", "run", "status", "error"]
+    assert "registered" in heading("--filter", "alias=champion")
+    assert "started" not in heading("--filter", "started<1d", "--diff")
+
+
+def test_the_columns_that_find_no_room_take_two_lines_at_most() -> None:
+    some = [columns.Column(f"metric_{number}", f"metric_{number}", ()) for number in range(30)]
+    line = left_out_line(some, 80, "; choose with --columns, or see all with --json")
+    assert 140 < cell_len(line) <= 160
+    assert line.startswith("no room for 30 columns: metric_0, metric_1, ")
+    assert line.endswith(", …; choose with --columns, or see all with --json")
+    assert left_out_line(some[:2], 30) == "no room for 2 columns: metric_0, metric_1"
+
+
+def test_the_versions_of_several_models_are_named(store_of_runs: str) -> None:
+    def version(model: str, *aliases: str, stage: str | None = None) -> Version:
+        return Version(model, 1, stage, aliases)
+
+    with open_tables() as tables:
+        run = search.search(tables, limit=1).runs[0]
+    champion = replace(run, versions=(version("risk", "champion", stage="Production"),))
+    staged = replace(run, versions=(version("risk", stage="Staging"),))
+    other = replace(run, versions=(version("intent", "champion", stage="Production"),))
+    [cells] = [each.cells for each in columns.columns([champion, staged], names=["version"])[2:]]
+    assert cells == ("v1 @champion", "v1 Staging")
+    [cells] = [each.cells for each in columns.columns([champion, other], names=["version"])[2:]]
+    assert cells == ("risk v1 @champion", "intent v1 @champion")
 
 
 @pytest.mark.parametrize(("no_colour", "shown"), [("", "\x1b[31mFAILED\x1b[0m"), ("1", "FAILED ")])
@@ -157,7 +205,7 @@ def test_a_narrow_terminal_leaves_columns_out_and_says_which(
     output = capsys.readouterr().out
     heading, *lines = rows(output)
     assert all(cell_len(line) <= width for line in output.splitlines() if line[:1] in LETTERS)
-    assert "…" not in output
+    assert not any("…" in cell for row in rows(output) for cell in row)
     assert len(lines) == 5
     assert heading[:2] == ["exp_id", "run"]
     assert "avg_f1" in heading

@@ -92,6 +92,29 @@ def test_labels_that_yaml_bends_and_texts_that_lack_are_kept(init: Init, tmp_pat
     assert checked["files"]["data.raw_data_path"]["rows_without_text"] == 2
 
 
+def test_what_check_would_refuse_is_told_with_its_number(
+    init: Init, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [f"text {number},{'xy'[number % 2]}" for number in range(40)]
+    (tmp_path / "train.csv").write_text(
+        "\n".join(["text,label", *rows, "no label,", "nor here, ", ",x", ","])
+    )
+    (tmp_path / "test.csv").write_text("text,label\nasked,x\nasked too,\n ,y\n")
+    code, shown, _ = init("train.csv", "--out", "a.yaml")
+    assert code == 0
+    assert [line for line in shown.splitlines() if line.startswith(("label  ", "empty_text"))] == [
+        "label        2 labels, the most frequent first: x, y",
+        "label        2 rows have no label in train.csv (lines 42, 43); fill or delete these rows, else"
+        " `loratrack check` refuses them",
+        "label        1 row has no label in test.csv (line 3); fill or delete these rows, else"
+        " `loratrack check` refuses them",
+        "empty_text   drop: 3 rows have no text (2 in train.csv, 1 in test.csv);"
+        " with `error` they are refused",
+    ]
+    assert main(["check", "a.yaml"]) == 2
+    assert "the label 'label' is missing at lines 42, 43;" in capsys.readouterr().err
+
+
 def test_many_labels_are_all_and_bad_task_names_are_replaced(init: Init, tmp_path: Path) -> None:
     rows = [f"text {number},a{number % 40},b{number % 2}" for number in range(200)]
     (tmp_path / "raw.csv").write_text("\n".join(["text,loss,avg", *rows]))

@@ -122,6 +122,41 @@ def test_files_datasets_environment_and_notices(
     assert facts["notices"] == ["LoRA on query, value", "布局: padded"]
 
 
+def test_the_metric_that_chose_the_epoch_and_each_F1_come_first(
+    client: MlflowClient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = {"train.save_strategy": "best_avg_accuracy"}
+    run = RunWriter.start(name="dual", params=params, tags={"exp_id": "dual"})
+    scores = {f"{task}_{measure}": 0.5 for task in ("avg", "情感", "类别") for measure in ("accuracy", "f1")}
+    run.log_metrics({**scores, "train/loss": 0.7, "validation/loss": 0.8, "system/epoch_seconds": 3}, step=1)
+    run.log_metrics({f"best_{name}": value for name, value in scores.items()} | {"best_epoch": 1}, step=1)
+    assert run.finish("FINISHED")
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["show", "dual"]) == 0
+    headings = [line.split("┃")[1:-1] for line in capsys.readouterr().out.splitlines() if line[:1] == "┃"]
+    assert [[cell.strip() for cell in line] for line in headings] == [
+        ["task", "F1, epoch 1", "accuracy, epoch 1"],
+        ["epoch", "avg_accuracy", "avg_f1", "情感_f1", "类别_f1", "train/loss"],
+    ]
+
+
+def test_a_sweep_has_its_own_name_and_a_row_for_each_trial(
+    client: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = {"sweep.name": "by-rank", "train.save_strategy": "best_avg_f1"}
+    run = RunWriter.start(name="by-rank", params=params, tags={"exp_id": "clinc_dual", "sweep": "by-rank"})
+    for trial in range(30):
+        run.log_metrics({"trial/f1": trial / 100}, step=trial)
+        run.log_metrics({"f1": 0.9}, step=trial + 1)  # the best so far, after so many trials
+    assert run.finish("FINISHED")
+    assert main(["show", "by-rank"]) == 0
+    output = capsys.readouterr().out
+    assert output.splitlines()[0] == "by-rank  sweep of clinc_dual  FINISHED"
+    assert "┃ trial ┃     f1 ┃" in output
+    assert "│    29 │ 0.2900 │" in output
+    assert "with --json also 20 more trials\n" in output
+
+
 @pytest.mark.parametrize("width", [60, 100, 160])
 def test_every_width_of_terminal(
     store_of_runs: str, width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -7,14 +7,19 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.request import urlopen
 
 import psutil
 import pytest
+from tests.cli.test_read_only import DROP_RIGHTS, set_rights
 from tests.stores import use
 
 from loratrack.cli import main
@@ -81,6 +86,66 @@ def test_the_pages_open_on_the_runs_and_end_with_ctrl_c(store_of_runs: str, tmp_
         process.wait()
     assert (rest, process.returncode) == (("", ""), 0)
     assert not links.is_served()
+
+
+@contextmanager
+def serving(*command: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The process of `loratrack ui` and its address, once it has said it."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield process, process.stdout.readline().removesuffix(f"{RUNS}\n")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+UI = (sys.executable, "-u", "-m", "loratrack.cli", "ui", "--no-browser", "--port", "0")
+
+
+@pytest.mark.slow
+def test_a_second_server_tells_its_own_address_and_takes_over_the_links(store_of_runs: str) -> None:
+    with serving(*UI) as (first, address), serving(*UI, "--host", "0.0.0.0") as (second, own):
+        assert re.fullmatch(r"http://127\.0\.0\.1:\d+", own)
+        assert own != address == links.ui()
+        assert second.stdout is not None
+        assert second.stdout.readline() == (
+            "others may ask for a private IP address of this machine; for its name or a public address begin"
+            " with MLFLOW_SERVER_ALLOWED_HOSTS='localhost:*,127.0.0.1:*,NAME:*'\n"
+        )
+        assert second.stdout.readline() == "Ctrl-C ends it\n"
+        with urlopen(f"{own}/") as page:
+            assert f'location.replace("{RUNS}")' in page.read().decode()
+        first.kill()
+        first.wait()
+        deadline = time.monotonic() + 20
+        while links.ui() != own and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert links.ui() == own
+
+
+@pytest.mark.slow
+def test_who_may_not_write_is_told_the_right_address(
+    store_of_runs: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "mlruns"
+    folder.mkdir()
+    with (
+        closing(sqlite3.connect(store_of_runs.removeprefix("sqlite:///"))) as store,
+        closing(sqlite3.connect(folder / "mlflow.db")) as copy,
+    ):
+        store.backup(copy)
+    use(f"sqlite:///{folder}/mlflow.db", monkeypatch, tmp_path)
+    ui = "from loratrack.cli import main; main(['ui', '--no-browser', '--port', '0'])"
+    set_rights(folder, is_writable=False)
+    try:
+        with serving(sys.executable, "-u", "-c", DROP_RIGHTS, ui) as (_, address):
+            assert re.fullmatch(r"http://127\.0\.0\.1:\d+", address)
+            assert address != links.ui() == "http://127.0.0.1:5000"
+            with urlopen(f"{address}/") as page:
+                assert f'location.replace("{RUNS}")' in page.read().decode()
+    finally:
+        set_rights(folder, is_writable=True)
 
 
 def shown(chromium: str, address: str) -> str:

@@ -127,7 +127,7 @@ def test_numbers_end_somewhere(folder: Path, setting: str, limit: int) -> None:
     for value in (limit + 1, "1" + "0" * 40):
         with pytest.raises(ConfigError) as fault:
             load("good.yaml", [f"{setting}={value}"])
-        assert f"{setting}: input should be less than or equal to {limit}" in str(fault.value)
+        assert f"{setting}: must be less than or equal to {limit}" in str(fault.value)
 
 
 @pytest.mark.parametrize("name", ["a:b", "a\nb", "\x1b[2J"])

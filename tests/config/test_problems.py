@@ -39,9 +39,9 @@ def test_all_problems_are_reported_at_once() -> None:
         "  data.raw_data_path: must be given",
         "  data.label_subset: listed more than once: a",
         "  data.raw_data_pth: no such setting; did you mean data.raw_data_path?",
-        "  model.use_lora: input should be a valid boolean, unable to interpret input, got 'maybe'",
-        "  model.pooling: input should be 'cls', 'mean' or 'last', got 'max'",
-        "  train.batch_size: input should be greater than 0, got '0'",
+        "  model.use_lora: must be a valid boolean, unable to interpret input, got 'maybe'",
+        "  model.pooling: must be one of cls, mean, last, got 'max'",
+        "  train.batch_size: must be greater than 0, got '0'",
         "  train.lr: must be a number, got 'fast'",
         "  train.epohs: no such setting; did you mean train.epochs?",
         "  resources: must hold settings of its own, got 'none'",
@@ -56,7 +56,7 @@ def test_what_does_not_fit_together_is_reported_with_the_rest() -> None:
     )
     assert lines(text) == [
         "x.yaml: 5 invalid settings",
-        "  train.weight_decay: input should be greater than or equal to 0, got '-1'",
+        "  train.weight_decay: must be greater than or equal to 0, got '-1'",
         "  train.sede: no such setting; did you mean train.seed?",
         "  data.label_subset: task_type double_cls needs exactly 2 tasks, got 3: a, b, text;"
         " task_type: multi_cls takes any number",
@@ -131,7 +131,7 @@ def test_a_problem_names_the_parent_or_the_override_that_said_it() -> None:
     )
     parent = Path("projects/t.yaml").resolve()
     assert messages[1:] == [
-        "  train.batch_size: input should be greater than 0, got '-1'",
+        "  train.batch_size: must be greater than 0, got '-1'",
         f"  train.lr: must be a number, got 'fast' (in {parent})",
         "  train.seed: must be a whole number, got 'x' (in --set train.seed=x)",
         "  train.lora: no such setting; did you mean model.lora? (in --set train.lora=1)",

@@ -8,6 +8,7 @@ import yaml
 from loratrack.config.yaml_text import problem_of, value_of
 
 WIDE = "a full-width '：' stands behind"
+BARE = "no space stands behind"
 
 
 def test_scalars_stay_the_text_of_the_file() -> None:
@@ -40,6 +41,9 @@ def test_anchors_and_merge_keys_work() -> None:
         ("? [a]\n: 1", "line 1, column 3: found unhashable key"),
         ("exp_id：a\ntask_type: b", f"line 1: {WIDE} exp_id; write ': ', with a space"),
         ("a: 1\n风险：[x]\nb: 2", f"line 2: {WIDE} 风险; write ': ', with a space"),
+        ("exp_id:评论\ntask_type: b", f"line 1: {BARE} 'exp_id:'; write ': ', with a space"),
+        ("a: 1\nb:\n  lr:2e-5\n  epochs: 2", f"line 3: {BARE} 'lr:'; write ': ', with a space"),
+        ("http://a\nb: c", "line 2, column 2: mapping values are not allowed here"),
         ("text: |\n  Note：x\nc: 1\nb: 2\na: b: c", "line 5, column 5: mapping values are not allowed here"),
         ("a:\n\tb: 1", "line 2, column 1: a tab; indent with spaces"),
         ("a: *b", "line 1, column 4: found undefined alias 'b'"),

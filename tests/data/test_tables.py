@@ -112,9 +112,56 @@ def test_the_index_that_pandas_writes_is_left_out(tmp_path: Path) -> None:
         " left out",
     )
     assert problems_of(tmp_path / "a.csv", ",text,label\n3,a,x\n3,b,y\n") == [
-        "a value stands in a column without a name (quote texts with commas, or name the column)"
-        " at lines 2, 3"
+        "a value stands in a column without a name (quote texts with commas, or name the column, or write it"
+        " with index=False) at lines 2, 3"
     ]
+
+
+def test_excel_is_as_strict_with_columns_without_a_name(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+
+    def workbook(*rows: list[object]) -> bytes:
+        book = openpyxl.Workbook()
+        for row in rows:
+            book.active.append(row)
+        book.save(tmp_path / "made.xlsx")
+        return (tmp_path / "made.xlsx").read_bytes()
+
+    file, remedy = tmp_path / "a.xlsx", "name the column, or clear its cells"
+    stray = workbook(["text", "label", None, "x"], ["a", "x"], ["b", "y", 0], ["c", "x", None, 1, "far"])
+    assert problems_of(file, stray) == [f"a value stands in a column without a name ({remedy}) at lines 3, 4"]
+    frame = pandas.DataFrame({"text": ["a", "b", "c"], "label": ["x", "y", "x"]})
+    frame.to_excel(tmp_path / "made.xlsx")
+    table = table_of(file, (tmp_path / "made.xlsx").read_bytes())
+    assert table.columns == {"text": ["a", "b", "c"], "label": ["x", "y", "x"]}
+    assert table.notices == (
+        f"{file}: its first column has no name and numbers the rows, as pandas writes them: left out",
+    )
+    pandas.concat([frame, frame]).to_excel(tmp_path / "made.xlsx")
+    assert problems_of(file, (tmp_path / "made.xlsx").read_bytes()) == [
+        f"a value stands in a column without a name ({remedy}, or write it with index=False)"
+        " at lines 2, 3, 4, 5, 6, 7"
+    ]
+
+
+def test_truths_are_what_pandas_writes_but_in_json(tmp_path: Path) -> None:
+    pytest.importorskip("openpyxl")
+    frame = pandas.DataFrame({"text": ["a", "b"], "label": [True, False]})
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    frame.to_parquet(tmp_path / "a.parquet")
+    frame.to_excel(tmp_path / "a.xlsx", index=False)
+    frame.to_json(tmp_path / "a.jsonl", orient="records", lines=True)
+    labels = {
+        file.suffix: table_of(file, file.read_bytes()).columns["label"] for file in tmp_path.glob("a.*")
+    }
+    python, json_own = ["True", "False"], ["true", "false"]
+    assert labels == {".csv": python, ".parquet": python, ".xlsx": python, ".jsonl": json_own}
+    problems: list[str] = []
+    listed = tmp_path / "listed.jsonl"
+    listed.write_text('{"text": "a", "label": [true, "x", false]}')
+    table = read_table(listed, COLUMNS, problems, {"label": ";"})
+    assert table is not None
+    assert table.columns["label"] == ["true;x;false"]
 
 
 def damaged_copies_are_read_or_refused(file: Path, whole: bytes) -> int:
@@ -148,7 +195,7 @@ def test_excel_is_read_as_it_is_shown(tmp_path: Path) -> None:
     book.save(file)
     whole = file.read_bytes()
     table = table_of(file, whole)
-    assert table.columns["label"] == ["007", "7", "0.5", "TRUE", "2026-01-31", "2026-01-31 08:05:00", None]
+    assert table.columns["label"] == ["007", "7", "0.5", "True", "2026-01-31", "2026-01-31 08:05:00", None]
     assert table.lines == [2, 4, 5, 6, 7, 8, 9]
     assert table.notices == (f"{file}: it has 2 sheets, and only the first was read: 'Sheet'",)
     for raw in (b"PK\x03\x04", whole[:1000], b"text,label\n"):

@@ -177,7 +177,9 @@ def test_a_file_of_answers_can_be_read_as_data(
 
 def test_it_is_reproduced_and_promoted(several: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["reproduce", several.run_id, "--check"]) == 0
-    assert "every metric of every epoch is equal" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "environment: no differences\n" in output
+    assert "every metric of every epoch is equal\n" in output
     assert main(["promote", f"tiny/{several.version}"]) == 0
 
 

@@ -84,6 +84,22 @@ def test_no_heavy_library_and_no_store_is_opened(bad: Path, tmp_path: Path, comm
     assert not store.exists()
 
 
+def test_a_hub_that_is_away_makes_no_run(bad: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.csv").write_text("text,label\ncalm,low\nloud,high\nstill,low\nshrill,high\nmild,low\n")
+    process = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "run", str(bad), "--set", "model.arch=nobody/nothing"],
+        env=os.environ
+        | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "0"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "model.arch: http://127.0.0.1:9 cannot be reached for 'nobody/nothing'" in process.stderr
+    assert not (tmp_path / "mlruns").exists()
+    assert process.stdout == "2 []\n"
+
+
 def test_of_a_sweep_over_bases_each_base_is_looked_at(sample: Any) -> None:
     space = {"model.arch": {"choice": [str(sample.base), "./nowhere"]}}
     sweep = f"sweep={{name: s, trials: 2, metric: avg_f1, space: {space}}}"

@@ -15,8 +15,9 @@ NAMES = {
     ("exp_id=other", "description=a b", "register=false"): "exp_v1",
     ("model.arch=/bases/tiny", "train.loss_weight=[1, 0]"): "exp_v1 arch=tiny loss_weight=[1, 0]",
     ("train.lr=1e-3", "train.lr=2e-3"): "exp_v1 lr=2e-3",
-    ("data.raw_data_path=s3://user:pass@host/train.csv",): "exp_v1 raw_data_path=s3://***@host/train.csv",
-    ("data.raw_data_path=" + 80 * "x",): "exp_v1 raw_data_path=" + 38 * "x" + "…",
+    ("data.raw_data_path=s3://user:pass@host/train.csv",): "exp_v1 raw_data_path=train.csv",
+    ("model.arch=https://user:pass@host/base",): "exp_v1 arch=https://***@host/base",
+    ("data.raw_data_path=projects/a/data/" + 80 * "x",): "exp_v1 raw_data_path=" + 38 * "x" + "…",
 }
 
 

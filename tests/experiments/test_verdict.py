@@ -101,7 +101,9 @@ def test_of_several_labels_a_row_the_same_for_each_row_is_nothing() -> None:
     said = learned_nothing(config("label"), FALLING, {"label": (truth, constant)})
     assert said is not None
     assert re.fullmatch(
-        r"learned nothing \((\d\d\.\d) % right, \1 % by always giving the same answer\)", said
+        r"learned nothing \((\d\d\.\d) % of the decisions on single labels right,"
+        r" \1 % by always giving the same answer\)",
+        said,
     )
     half = np.where(draw.random((300, 2)) < 0.5, truth, constant)
     assert learned_nothing(config("label"), FALLING, {"label": (truth, half)}) is None

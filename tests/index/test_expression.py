@@ -84,6 +84,16 @@ def test_a_filter_is_read_as_meant(text: str, meant: str) -> None:
     [
         ("", "must be a name, such as avg_f1>0.9, got nothing\n  \n  ^"),
         ("a", "after 'a' must be one of =  !=  <  <=  >  >=  ~  !~  in  like, got nothing\n  a\n   ^"),
+        (
+            "avg_f1＞0.3",
+            "must be one of =  !=  <  <=  >  >=  ~  !~  in  like; write '>' for the full-width '＞'\n"
+            "  avg_f1＞0.3\n  ^^^^^^^^^^^",
+        ),
+        (
+            "a ！＝ 1",
+            "must be one of =  !=  <  <=  >  >=  ~  !~  in  like; write '!' for the full-width '！';"
+            " write '=' for the full-width '＝'\n  a ！＝ 1\n    ^^^^",
+        ),
         ("a=", "after = must be a value, got nothing\n  a=\n    ^"),
         ("a=>1", "must be one of =  !=  <  <=  >  >=  ~  !~\n  a=>1\n   ^^"),
         ("a=1 b=2", "must be `and`, `or` or the end, got 'b'\n  a=1 b=2\n      ^"),

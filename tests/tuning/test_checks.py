@@ -99,11 +99,11 @@ def problems(tmp_path: Path) -> Callable[..., list[str]]:
         ),
         (
             {"model.lora.rank": {"choice": [4, 0]}},
-            "model.lora.rank: with '0': model.lora.rank: input should be greater than 0, got '0'",
+            "model.lora.rank: with '0': model.lora.rank: must be greater than 0, got '0'",
         ),
         (
             {"model.lora.dropout": {"uniform": [0.5, 1.5]}},
-            "model.lora.dropout: with 1.5: model.lora.dropout: input should be less than 1, got 1.5",
+            "model.lora.dropout: with 1.5: model.lora.dropout: must be less than 1, got 1.5",
         ),
     ],
 )

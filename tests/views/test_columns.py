@@ -30,6 +30,14 @@ def test_a_real_infinity_is_short_too() -> None:
     assert score(math.inf) == "inf"
 
 
+def test_a_reason_keeps_its_beginning_and_a_path_its_end() -> None:
+    summary = RunSummary("a" * 32, "dual", "exp_v1", "FAILED", "1", "loratrack", 1000, 3500)
+    text = "model.arch: there is no base /data/bases/of/mine"
+    run = StoredRun(summary, {"error": text}, {"data.raw_data_path": "/data/projects/mine/train.csv"}, {}, ())
+    cells = [each.cells[0] for each in columns([run], names=["error", "data.raw_data_path"])[2:]]
+    assert cells == ["model.arch: there is no bas…", "…ata/projects/mine/train.csv"]
+
+
 def test_the_baseline_stands_beside_the_score_that_it_is_compared_with() -> None:
     def run(metrics: dict[str, float]) -> StoredRun:
         summary = RunSummary("a" * 32, "dual", "exp_v1", "FINISHED", "1", "loratrack", 1000, 3500)

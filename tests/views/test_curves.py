@@ -147,6 +147,19 @@ def test_long_labels_lose_their_middle(tmp_path: Path) -> None:
     assert shown.endswith("_end")
 
 
+def test_the_legend_has_the_values_of_the_epoch_that_the_answers_are_of() -> None:
+    scores = {1: {"f1": 0.5, "train/loss": 0.9}, 2: {"f1": 0.8, "train/loss": 0.5}, 3: {"f1": 0.7}}
+
+    def legend(best_epoch: int | None) -> list[str]:
+        drawn = curves.loss_figure(scores, best_epoch), curves.scores_figure("a", scores, "", best_epoch)
+        texts = [text for figure in drawn for text in figure.axes[0].get_legend_handles_labels()[1]]
+        return [text for text in texts if text != "best epoch"]
+
+    assert legend(1) == ["train: 0.9 at epoch 1", "macro F1: 0.5 at epoch 1"]
+    assert legend(2) == ["train: 0.5 at epoch 2", "macro F1: 0.8 at epoch 2"]
+    assert legend(None) == ["train: 0.5 at epoch 2", "macro F1: 0.7 at epoch 3"]
+
+
 def test_the_best_epoch_is_marked() -> None:
     axes = curves.loss_figure(history(["risk"]), best_epoch=2).axes[0]
     [line] = [line for line in axes.lines if line.get_label() == "best epoch"]

@@ -122,6 +122,12 @@ def check(arch: str) -> None:
         hub.check_offline(arch)
 
 
+def fetch(arch: str, *, trust: Trust = False) -> None:
+    """The files of a base of the hub are on this machine then; BaseNotFoundError where they cannot be had."""
+    if arch != BUILT_IN and not arch.startswith(RUN_SCHEMES) and not _is_local(arch):
+        hub.fetch(arch, trust=trust)
+
+
 def load_tokenizer(base: Base) -> Any:
     """The base's own tokenizer, the fast kind where there is one, always with a padding token."""
     from transformers import AutoTokenizer

@@ -33,7 +33,7 @@ from loratrack.cli import (
     ui,
 )
 from loratrack.cli.commands import setting_meant
-from loratrack.cli.screen import Complaints, Parser, complain, complain_of_error, console
+from loratrack.cli.screen import BAR_OF_MLFLOW, Complaints, Parser, complain, complain_of_error, console
 from loratrack.errors import RefusedError, UserError, is_text, quoted
 from loratrack.store.place import database_file, store_name, tracking_uri
 
@@ -94,7 +94,7 @@ def main(words: Sequence[str] | None = None) -> int:
         command: Callable[[argparse.Namespace], int] = arguments.command
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # it tells of each table that it makes
         if not sys.stderr.isatty():  # MLflow's bar would write a line for each file
-            os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+            os.environ.setdefault(BAR_OF_MLFLOW, "false")
         elif database_file(tracking_uri()) is None and command.__module__ != cache.__name__:
             # MLflow's client takes more than a second to load before it asks anything
             complain(f"asking {store_name()} …")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from loratrack.cli.commands import Commands, examples
 from loratrack.cli.screen import console, print_json
-from loratrack.errors import UserError
+from loratrack.errors import UserError, counted
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -77,8 +77,13 @@ def lines(content: Mapping[str, Any]) -> Iterator[str | Table]:
     kinds = {"unknown": "are unknown", "byte": "parts of a character", "letter": "single letters"}
     shares = [f"{content['vocabulary'][f'{kind}_share']:.1%} {text}" for kind, text in kinds.items()]
     yield f"           of the base's tokens {', '.join(shares).replace('%', ' %')}"
-    for part, count in content["same_tokens"].items():
-        yield f"           {count:,} training rows left out: the same text to this base as a {part} row"
+    for same in content["same_tokens"]:
+        part = "training" if same["rows_of"] == "train" else same["rows_of"]
+        fate = "left out" if same["left_out"] else "kept"
+        yield (
+            f"           {counted(same['rows'], f'{part} row')} {fate}: the same text to this base as a"
+            f" {same['also_in']} row"
+        )
     base, training = content["base"], content["training"]
     train, model = training["train"], training["model"]
     yield f"base       {base['name']} ({base['origin']}), {base['folder']}"

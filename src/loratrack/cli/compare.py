@@ -54,7 +54,11 @@ def add_to(commands: Commands) -> None:
         "--sort-by", metavar="NAME", help="best first, such as avg_f1; of a loss the lowest is best"
     )
     parser.add_argument(
-        "--columns", metavar="NAME,…", type=_names, default=(), help="only these columns, in this order"
+        "--columns",
+        metavar="NAME,…",
+        type=_names,
+        default=(),
+        help="exp_id, run and only these, in this order",
     )
     parser.add_argument("--limit", metavar="N", type=_count, default=20, help="at most N rows; default 20")
     parser.add_argument("--all", action="store_true", help="runs that failed too, and why")
@@ -102,11 +106,19 @@ def command(arguments: argparse.Namespace) -> int:
     elif result.runs:
         names = arguments.columns
         table, left_out = fitted_table(
-            columns.columns(result.runs, names=names, sort_by=sort_by, is_diff=is_diff), screen
+            columns.columns(
+                result.runs,
+                names=names,
+                sort_by=sort_by,
+                filtered_by=result.filtered_by,
+                is_diff=is_diff,
+            ),
+            screen,
         )
         screen.print(table)
         if left_out:
-            screen.print(f"{left_out_line(left_out)}; choose with --columns, or see all with --json")
+            remedy = "; choose with --columns, or see all with --json"
+            screen.print(left_out_line(left_out, screen.width, remedy))
         for line in comparison.remarks(result, sort_by=sort_by, is_diff=is_diff):
             screen.print(line)
         if arguments.plot is not None:

@@ -2,6 +2,7 @@
 
 The script that it prints hands the words so far back to `loratrack completion words`, which knows the
 commands, their options, and the runs, experiments and models of the store. Files the shell completes itself.
+A name may hold spaces and signs that the shell obeys: zsh and fish quote it, in bash the script does.
 """
 
 from __future__ import annotations
@@ -16,8 +17,18 @@ WORDS = "words"
 SCRIPTS = {
     "bash": """\
 _loratrack() {
-    local IFS=$'\\n'
-    COMPREPLY=($(loratrack completion words "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null))
+    local quote= word=${COMP_WORDS[COMP_CWORD]}
+    case $word in
+        [\\'\\"]*) quote=${word:0:1} word=${word:1} ;;
+        *) IFS= read word <<< "$word" ;;
+    esac
+    COMPREPLY=()
+    while IFS= read -r word; do
+        if [[ -z $quote ]]; then printf -v word %q "$word"
+        elif [[ $word == *[\\'\\"\\`\\$\\\\!]* ]]; then continue
+        fi
+        COMPREPLY+=("$word")
+    done < <(loratrack completion words "${COMP_WORDS[@]:1:COMP_CWORD-1}" "$word" 2>/dev/null)
 }
 complete -o default -F _loratrack loratrack
 """,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 
+from loratrack.cli.screen import BAR_OF_MLFLOW
 from loratrack.experiments.watcher import (
     Lines,
     TrialEnd,
@@ -28,16 +30,17 @@ WIDE = 100
 MAX_NAME_WIDTH = 24
 
 
-class ProgressBar(Lines):
-    """A bar and a line for each epoch on a terminal; elsewhere lines alone."""
+class LiveLines(Lines):
+    """Lines above bars that move as long as the block takes; MLflow's own bar would run through them."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, is_in_steps: bool = False) -> None:
         super().__init__(console.print)
         self.console = console
-        self._bars: dict[str, TaskID] = {}
-        self._progress = progress(console, is_in_steps=True)
+        self._progress = progress(console, is_in_steps=is_in_steps)
+        self._bar_of_mlflow = os.environ.get(BAR_OF_MLFLOW)
 
-    def __enter__(self) -> ProgressBar:
+    def __enter__(self) -> Self:
+        os.environ[BAR_OF_MLFLOW] = "false"
         self._progress.start()
         return self
 
@@ -45,6 +48,18 @@ class ProgressBar(Lines):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._progress.stop()
+        if self._bar_of_mlflow is None:
+            del os.environ[BAR_OF_MLFLOW]
+        else:
+            os.environ[BAR_OF_MLFLOW] = self._bar_of_mlflow
+
+
+class ProgressBar(LiveLines):
+    """A bar and a line for each epoch on a terminal; elsewhere lines alone."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(console, is_in_steps=True)
+        self._bars: dict[str, TaskID] = {}
 
     def step(self, members: Sequence[Member]) -> None:
         if not self.console.is_terminal:
@@ -70,26 +85,17 @@ class ProgressBar(Lines):
         return self._bars[member.name]
 
 
-class SweepBar(Lines):
+class SweepBar(LiveLines):
     """One bar for all trials on a terminal; elsewhere lines alone."""
 
     def __init__(self, console: Console) -> None:
-        super().__init__(console.print)
-        self.console = console
+        super().__init__(console)
         self._best = ""
-        self._progress = progress(console)
+        self._in_training: Mapping[int, Member] = {}
         self._bar = self._progress.add_task("loading", total=None)
 
-    def __enter__(self) -> SweepBar:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
     def under_way(self, sweep: UnderWay) -> None:
+        self._in_training = sweep.members
         done, wanted, members = sweep.num_done, sweep.num_wanted, sweep.members.values()
         name = f"{done}/{wanted} trials" if wanted else f"{done} trials"
         begun = sum(member.step / member.total_steps for member in members)
@@ -107,6 +113,8 @@ class SweepBar(Lines):
         if end.best_number is not None:
             self._best = f"best {metrics_line(dict([next(iter(end.best_metrics.items()))]))}"
         self.notice(f"{trial_line(end)}\n  {settings_line(end.settings)}")
+        others = {number: member for number, member in self._in_training.items() if number != end.number}
+        self.under_way(UnderWay(others, end.num_done, end.num_wanted))
 
 
 Row = TypeVar("Row")

@@ -15,12 +15,13 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from loratrack.errors import printable_lines
+from loratrack.errors import counted, printable_lines
 from loratrack.store import links
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ STATE_STYLES = {
     **dict.fromkeys(("FAILED", "FAULT"), "red"),
 }
 """Colours appear on a terminal alone, and not where NO_COLOR is set."""
+BAR_OF_MLFLOW = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
+"""Whether MLflow draws a bar for the files that it fetches or sends."""
 CELL_GAP = 3
 """What the frame of a table takes beside each column."""
 
@@ -148,5 +151,12 @@ def fitted_table(columns: Sequence[Column], screen: Console) -> tuple[Table, lis
     return table, left_out
 
 
-def left_out_line(columns: Sequence[Column]) -> str:
-    return f"columns not shown (no room): {', '.join(column.heading for column in columns)}"
+def left_out_line(columns: Sequence[Column], width: int, remedy: str = "") -> str:
+    """How many columns there is no room for, what to do, and as many of their names as two lines hold."""
+    names = [column.heading for column in columns]
+    begin = f"no room for {counted(len(names), 'column')}: "
+    line = f"{begin}{', '.join(names)}{remedy}"
+    while names and cell_len(line) > 2 * width:
+        names.pop()
+        line = f"{begin}{', '.join([*names, '…'])}{remedy}"
+    return line

@@ -70,7 +70,7 @@ def command(arguments: argparse.Namespace) -> int:
         epochs = run.epochs(detail)
         table, left_out = fitted_table(epochs.columns, screen)
         screen.print(table)
-        more = [f"{epochs.num_left_out} more epochs"] if epochs.num_left_out else []
+        more = [f"{epochs.num_left_out} more {epochs.columns[0].heading}s"] if epochs.num_left_out else []
         more += [column.name for column in left_out]
         if more:
             screen.print(f"with --json also {', '.join(more)}")

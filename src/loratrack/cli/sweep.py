@@ -137,7 +137,7 @@ def print_report(report: Report, screen: Console) -> None:
         table.title = "best trials"
         screen.print(table)
         if left_out:
-            screen.print(left_out_line(left_out))
+            screen.print(left_out_line(left_out, screen.width))
         screen.print(f"best run     {best_run}")
     shares = views.importances(report)
     if len(shares) > 1:  # the first is the heading

@@ -11,6 +11,7 @@ from contextlib import suppress
 from loratrack.cli.commands import Commands, examples
 from loratrack.cli.screen import complain, console
 
+ALLOWED_HOSTS = "MLFLOW_SERVER_ALLOWED_HOSTS"
 DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
 
 
@@ -24,7 +25,10 @@ def add_to(commands: Commands) -> None:
     )
     parser.add_argument("--port", type=_port, metavar="N", help="default: 5000, or the next that is free")
     parser.add_argument(
-        "--host", default="127.0.0.1", help="0.0.0.0 for all who reach this machine; default: 127.0.0.1"
+        "--host",
+        default="127.0.0.1",
+        help="0.0.0.0 for all who reach this machine; default: 127.0.0.1. MLflow answers those who ask for a"
+        f" name or a public address with 403, unless {ALLOWED_HOSTS} lists it",
     )
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     parser.set_defaults(command=command)
@@ -35,27 +39,35 @@ def command(arguments: argparse.Namespace) -> int:
     from loratrack.store import links, ui
     from loratrack.store.place import tracking_uri
 
-    def address() -> str:
-        experiment = newest_experiment()
-        return links.experiments_page() if experiment is None else links.runs_page(experiment)
+    def path() -> str:
+        return links.path_of_runs(newest_experiment())
 
     has_browser = not arguments.no_browser and (
         sys.platform in ("darwin", "win32") or any(os.environ.get(name) for name in DISPLAYS)
     )
     screen = console()
-    if tracking_uri().startswith("http"):
-        screen.print(address())
+
+    def open_at(place: str) -> None:
+        address = f"{place}{path()}"
+        screen.print(address)
         if has_browser:
-            webbrowser.open(address())
+            webbrowser.open(address)
+
+    if tracking_uri().startswith("http"):
+        open_at(links.ui())
         return 0
 
     def first_page() -> ui.FirstPage:
-        return ui.FirstPage(address().removeprefix(links.ui()), score_columns())
+        return ui.FirstPage(path(), score_columns())
 
     def opened() -> None:
-        screen.print(f"{address()}\nCtrl-C ends it")
-        if has_browser:
-            webbrowser.open(address())
+        open_at(place.address)
+        if place.is_open and not os.environ.get(ALLOWED_HOSTS):
+            screen.print(
+                "others may ask for a private IP address of this machine; for its name or a public address"
+                f" begin with {ALLOWED_HOSTS}='localhost:*,127.0.0.1:*,NAME:*'"
+            )
+        screen.print("Ctrl-C ends it")
 
     with ui.listen(arguments.host, arguments.port) as place:
         if arguments.port is None and place.port != links.PORT:

@@ -15,7 +15,7 @@ import yaml
 
 from loratrack.config.fields import path_problem
 from loratrack.config.model import LORA_ALIASES
-from loratrack.config.yaml_text import MAX_DEPTH, full_width_colon, problem_of, value_of
+from loratrack.config.yaml_text import MAX_DEPTH, problem_of, value_of, wrong_colon
 from loratrack.errors import ConfigError, closest, did_you_mean
 from loratrack.places import PROJECT_FILE
 
@@ -76,7 +76,7 @@ def read_layers(path: Path, overrides: Sequence[str] = ()) -> list[Layer]:
         if settings is None:
             raise ConfigError(f"{source}: must hold settings, got an empty file")
         if not isinstance(settings, dict):
-            if problem := full_width_colon(text.split("\n")):
+            if problem := wrong_colon(text.split("\n")):
                 raise ConfigError(f"{source}: must be YAML: {problem}")
             kind = "a list" if isinstance(settings, list) else "one value"
             raise ConfigError(f"{source}: must hold settings (`key: value`), got {kind}")

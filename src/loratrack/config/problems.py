@@ -11,10 +11,8 @@ from pydantic_core import ErrorDetails
 
 from loratrack.config.layers import Layer, Settings
 from loratrack.config.schema import READ_TOGETHER, RunConfig
-from loratrack.errors import closest
+from loratrack.errors import closest, full_width
 
-FULL_WIDTH = {chr(ord(sign) + 0xFEE0): sign for sign in ",:;.-[]{}0123456789"}
-"""What a Chinese or Japanese keyboard writes, and what was meant."""
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 100
 
@@ -54,7 +52,9 @@ def problems_of(
                 text = f"must hold settings of its own, got {value}"
             case "float_parsing" | "int_parsing":
                 number = "number" if detail["type"] == "float_parsing" else "whole number"
-                text = f"must be a {number}, got {value}{_full_width(value)}"
+                text = f"must be a {number}, got {value}{full_width(value)}"
+            case "literal_error":
+                text = f"must be one of {_plain_list(detail)}, got {value}"
             case "value_error":
                 pass  # our own words, with the value where it helps
             case _:
@@ -87,14 +87,14 @@ def problems_of(
     return lines
 
 
-def _full_width(value: str) -> str:
-    found = sorted(set(value) & set(FULL_WIDTH))
-    return "".join(f"; write {FULL_WIDTH[sign]!r} for the full-width {sign!r}" for sign in found)
-
-
 def _text(detail: ErrorDetails) -> str:
-    message = detail["msg"].removeprefix("Value error, ")
+    message = detail["msg"].removeprefix("Value error, ").replace("Input should ", "must ")
     return message[:1].lower() + message[1:]
+
+
+def _plain_list(detail: ErrorDetails) -> str:
+    """`'cls', 'mean' or 'last'`, as pydantic says it, without quotes."""
+    return str(detail.get("ctx", {})["expected"]).replace("'", "").replace(" or ", ", ")
 
 
 def closest_setting(name: str, names: Sequence[str] | None = None) -> str | None:

@@ -15,6 +15,8 @@ MAX_DEPTH = 50
 MAX_VALUES = 100_000
 """Keys and values, an alias counted as all that it stands for; a list of 10,000 labels has 10,000."""
 FULL_WIDTH_COLON = re.compile(r"\s*([\w.-]+)\s*：")
+BARE_COLON = re.compile(r"\s*([\w.-]+):(?=[^\s:/\\])")
+"""Behind a key, and no space behind it; a URL and a drive of Windows are none."""
 NULL, MERGE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"
 
 
@@ -23,11 +25,13 @@ def value_of(text: str) -> Any:
     return yaml.load(text, Loader=_TextLoader)
 
 
-def full_width_colon(lines: Sequence[str], first: int = 1) -> str | None:
-    """What is wrong where a key is followed by `：`, which YAML takes for a letter; `first` line's number."""
+def wrong_colon(lines: Sequence[str], first: int = 1) -> str | None:
+    """What is wrong where YAML takes the colon behind a key for a letter; `first` line's number."""
     for number, line in enumerate(lines, start=first):
         if match := FULL_WIDTH_COLON.match(line):
             return f"line {number}: a full-width '：' stands behind {match[1]}; write ': ', with a space"
+        if match := BARE_COLON.match(line):
+            return f"line {number}: no space stands behind '{match[1]}:'; write ': ', with a space"
     return None
 
 
@@ -37,7 +41,7 @@ def problem_of(error: yaml.YAMLError, text: str = "") -> str:
         return " ".join(str(error).split())
     mark = error.problem_mark
     start = max(0, mark.line - 1)  # PyYAML often notices it in the line behind
-    if problem := full_width_colon(text.split("\n")[start : mark.line + 1], start + 1):
+    if problem := wrong_colon(text.split("\n")[start : mark.line + 1], start + 1):
         return problem
     if "'\\t'" in str(error.problem):
         return f"line {mark.line + 1}, column {mark.column + 1}: a tab; indent with spaces"

@@ -11,7 +11,7 @@ from datetime import date, datetime, time
 from decimal import Decimal
 
 from loratrack.data.encoding import UndecodableError, decode
-from loratrack.data.parsed import Parsed, Row
+from loratrack.data.parsed import Parsed, Row, values_without_name
 from loratrack.errors import quoted
 
 EXCEL, PARQUET = "xlsx", "parquet"
@@ -22,7 +22,17 @@ def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     content = dict(pairs)
     if len(content) != len(pairs):
         raise ValueError("the same key stands twice in one object")
-    return content
+    return {name: _truths_as_written(value) for name, value in content.items()}
+
+
+def _truths_as_written(value: object) -> object:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case list():
+            return [_truths_as_written(item) for item in value]
+        case _:
+            return value
 
 
 # Numbers stay the text they are written as, so that 1 and 1.0 are two labels; NaN is a missing value.
@@ -77,8 +87,15 @@ def parse_excel(raw: bytes, columns: Sequence[str], separators: Mapping[str, str
     notices = []
     if len(book.worksheets) > 1:
         notices.append(f"it has {len(book.worksheets)} sheets, and only the first was read: {sheet.title!r}")
-    rows = [(dict(zip(names, row, strict=False)), line) for row, line in filled[1:]]
-    return _as_text(names, rows, columns, separators, {}, notices, EXCEL)
+    # A row may be longer or shorter than the header.
+    width = max(len(row) for row, _ in filled)
+    padded = [([*row, *[None] * (width - len(row))], line) for row, line in filled[1:]]
+    told, spilled = values_without_name(
+        names + [""] * (width - len(names)), padded, "name the column, or clear its cells"
+    )
+    notices += told
+    rows = [(dict(zip(names, row, strict=False)), line) for row, line in padded]
+    return _as_text(names, rows, columns, separators, spilled, notices, EXCEL)
 
 
 @contextmanager
@@ -94,9 +111,7 @@ def _faults_as(fault: str) -> Iterator[None]:
 
 
 def _excel_value(value: object) -> object:
-    """As Excel shows it where the cell has no format of its own: 1 for 1.0, TRUE for true."""
-    if isinstance(value, bool):
-        return str(value).upper()
+    """As Excel shows it where the cell has no format of its own: 1 for 1.0."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return None if value == "" else value
@@ -163,16 +178,14 @@ def _cell(column: str, value: object, separators: Mapping[str, str]) -> str | No
 
 
 def _text(column: str, value: object) -> str | None:
-    """A value as the text that a reader of its file sees."""
+    """A value as the text that a reader of its file sees; true and false as pandas writes them to CSV."""
     match value:
         case None:
             return None
-        case bool():
-            return "true" if value else "false"
         case datetime():
             is_day = (value.hour, value.minute, value.second, value.microsecond) == (0, 0, 0, 0)
             return value.date().isoformat() if is_day else value.isoformat(sep=" ")
-        case date() | time() | Decimal() | int():
+        case date() | time() | Decimal() | int():  # a bool is an int: True
             return str(value)
         case float():
             return None if math.isnan(value) else repr(value)

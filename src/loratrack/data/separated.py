@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 
 from loratrack.data.encoding import decode
-from loratrack.data.parsed import Parsed, Row
+from loratrack.data.parsed import Parsed, Row, values_without_name
 from loratrack.errors import counted
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
@@ -19,13 +19,12 @@ def parse_separated(raw: bytes, columns: Sequence[str], usual: str) -> Parsed:
     rows, bad_lines = _fields(decoded.text, delimiter)
     notices = []
     if delimiter != usual:
-        told, expected = SEPARATORS[delimiter], SEPARATORS[usual]
-        notices.append(f"its fields are separated by {told}, not by {expected}, and were read so")
+        found, expected = SEPARATORS[delimiter], SEPARATORS[usual]
+        notices.append(f"its fields are separated by {found}, not by {expected}, and were read so")
     if not rows:
         return Parsed([], [], [], bad_lines, notices, decoded.encoding)
 
     names = [str(name) for name in rows[0][0]]
-    nameless = [index for index, name in enumerate(names) if not name.strip()]
     odd_counts: dict[int, None] = {}
     odd_lines: list[int] = []
     whole = []
@@ -39,13 +38,10 @@ def parse_separated(raw: bytes, columns: Sequence[str], usual: str) -> Parsed:
         counts = " or ".join(map(str, sorted(odd_counts)[:3])) + (" or more" if len(odd_counts) > 3 else "")
         problem = f"must have {counted(len(names), 'field')} like the header, got {counts}"
         bad_lines.setdefault(problem, []).extend(odd_lines)
-    if nameless[:1] == [0] and len(names) > 1 and _are_numbers([row[0] for row, _ in whole]):
-        nameless.remove(0)
-        notices.append("its first column has no name and numbers the rows, as pandas writes them: left out")
-    spilled = [line for row, line in whole if any(row[index] for index in nameless)]
-    if spilled:
-        problem = "a value stands in a column without a name (quote texts with commas, or name the column)"
-        bad_lines.setdefault(problem, []).extend(spilled)
+    told, spilled = values_without_name(names, whole, "quote texts with commas, or name the column")
+    notices += told
+    for problem, lines in spilled.items():
+        bad_lines.setdefault(problem, []).extend(lines)
     bad = {line for lines in bad_lines.values() for line in lines}
     good = [(row, line) for row, line in whole if line not in bad]
     return Parsed(
@@ -73,11 +69,6 @@ def _separator(text: str, columns: Sequence[str], usual: str) -> str:
             if len(names) > 1 and len(set(names)) == len(names) and all(map(str.strip, names)):
                 return delimiter
     return usual
-
-
-def _are_numbers(values: Sequence[str | None]) -> bool:
-    """Whether they are whole numbers, each different."""
-    return len(values) > 0 and all(map(str.isdecimal, map(str, values))) and len(set(values)) == len(values)
 
 
 def _fields(text: str, delimiter: str) -> tuple[list[tuple[Row, int]], dict[str, list[int]]]:

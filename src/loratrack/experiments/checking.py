@@ -31,6 +31,8 @@ def check(config: RunConfig) -> Corpus:
         except BaseNotFoundError as error:
             faults.append(error)
     if not faults:
+        if len(bases_of(config)) == 1:  # of several each trial asks for its own, and fails alone
+            bases.fetch(*bases_of(config), trust=config.model.trust_remote_code)
         return corpus
     raise faults[0] if len(faults) == 1 else UserError("\n".join(map(str, faults)))
 

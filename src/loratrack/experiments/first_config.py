@@ -22,9 +22,9 @@ from loratrack.bases.hub import BUILT_IN
 from loratrack.config import SINGLE_TASK
 from loratrack.config.data import MAX_TASK_CHARACTERS
 from loratrack.config.files import ExactDumper, parse
-from loratrack.data.labelled.checks import labels_in, rows_without_text
+from loratrack.data.labelled.checks import FILL, labels_in, lines_without_label, rows_without_text
 from loratrack.data.labelled.report import joined_labels
-from loratrack.data.tables import Table, read_table
+from loratrack.data.tables import Table, lines_text, read_table
 from loratrack.errors import (
     ConfigError,
     DataError,
@@ -117,6 +117,8 @@ def guess(file: Path, text: str | None = None, labels: Sequence[str] = ()) -> Fi
     if "validation_path" not in paths:
         reasons.append("validation   a tenth of the rows, held out")
 
+    empty = {one.file.name: rows_without_text(one, [text]) for one in tables}
+    with_text = [one.without(empty[one.file.name]) for one in tables]
     tasks = _task_names(labels)
     subsets: dict[str, Any] = {}
     several: dict[str, str] = {}
@@ -135,6 +137,13 @@ def guess(file: Path, text: str | None = None, labels: Sequence[str] = ()) -> Fi
         subsets[task] = by_count if len(by_count) <= MAX_LISTED_LABELS else "all"
         listed = ", ".join(by_count[:5]) + (", …" if len(by_count) > 5 else "")
         reasons.append(f"{task:<12} {counted(len(by_count), 'label')}, the most frequent first: {listed}")
+        for one in [] if task in several else with_text:
+            if missing := lines_without_label(one, column):
+                have = "row has" if len(missing) == 1 else "rows have"
+                reasons.append(
+                    f"{task:<12} {len(missing):,} {have} no label in {one.file.name}"
+                    f" ({lines_text(missing)}); {FILL}, else `loratrack check` refuses them"
+                )
         if len(by_count) < 2:
             raise DataError(
                 f"{file}: the column {quoted(column)} has {counted(len(by_count), 'label')}; a task needs two"
@@ -147,9 +156,13 @@ def guess(file: Path, text: str | None = None, labels: Sequence[str] = ()) -> Fi
     if several:
         data["multi_label"] = True if len(tasks) == 1 else list(several)
         data["label_separator"] = next(iter(several.values()))
-    if any(rows_without_text(one, [text]) for one in tables):
+    if total := sum(map(len, empty.values())):
         data["empty_text"] = "drop"
-        reasons.append("empty_text   drop: some rows have no text")
+        have = "row has" if total == 1 else "rows have"
+        files = ", ".join(f"{len(rows):,} in {name}" for name, rows in empty.items() if rows)
+        reasons.append(
+            f"empty_text   drop: {total:,} {have} no text ({files}); with `error` they are refused"
+        )
 
     letters = "".join(value or "" for value in table.columns[text])
     share = len(CJK.findall(letters)) / max(1, sum(map(str.isalpha, letters)))

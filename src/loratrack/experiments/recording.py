@@ -99,7 +99,10 @@ def run_name(exp_id: str, changed: Sequence[str]) -> str:
     """`dual rank=8 epochs=1`: the exp_id and what was changed, as short as a list of runs shows it."""
     pairs = [each.partition("=")[::2] for each in changed]
     values = {key.strip(): str(scrub_text(value.strip())) for key, value in pairs}
-    values = {key: Path(value).name if value[:1] in "/.~" else value for key, value in values.items()}
+    values = {
+        key: Path(value).name if value[:1] in "/.~" or key.endswith("_path") else value
+        for key, value in values.items()
+    }
     words = [f"{key.rsplit('.', 1)[-1]}={value}" for key, value in values.items() if key not in NOT_IN_NAMES]
     name = " ".join([exp_id, *words])
     return name if len(name) <= MAX_NAME_CHARACTERS else f"{name[: MAX_NAME_CHARACTERS - 1]}…"
@@ -190,6 +193,27 @@ def keep(
             tries = remedies(member.config, best_epoch, rate, prepared.dataset.report)
             log.notice(f"{member.config.exp_id}: {verdict}; {tries}")
     folder = work / ARTIFACTS
+    try:  # before the files: a run that has kept its model has its scores, whenever it is killed
+        log.writer.log_metrics(metrics, step=len(member.history))
+        log.writer.log_metrics(prepared.yardstick, step=0)  # last: MLflow shows them in this order
+    finally:  # also on a full disk, for moving the files takes no space
+        answers = _write(prepared, member, outcome, log, folder, with_weights=with_weights)
+        log.writer.hand_over(folder)
+    if member.history and with_pictures:
+        _draw(member, answers, log, work / "pictures")
+    return metrics
+
+
+def _write(
+    prepared: Prepared,
+    member: Member,
+    outcome: Outcome | None,
+    log: WriterLog,
+    folder: Path,
+    *,
+    with_weights: bool,
+) -> dict[str, curves.Answers]:
+    """The run's files, checked; gives what the pictures are drawn from."""
     session.write(prepared, member, outcome, folder, with_weights=with_weights)
     disk.write_json(folder / DATA_REPORT, scrub_values(prepared.dataset.report, scrub_name))
     if not (folder / CONFIG_COPY).exists():
@@ -210,18 +234,11 @@ def keep(
         check_reload(folder, prepared.base.sha256, outcome.probe, outcome.probe.logits)
     labels = {task.name: task.labels for task in prepared.dataset.label_map.tasks}
     pairs = {} if outcome is None else outcome.answers
-    answers = {task: (labels[task], *pair) for task, pair in pairs.items()}
+    answers: dict[str, curves.Answers] = {task: (labels[task], *pair) for task, pair in pairs.items()}
     if answers:
         class_scores.write(folder / CLASS_SCORES, answers)
         disk.write_text(folder / ANSWERS, json.dumps(as_json(answers), ensure_ascii=False))
-    try:  # before the files: a run that has kept its model has its scores
-        log.writer.log_metrics(metrics, step=len(member.history))
-        log.writer.log_metrics(prepared.yardstick, step=0)  # last: MLflow shows them in this order
-    finally:  # also on a full disk, for moving the files takes no space
-        log.writer.hand_over(folder)
-    if member.history and with_pictures:
-        _draw(member, answers, log, work / "pictures")
-    return metrics
+    return answers
 
 
 def _draw(member: Member, answers: Mapping[str, curves.Answers], log: WriterLog, folder: Path) -> None:

@@ -99,7 +99,7 @@ def reproduce(
         torch.set_num_threads(first.config.train.threads)  # before the environment is looked at
     corpus = checking.check(first.config)
     around = _differences(first, corpus, trust)
-    _list(watcher, f"around run {first.run_id}", around, "nothing is different")
+    _list(watcher, "environment", around, "no differences")
     with interruptible() as interruption:
         writer = recording.start(first.config)
         project = first.run.data.tags.get("project", "")
@@ -258,8 +258,8 @@ def _differences(first: First, corpus: Corpus, trust: Trust) -> list[Difference]
 
 
 def _list(watcher: Watcher, title: str, changes: Sequence[Difference], none: str) -> None:
-    lines = [f"  {change}" for change in changes[:MAX_SHOWN]] or [f"  {none}"]
+    watcher.notice(f"{title}:" if changes else f"{title}: {none}")
+    for change in changes[:MAX_SHOWN]:
+        watcher.notice(f"  {change}")
     if len(changes) > MAX_SHOWN:
-        lines.append(f"  and {len(changes) - MAX_SHOWN} more")
-    for line in [f"{title}:", *lines]:
-        watcher.notice(line)
+        watcher.notice(f"  and {len(changes) - MAX_SHOWN} more")

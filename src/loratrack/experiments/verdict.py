@@ -54,10 +54,11 @@ def learned_nothing(
         bound = max(LOWEST_KAPPA, error) if has_moved else LOW_KAPPA
         if kappa < bound and config.loss_weights[task] > 0:
             of_task = f" of {task}" if len(answers) > 1 else ""
+            by_label = "" if truth.ndim == 1 else " of the decisions on single labels"
             right, constant = np.mean(truth == predicted), np.mean(_most_frequent_shares(truth))
             tasks.append(
-                f"{of_task} ({100 * right:.1f} % right, {100 * constant:.1f} % by always giving the same"
-                " answer)"
+                f"{of_task} ({100 * right:.1f} %{by_label} right, {100 * constant:.1f} % by always giving the"
+                " same answer)"
             )
     if not tasks:
         return None

@@ -15,7 +15,9 @@ from loratrack.places import ENVIRONMENT, NOTICES, artifact_folder
 from loratrack.store.client import answering, connect, fetching
 from loratrack.store.relocation import here
 
-EPOCH_AREAS = ("train/", "validation/", "system/epoch_seconds", "time/epoch_seconds")
+TRIAL = "trial/"
+"""How the metrics begin that a sweep logs of each trial, at the step of its number."""
+EPOCH_AREAS = ("train/", "validation/", "system/epoch_seconds", "time/epoch_seconds", TRIAL)
 """What the table of epochs holds besides the scores; earlier versions logged `time/…`."""
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from rich.cells import cell_len
 
-from loratrack.errors import UserError, is_text, printable
+from loratrack.errors import UserError, full_width, is_text, printable
 
 OPERATORS = ("=", "!=", "<", "<=", ">", ">=", "~", "!~")
 PATTERNS = ("like", "ilike")
@@ -37,6 +37,7 @@ _TOKEN = re.compile(
       | (?P<word>[^\s()=!<>~"']+)""",
     re.VERBOSE | re.DOTALL,
 )
+_WIDE_OPERATOR = re.compile("[＝！＜＞～（）]")
 _MAX_DEPTH = 100
 """Of parentheses and nots; a person needs a few."""
 
@@ -226,10 +227,17 @@ class _Parser:
         if self._next.kind == "word" and self._next.text.lower() in ("in", "is", "not", *PATTERNS):
             return self._comparison_in_words(name)
         if self._next.kind != "operator":
+            self._refuse_full_width(name)
             raise self._error(f"after {name.text!r} must be one of {_ALL_OPERATORS}")
         operator = self._take().text
         value = self._word(f"after {operator} must be a value")
         return Comparison(name, "=" if operator == "==" else operator, value)
+
+    def _refuse_full_width(self, name: Word) -> None:
+        """`avg_f1＞0.3` is one word, and `avg_f1 ＞ 0.3` has a word where an operator must be."""
+        for start, end in ((name.start, name.end), (self._next.start, self._next.end)):
+            if hint := full_width("".join(_WIDE_OPERATOR.findall(self.text[start:end]))):
+                raise ExpressionError(f"must be one of {_ALL_OPERATORS}{hint}", self.typed, start, end)
 
     def _comparison_in_words(self, name: Word) -> Expression:
         """[not] in (a, b), [not] like 'a%', [not] ilike, is [not] null."""

@@ -91,6 +91,11 @@ class Version:
         marks = [f"@{alias}" for alias in self.aliases] + ([self.stage] if self.stage else [])
         return " ".join([f"{self.model} v{self.number}", *marks])
 
+    def in_short(self, *, with_model: bool) -> str:
+        """`v2 @champion`: the stage of a version that has an alias says the same again."""
+        marks = [f"@{alias}" for alias in self.aliases] or ([self.stage] if self.stage else [])
+        return " ".join([*([self.model] if with_model else []), f"v{self.number}", *marks])
+
 
 @dataclass(frozen=True)
 class StoredRun:

@@ -54,6 +54,8 @@ class SearchResult:
     num_in_store: int
     num_failed: int = 0
     """Those that match, failed and are left out."""
+    filtered_by: tuple[str, ...] = ()
+    """The names in the filter."""
 
 
 def search(
@@ -106,11 +108,13 @@ def search(
     # A mirror may be behind its server: the runs to be shown are read again, and a change may move them.
     if tables.renew([summary.run_id for summary in matches[:limit]]):
         table, matches, num_failed = ordered()
-    runs = in_full(tables, matches[:limit], [*columns, *([sort_by] if sort_by else [])])
+    filtered_by = tuple(dict.fromkeys(each.name.text for each in tests))
+    wanted = [*columns, *([sort_by] if sort_by else []), *filtered_by]
+    runs = in_full(tables, matches[:limit], [name.removeprefix("metrics.") for name in wanted])
     for name in columns:
         if not any(run.values(name) for run in runs) and table.column(name) is None:
             raise UserError(f"--columns: {table.unknown(name)}")
-    return SearchResult(runs, len(matches), len(table.by_id), num_failed)
+    return SearchResult(runs, len(matches), len(table.by_id), num_failed, filtered_by)
 
 
 def summaries(tables: Tables, clause: str = "", **values: object) -> list[RunSummary]:

@@ -5,17 +5,18 @@ run_page("3", run.run_id)       # http://127.0.0.1:5000/#/experiments/3/runs/…
 
 from __future__ import annotations
 
+from hashlib import sha256
+from pathlib import Path
 from urllib.parse import quote
 
 from loratrack.disk import is_locked
+from loratrack.places import DATABASE
 from loratrack.store import secrets
-from loratrack.store.place import store_folder, tracking_uri
+from loratrack.store.place import database_file, store_folder, store_name, tracking_uri
 
 HOST, PORT = "127.0.0.1", 5000
 """Where `loratrack ui` and `mlflow ui` listen when nobody says otherwise."""
 MODE = "workflowType=machine_learning"
-SERVED = "ui.address"
-"""The file beside the store that says where a living `loratrack ui` listens, which has it locked."""
 
 
 def run_page(experiment_id: str, run_id: str) -> str:
@@ -24,11 +25,14 @@ def run_page(experiment_id: str, run_id: str) -> str:
 
 def runs_page(experiment_id: str) -> str:
     """The runs of an experiment."""
-    return f"{ui()}/#/experiments/{quote(experiment_id)}/runs?{MODE}"
+    return f"{ui()}{path_of_runs(experiment_id)}"
 
 
-def experiments_page() -> str:
-    return f"{ui()}/#/experiments?{MODE}"
+def path_of_runs(experiment_id: str | None) -> str:
+    """The part of `runs_page` behind the host; without an experiment, that of the list of them."""
+    if experiment_id is None:
+        return f"/#/experiments?{MODE}"
+    return f"/#/experiments/{quote(experiment_id)}/runs?{MODE}"
 
 
 def version_page(version: str) -> str:
@@ -42,9 +46,20 @@ def ui() -> str:
     uri = tracking_uri()
     if uri.startswith("http"):
         return str(secrets.scrub_text(uri)).rstrip("/")
-    return (store_folder() / SERVED).read_text("utf-8") if is_served() else f"http://{HOST}:{PORT}"
+    return served_file().read_text("utf-8") if is_served() else f"http://{HOST}:{PORT}"
 
 
 def is_served() -> bool:
     """Whether `ui()` is the address of a server, or of a living `loratrack ui`."""
-    return tracking_uri().startswith("http") or is_locked(store_folder() / SERVED)
+    return tracking_uri().startswith("http") or is_locked(served_file())
+
+
+def served_file() -> Path:
+    """The file that says where a living `loratrack ui` of this store listens, which has it locked.
+
+    Several stores may share the folder: all that are no SQLite file.
+    """
+    file = database_file(tracking_uri())
+    name = store_name() if file is None else file.name
+    mark = "" if name == DATABASE else f"-{sha256(name.encode()).hexdigest()[:8]}"
+    return store_folder() / f"ui{mark}.address"

@@ -14,21 +14,24 @@ import json
 import logging
 import os
 import socket
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from loratrack.disk import try_lock
 from loratrack.errors import UserError
 from loratrack.places import ARTIFACTS
-from loratrack.store.links import HOST, PORT, SERVED
+from loratrack.store.links import HOST, PORT, served_file
 from loratrack.store.place import database_file, store_folder, tracking_uri
 
 OTHER_PORTS = 20
 """So many after the usual one are tried."""
 SHUTDOWN_SECONDS = 2
+LOOK_SECONDS = 1.0
+"""How often a second server looks whether the first one has gone."""
 REMEMBERED = {
     "mlflow.workflowType_v1": "machine_learning",
     "mlflow.assistant.panelOpen_v1": False,
@@ -76,6 +79,11 @@ class Place:
         """As this machine reaches it."""
         host = {"0.0.0.0": HOST, "::": "::1"}.get(self.host, self.host)
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether other machines reach it."""
+        return self.host not in (HOST, "localhost", "::1")
 
 
 @contextmanager
@@ -184,15 +192,35 @@ def _settings(uri: str) -> dict[str, str]:
 
 @contextmanager
 def _known_as(address: str) -> Iterator[None]:
-    """While we serve, links lead here; a second server of the same store is one that links do not know."""
-    folder = store_folder()
-    is_ours = database_file(tracking_uri()) is not None or folder.is_dir()
-    lock = try_lock(folder / SERVED) if is_ours and os.access(folder, os.W_OK) else None
-    if lock is None:
+    """While we serve, links lead here; to a second server of the same store once the first one has gone."""
+    file = served_file()
+    is_ours = database_file(tracking_uri()) is not None or file.parent.is_dir()
+    if not is_ours or not os.access(file.parent, os.W_OK):
         yield
         return
-    with lock:
-        lock.truncate(0)
-        lock.write(address.encode())
-        lock.flush()
-        yield
+    ended, held = threading.Event(), ExitStack()
+
+    def try_it() -> bool:
+        with suppress(PermissionError):  # the file of somebody else who shares the folder
+            if (lock := try_lock(file)) is not None:
+                held.enter_context(lock)
+                lock.truncate(0)
+                lock.write(address.encode())
+                lock.flush()
+                return True
+        return False
+
+    def try_on() -> None:
+        while not ended.wait(LOOK_SECONDS) and not try_it():
+            pass
+
+    later = None if try_it() else threading.Thread(target=try_on, name="links", daemon=True)
+    if later is not None:
+        later.start()
+    with held:
+        try:
+            yield
+        finally:
+            ended.set()
+            if later is not None:
+                later.join()

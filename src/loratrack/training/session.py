@@ -107,9 +107,7 @@ def set_up(
             check_tokens(part, network)
     objective = Classification(dataset)
     cohort = Cohort(network, objective, notice)
-    if dataset.train_rows is not None:
-        corpus = corpus.train_on(dataset.train_rows)
-    scores = yardstick(corpus, objective, notice, with_baseline=config.baseline)
+    scores = yardstick(corpus.only(dataset.kept), objective, notice, with_baseline=config.baseline)
     return Prepared(base, dataset, network, cohort, corpus.files_sha256, scores)
 
 

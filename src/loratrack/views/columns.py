@@ -12,7 +12,7 @@ from rich.cells import cell_len, set_cell_size
 
 from loratrack.errors import printable
 from loratrack.index.comparisons import LENGTHS, MOMENTS, Value, number
-from loratrack.index.runs import HEADINGS, SWEEP, StoredRun
+from loratrack.index.runs import HEADINGS, KINDS, REGISTERED, SWEEP, StoredRun, ending_in
 from loratrack.metrics import SCORE
 from loratrack.store import process
 from loratrack.store.client import ERROR_TAG
@@ -29,6 +29,7 @@ NOT_SETTINGS = (
     "total_parameters",
 )
 """Params that name a run or follow from its settings."""
+WHICH_RUN = ("exp_id", "run_id")
 SOURCES = ("data_sha256", "base_sha256")
 """Content hashes: equal paths may have held different data."""
 SECTIONS = ("model", "train", "data")
@@ -70,29 +71,47 @@ def columns(
     *,
     names: Sequence[str] = (),
     sort_by: str | None = None,
+    filtered_by: Sequence[str] = (),
     is_diff: bool = False,
 ) -> list[Column]:
-    """The columns called `names`; without them the scores and all in which the runs differ.
+    """Which run it is, then the columns called `names`; without them the scores and all in which they differ.
 
-    `is_diff` leaves of what describes a run only the settings, the data and the bases that differ.
+    What the runs were sorted and filtered by is there, and is left out last where there is no room. `is_diff`
+    leaves of what describes a run only the settings, the data and the bases that differ.
     """
     if names:
-        return [_column(runs, name, names) for name in dict.fromkeys(names)]
+        chosen = list(dict.fromkeys([*WHICH_RUN, *(HEADINGS.get(name, name) for name in names)]))
+        return [_column(runs, name, chosen) for name in chosen]
     settings = differing_settings(runs)
     states = ["status"] if any(run.summary.status != "FINISHED" for run in runs) else []
     states += [ERROR_TAG] if any(ERROR_TAG in run.tags for run in runs) and not is_diff else []
-    sorted_by = [] if sort_by is None else [sort_by]
     scored = scores(runs)
     scored[1:1] = [TFIDF]
-    chosen = ["exp_id", "run_id", *states, *settings, *differing_sources(runs), *sorted_by, *scored]
+    before, behind = [*WHICH_RUN, *states, *settings, *differing_sources(runs)], scored
     if not is_diff:
-        heads = ["exp_id", "run_id", "task_type", "started", "device", *states]
-        chosen = [*heads, *settings, *sorted_by, *scored, "version"]
-    chosen = list(dict.fromkeys(chosen))
-    by_importance = ["exp_id", "run_id", sort_by, "avg_f1", "f1", "status", "version", TFIDF, *MAIN_SETTINGS]
-    by_importance += [*settings, "started", "task_type", "avg_accuracy", "accuracy", "device", *chosen]
+        before = [*WHICH_RUN, "task_type", "started", "device", *states, *settings]
+        behind = [*scored, "version"]
+    asked = [] if sort_by is None else [sort_by]
+    asked += [] if is_diff else filtered_by
+    asked = [_among([*before, *behind], name, runs) for name in asked]
+    chosen = list(dict.fromkeys([*before, *asked, *behind]))
+    why = [ERROR_TAG] if "status" in asked else []
+    by_importance = [*WHICH_RUN, *asked, *why, "avg_f1", "f1", "status", ERROR_TAG, "version", TFIDF]
+    by_importance += [*MAIN_SETTINGS, *settings, "started", "task_type", "avg_accuracy", "accuracy", "device"]
+    by_importance += chosen
     found = [_column(runs, name, chosen, by_importance.index(name)) for name in chosen]
     return [column for column in found if any(cell != NONE for cell in column.cells)]
+
+
+def _among(chosen: Sequence[str], name: str, runs: Sequence[StoredRun]) -> str:
+    """The one of `chosen` that a filter calls `name`: `rank` is `model.lora.rank`; else the name itself."""
+    if HEADINGS.get(name, name) in REGISTERED:
+        return "version"
+    kind, _, key = name.partition(".")
+    short = key if kind in KINDS else name
+    known = [other for other in chosen if other in (HEADINGS.get(short, short), *ending_in(short, chosen))]
+    same = (other for other in known if all(run.values(other) == run.values(name) for run in runs))
+    return next(same, name)
 
 
 def differing_settings(runs: Sequence[StoredRun]) -> list[str]:
@@ -136,6 +155,7 @@ def fitting(all_columns: Sequence[Column], width: int, gap: int) -> tuple[list[C
 
 def _column(runs: Sequence[StoredRun], name: str, names: Sequence[str], rank: int = 0) -> Column:
     cells = []
+    are_several = len({version.model for run in runs for version in run.versions}) > 1
     for run in runs:
         if name == "run_id":
             cell = run.summary.run_id[:SHORT_HASH]
@@ -143,8 +163,10 @@ def _column(runs: Sequence[StoredRun], name: str, names: Sequence[str], rank: in
             cell = state(run)
         elif name in SOURCES:
             cell = ", ".join(str(value)[:SHORT_HASH] for value in run.values(name))
+        elif name == ERROR_TAG:
+            cell = ", ".join(beginning(text_of(name, value)) for value in run.values(name))
         elif name == "version":
-            cell = ", ".join(str(version) for version in run.versions)
+            cell = ", ".join(each.in_short(with_model=are_several) for each in run.versions)
         else:
             cell = shortened(", ".join(text_of(name, value) for value in run.values(name)))
         cells.append(cell or NONE)
@@ -218,4 +240,8 @@ def shortened(text: str, width: int = MAX_CELL_WIDTH) -> str:
         return text
     if "/" in text:
         return "…" + set_cell_size(text[::-1], width - 1)[::-1].lstrip()
-    return set_cell_size(text, width - 1).rstrip() + "…"
+    return beginning(text, width)
+
+
+def beginning(text: str, width: int = MAX_CELL_WIDTH) -> str:
+    return text if cell_len(text) <= width else set_cell_size(text, width - 1).rstrip() + "…"

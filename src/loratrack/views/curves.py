@@ -72,8 +72,8 @@ def draw(
 
 def loss_figure(history: Mapping[int, Metrics], best_epoch: int | None) -> Figure:
     figure, axes = _axes_by_epoch("loss", history, best_epoch)
-    _curve(axes, history, "train/loss", "train", "-")
-    _curve(axes, history, "validation/loss", "validation", "--")
+    _curve(axes, history, best_epoch, "train/loss", "train", "-")
+    _curve(axes, history, best_epoch, "validation/loss", "validation", "--")
     axes.set_ylim(bottom=0)
     _legend(axes)
     return figure
@@ -82,9 +82,9 @@ def loss_figure(history: Mapping[int, Metrics], best_epoch: int | None) -> Figur
 def scores_figure(task: str, history: Mapping[int, Metrics], prefix: str, best_epoch: int | None) -> Figure:
     """Accuracy and F1 of a task, whose metrics begin with `prefix`."""
     figure, axes = _axes_by_epoch(_label(task), history, best_epoch)
-    _curve(axes, history, f"{prefix}accuracy", "accuracy", "-")
-    _curve(axes, history, f"{prefix}f1", "macro F1", "--")
-    _curve(axes, history, f"{prefix}f1_micro", "micro F1", ":")
+    _curve(axes, history, best_epoch, f"{prefix}accuracy", "accuracy", "-")
+    _curve(axes, history, best_epoch, f"{prefix}f1", "macro F1", "--")
+    _curve(axes, history, best_epoch, f"{prefix}f1_micro", "micro F1", ":")
     low, high = axes.get_ylim()
     missing = max(0.0, MIN_SCORE_RANGE - (high - low))
     top = min(1.005, high + missing / 2)
@@ -257,11 +257,20 @@ def _axes_by_epoch(title: str, history: Mapping[int, Metrics], best_epoch: int |
     return figure, axes
 
 
-def _curve(axes: Axes, history: Mapping[int, Metrics], metric: str, name: str, style: str) -> None:
-    epochs = [epoch for epoch in sorted(history) if metric in history[epoch]]
-    values = [history[epoch][metric] for epoch in epochs]
-    if epochs:
-        axes.plot(epochs, values, style, marker="o", markersize=4, label=f"{name} ({values[-1]:.4g})")
+def _curve(
+    axes: Axes,
+    history: Mapping[int, Metrics],
+    best_epoch: int | None,
+    metric: str,
+    name: str,
+    style: str,
+) -> None:
+    """The legend has the value at the best epoch, whose answers are drawn too; without one at the last."""
+    values = {epoch: history[epoch][metric] for epoch in sorted(history) if metric in history[epoch]}
+    if values:
+        epoch = best_epoch if best_epoch in values else max(values)
+        label = f"{name}: {values[epoch]:.4g} at epoch {epoch}"
+        axes.plot(list(values), list(values.values()), style, marker="o", markersize=4, label=label)
 
 
 def _legend(axes: Axes) -> None:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from loratrack.errors import RefusedError, StoreError, counted
-from loratrack.places import PYFUNC
+from loratrack.places import ARTIFACTS, BUNDLE, PYFUNC
 from loratrack.registry import lookup, promotion
 from loratrack.store import process
 from loratrack.store.client import answering, connect, names_of_files, use_short_requests
 from loratrack.store.place import store_folder, store_name
-from loratrack.tracking.outbox import Outbox
+from loratrack.tracking.outbox import Outbox, left_over_text
 
 MAX_RUNS = 1000
 State = Literal["ok", "note", "fault"]
@@ -109,9 +109,12 @@ def check_runs(runs: list[OpenRun]) -> Iterator[Finding]:
         yield Finding("runs", "ok", f"{len(runs)} RUNNING, each with a live process")
 
 
-def check_outbox() -> Iterator[Finding]:
+def check_outbox(*, is_fix: bool = False) -> Iterator[Finding]:
+    """What waits here; `is_fix` hands over whole models that dead processes have left."""
     try:
         outbox = _outbox()
+        if is_fix and outbox is not None:
+            outbox.clean()
     except StoreError as error:
         yield Finding("outbox", "fault", str(error))
         return
@@ -119,6 +122,7 @@ def check_outbox() -> Iterator[Finding]:
         yield Finding("outbox", "ok", "nothing pending")
         return
     waiting, refusals, elsewhere = outbox.count("waiting"), outbox.reasons("refused"), outbox.elsewhere()
+    left_over = outbox.left_over()
     outbox.close()
     if waiting:
         yield Finding("outbox", "fault", f"{counted(waiting, 'row')} pending for the store", "loratrack sync")
@@ -128,7 +132,11 @@ def check_outbox() -> Iterator[Finding]:
     for store, count in elsewhere.items():
         remedy = f"MLFLOW_TRACKING_URI={store} loratrack sync"
         yield Finding("outbox", "note", f"{counted(count, 'row')} pending for {store}", remedy)
-    if not waiting and not refusals and not elsewhere:
+    for run_id, folder in left_over.items():
+        text = f"run {run_id}: {left_over_text(folder)}"
+        remedy = "loratrack sync" if (folder / ARTIFACTS / BUNDLE).is_file() else ""
+        yield Finding("outbox", "note", text, remedy)
+    if not waiting and not refusals and not elsewhere and not left_over:
         yield Finding("outbox", "ok", "nothing pending")
 
 

@@ -108,7 +108,7 @@ def check_store(*, is_fix: bool, dead_run: str | None = None) -> Iterator[Findin
     """Outbox, store, open runs and registry; what lies in a store that does not answer is left out."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", STORE_TIMEOUT_SECONDS)
     yield from check_paths(is_fix=is_fix)
-    yield from health.check_outbox()
+    yield from health.check_outbox(is_fix=is_fix)
     try:
         yield health.check_store()
         runs = health.open_runs()

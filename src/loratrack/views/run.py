@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from loratrack.errors import printable
 from loratrack.index import detail as details
-from loratrack.index.detail import Detail
+from loratrack.index.detail import TRIAL, Detail
+from loratrack.index.runs import SWEEP, StoredRun, names_of
 from loratrack.places import ENVIRONMENT
 from loratrack.store import links
 from loratrack.store.client import ERROR_TAG
@@ -27,7 +28,8 @@ from loratrack.views.comparison import Json, run_facts
 
 MAX_EPOCHS = 12
 """Rows in the table of epochs."""
-FIRST_CURVES = ("train/loss", "validation/loss", "avg_f1", "f1", "avg_accuracy", "accuracy")
+KEPT_BY = "train.save_strategy"
+"""The setting that says by which metric an epoch is kept."""
 MAX_VALUE_WIDTH = 32
 NAMED_PACKAGES = ("torch", "transformers", "peft")
 
@@ -54,8 +56,9 @@ def head(detail: Detail) -> list[str]:
     states = [state(run), *(run.tags.get(name) for name in ("task_type", "project", "device"))]
     newer = detail.newer
     description, error = run.params.get("description"), run.tags.get(ERROR_TAG)
+    title = f"{summary.name}  sweep of {summary.exp_id}" if is_sweep(run) else summary.exp_id
     return [
-        f"{summary.exp_id}  {'  '.join(printable(state) for state in states if state)}",
+        f"{printable(title)}  {'  '.join(printable(state) for state in states if state)}",
         *([printable(description)] if description else []),
         *(["its process is gone: loratrack doctor --fix"] if state(run) != summary.status else []),
         *([f"error        {printable(error.splitlines()[0])}"] if error else []),
@@ -69,15 +72,32 @@ def head(detail: Detail) -> list[str]:
 
 
 def scores(detail: Detail) -> list[list[str]]:
-    """A heading, then a row for each task: its scores at the best epoch and of the test set."""
+    """A heading, then a row for each task: the scores at its best epoch, and of a test set if it has one."""
     at = "best" if detail.best_epoch is None else f"epoch {detail.best_epoch}"
-    rows = [["task", f"accuracy, {at}", f"F1, {at}", "test accuracy", "test F1"]]
+    has_test = any(name.startswith("test_") for name in detail.run.metrics)
+    rows = [["task", f"F1, {at}", f"accuracy, {at}", *(["test F1", "test accuracy"] if has_test else [])]]
     for task, prefix in details.tasks(detail.run.scores).items():
-        names = [f"{prefix}{measure}" for measure in ("accuracy", "f1")]
+        names = [f"{prefix}{measure}" for measure in ("f1", "accuracy")]
         values = [detail.run.best(name) for name in names]
-        values += [detail.run.metrics.get(f"test_{name}") for name in names]
+        values += [detail.run.metrics.get(f"test_{name}") for name in names if has_test]
         rows.append([task, *(NONE if value is None else score(value) for value in values)])
     return rows
+
+
+def is_sweep(run: StoredRun) -> bool:
+    """Whether the run is that of a sweep itself, which has a step for each trial."""
+    return any(name.startswith(SWEEP) for name in run.params)
+
+
+def _by_importance(run: StoredRun, names: Iterable[str]) -> list[str]:
+    """First the metric by which the epoch was kept, then each F1, the losses, and the rest."""
+    kept_by = names_of(run.params.get(KEPT_BY, "").removeprefix("best_"))
+
+    def importance(name: str) -> tuple[object, ...]:
+        is_f1, is_loss, is_average = name.endswith("f1"), name.endswith("/loss"), name.startswith("avg_")
+        return name not in kept_by, not is_f1, not is_loss, "/" in name, not is_average, name
+
+    return sorted(names, key=importance)
 
 
 @dataclass(frozen=True)
@@ -88,20 +108,32 @@ class EpochTable:
 
 
 def epochs(detail: Detail) -> EpochTable:
-    """A row for each epoch, the best one marked; of many epochs evenly chosen ones, the last and the best."""
-    step = -(-len(detail.epochs) // MAX_EPOCHS)
-    newest_first = reversed(list(detail.epochs))
+    """A row for each epoch, the best one marked; of many evenly chosen ones, the last and the best.
+
+    A sweep has a row for each trial.
+    """
+    rows, what = detail.epochs, "epoch"
+    if is_sweep(detail.run):
+        of_trials = {number: _of_trial(values) for number, values in detail.epochs.items()}
+        rows, what = {number: values for number, values in of_trials.items() if values}, "trial"
+    step = -(-len(rows) // MAX_EPOCHS)
+    newest_first = reversed(list(rows))
     chosen = [
-        epoch for age, epoch in enumerate(newest_first) if age % step == 0 or epoch == detail.best_epoch
+        number for age, number in enumerate(newest_first) if age % step == 0 or number == detail.best_epoch
     ][::-1]
-    names = dict.fromkeys(name for values in detail.epochs.values() for name in values)
-    marks = tuple(f"{'*' if epoch == detail.best_epoch else ''}{epoch}" for epoch in chosen)
-    columns = [Column("epoch", "epoch", marks)]
-    for name in sorted(names, key=lambda name: (name not in FIRST_CURVES, "/" in name, name)):
-        values = [detail.epochs[epoch].get(name) for epoch in chosen]
+    names = dict.fromkeys(name for values in rows.values() for name in values)
+    marks = tuple(f"{'*' if number == detail.best_epoch else ''}{number}" for number in chosen)
+    columns = [Column(what, what, marks)]
+    for name in _by_importance(detail.run, names):
+        values = [rows[number].get(name) for number in chosen]
         cells = tuple(NONE if value is None else text_of(name, value) for value in values)
         columns.append(Column(name, name, cells, rank=len(columns)))
-    return EpochTable(columns, len(detail.epochs) - len(chosen))
+    return EpochTable(columns, len(rows) - len(chosen))
+
+
+def _of_trial(values: Mapping[str, float]) -> dict[str, float]:
+    """Under its own name a sweep has logged the best value so far."""
+    return {name.removeprefix(TRIAL): value for name, value in values.items() if name.startswith(TRIAL)}
 
 
 def settings(detail: Detail) -> dict[str, dict[str, str]]:

@@ -32,13 +32,17 @@ def text_problems(table: Table, columns: Sequence[str], remedy: str = FILL) -> l
     return [f"{table.file}: {what} at {where}; {remedy}"]
 
 
+def lines_without_label(table: Table, column: str) -> list[int]:
+    values = set(table.columns[column])
+    return _lines_of(table, column, {value for value in values if not value or value.isspace()})
+
+
 def label_problems(table: Table, column: str) -> list[str]:
     values = set(table.columns[column])
-    missing = {value for value in values if not value or value.isspace()}
-    spaced = {value for value in values - missing if value != str(value).strip()}
+    spaced = {value for value in values if value is not None and value.strip() not in ("", value)}
     problems = []
-    if missing:
-        where = lines_text(_lines_of(table, column, missing))
+    if missing := lines_without_label(table, column):
+        where = lines_text(missing)
         problems.append(f"{table.file}: the label {quoted(column)} is missing at {where}; {FILL}")
     if spaced:
         where = lines_text(_lines_of(table, column, spaced))
@@ -93,5 +97,5 @@ def unknown_label_problems(
     return problems
 
 
-def _lines_of(table: Table, column: str, values: set[str | None]) -> list[int]:
+def _lines_of(table: Table, column: str, values: Set[str | None]) -> list[int]:
     return [line for value, line in zip(table.columns[column], table.lines, strict=True) if value in values]

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from loratrack.data.labelled.labels import (
     subset_problems,
     task_labels,
 )
-from loratrack.data.labelled.report import Report, label_counts, rows_report
+from loratrack.data.labelled.report import Report, gaps, label_counts, rows_report
 from loratrack.data.labelled.rows import Rows, mapped_rows
 from loratrack.data.labelled.splits import Ints, held_out, strata
 from loratrack.data.tables import Table, read_table
@@ -85,18 +85,31 @@ class Corpus:
         """Of the bytes of all data files."""
         return hashlib.sha256(json.dumps(self.files_sha256, sort_keys=True).encode()).hexdigest()
 
-    def train_on(self, rows: Ints) -> Corpus:
-        """The same with these rows of the training part alone, in its report too."""
-        if len(rows) == len(self.train):
+    def only(self, rows: Mapping[str, Ints]) -> Corpus:
+        """The same with these rows of some parts alone, in its report and its warnings too."""
+        if not rows:
             return self
-        smaller = replace(self, train=self.train.only(rows))
+        parts = {name: part.only(rows[name]) if name in rows else part for name, part in self.parts.items()}
         labels, without_label = label_counts(
-            {name: part.labels for name, part in smaller.parts.items()}, self.label_map
+            {name: part.labels for name, part in parts.items()}, self.label_map
         )
-        report = {**self.report, "rows": {**self.report["rows"], "train": len(rows)}, "labels": labels}
+        old = gaps(self.report["labels"])
+        report = {
+            **self.report,
+            "rows": {name: len(part) for name, part in parts.items()},
+            "labels": labels,
+            "warnings": [text for text in self.report["warnings"] if text not in old] + gaps(labels),
+        }
         if without_label:
             report["rows_without_label"] = without_label
-        return replace(smaller, report=report)
+        return Corpus(
+            parts["train"],
+            parts["validation"],
+            parts.get("test"),
+            self.label_map,
+            self.files_sha256,
+            report,
+        )
 
     @property
     def parts(self) -> dict[str, Examples]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Protocol
 
@@ -19,6 +19,8 @@ from loratrack.data.labelled.leaks import leaks, rows_but
 from loratrack.data.labelled.report import Report
 from loratrack.data.tokens import Array, Tokenizer, Tokens, encode_texts, full_lengths
 from loratrack.errors import DataError, counted, quoted
+
+NOUNS = {"train": "training", "validation": "validation"}
 
 
 class TokenizerWithVocabulary(Tokenizer, Vocabulary, Protocol):
@@ -53,8 +55,8 @@ class Dataset:
     """Of the data files' bytes."""
     validation_sha256: str = ""
     """Of the validation rows, texts and labels: scores on the same rows can be compared."""
-    train_rows: Array | None = None
-    """The rows of the corpus' training part that `train` has; None: all."""
+    kept: Mapping[str, Array] = field(default_factory=dict)
+    """The rows of the corpus that are here, for each part that has lost some."""
 
 
 def encode(
@@ -87,22 +89,33 @@ def encode(
         types = arrays.get(f"{name}.token_types")
         parts[name] = Encoded(arrays[f"{name}.tokens"], arrays[f"{name}.offsets"], types, part.labels)
     found = leaks(parts, corpus.parts, tokenizer.unk_token_id, config.data.max_len)
-    for name, pairs in found.items():
+    are_both_files = config.data.validation_path is not None
+    same, left_out = list[dict[str, object]](), dict[str, list[int]]()
+    for (name, other), pairs in found.items():
         row, held_out = pairs[0]
+        stays = name == "validation" and are_both_files
+        if not stays:
+            left_out.setdefault(name, []).extend(row for row, _ in pairs)
+        consequence = "both files keep them" if stays else f"{NOUNS[name]} leaves them out"
         notice(
-            f"{counted(len(pairs), 'training row')} with the tokens of a {name} row, so the same text to this"
-            f" base: {quoted(corpus.train.joined[row])} and {quoted(corpus.parts[name].joined[held_out])};"
-            " training leaves them out"
+            f"{counted(len(pairs), f'{NOUNS[name]} row')} with the tokens of a {other} row, so the same text"
+            f" to this base: {quoted(corpus.parts[name].joined[row])} and"
+            f" {quoted(corpus.parts[other].joined[held_out])}; {consequence}"
         )
-    left_out = [row for pairs in found.values() for row, _ in pairs]
-    rows = rows_but(len(parts["train"]), np.array(left_out, dtype=np.int64))
-    if left_out:
+        same.append({"rows_of": name, "also_in": other, "rows": len(pairs), "left_out": not stays})
+    kept = {name: rows_but(len(parts[name]), np.array(rows)) for name, rows in left_out.items()}
+    for name, rows in kept.items():
         if not len(rows):
+            others = "held-out" if name == "train" else "test"
             raise DataError(
-                f"{config.exp_id}: no training row is left: each has the tokens of a held-out row, so this"
-                " base cannot tell them apart"
+                f"{config.exp_id}: no {NOUNS[name]} row is left: each has the tokens of a {others} row, so"
+                " this base cannot tell them apart"
             )
-        corpus, parts["train"] = corpus.train_on(rows), parts["train"].only(rows)
+        parts[name] = parts[name].only(rows)
+    whole, corpus = corpus, corpus.only(kept)
+    for warning in corpus.report["warnings"]:
+        if warning not in whole.report["warnings"]:
+            notice(warning)
     texts = corpus.train.joined
     vocabulary = familiarity(parts["train"], texts, tokenizer, config.data.max_len)
     if (warning := foreign(vocabulary, texts)) is not None:
@@ -116,11 +129,11 @@ def encode(
             **corpus.report,
             "tokens": stored.facts,
             "vocabulary": vocabulary,
-            "same_tokens": {name: len(pairs) for name, pairs in found.items()},
+            "same_tokens": same,
         },
         sha256=corpus.sha256,
         validation_sha256=_rows_sha256(corpus),
-        train_rows=rows if left_out else None,
+        kept=kept,
     )
 
 

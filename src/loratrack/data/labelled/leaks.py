@@ -1,7 +1,8 @@
-"""Training rows that are a held-out row to the base: other letters, the same tokens.
+"""Rows of one part that are a row of another to the base: other letters, the same tokens.
 
 `The Film` and `the film` are two texts in a file, and one for a base that knows no capitals: trained on the
-one, it has seen what it is asked when it is scored on the other.
+one, it has seen what it is asked when it is scored on the other. So has a model whose epoch was chosen by the
+one.
 """
 
 from __future__ import annotations
@@ -14,26 +15,33 @@ import numpy as np
 from loratrack.data.labelled.corpus import Examples
 from loratrack.data.tokens import Array, Tokens
 
+COMPARED = (("validation", "test"), ("train", "test"), ("train", "validation"))
+"""What is asked last stays; a row is told of once."""
+
 
 def leaks(
     parts: Mapping[str, Tokens], examples: Mapping[str, Examples], unknown: int | None, max_len: int
-) -> dict[str, list[tuple[int, int]]]:
-    """For each part but `train` the rows of `train` with the tokens of one of its rows, and that row.
+) -> dict[tuple[str, str], list[tuple[int, int]]]:
+    """For each two of COMPARED the rows of the first with the tokens of a row of the other, and that row.
 
     Different texts may have the same tokens where a row was cut at `max_len` or has the `unknown` token:
     there the texts must be the same as well, but for capitals and space.
     """
-    train = _keys(parts["train"], examples["train"], unknown, max_len)
-    found: dict[str, list[tuple[int, int]]] = {}
-    told: set[int] = set()
-    for name in parts:
-        if name == "train":
+    keys = {name: _keys(parts[name], examples[name], unknown, max_len) for name in parts}
+    found: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    told: set[tuple[str, int]] = set()
+    for name, other in COMPARED:
+        if other not in keys:
             continue
-        rows_of = {key: row for row, key in enumerate(_keys(parts[name], examples[name], unknown, max_len))}
-        pairs = [(row, rows_of[key]) for row, key in enumerate(train) if key in rows_of and row not in told]
-        told |= {row for row, _ in pairs}
+        rows_of = {key: row for row, key in enumerate(keys[other])}
+        pairs = [
+            (row, rows_of[key])
+            for row, key in enumerate(keys[name])
+            if key in rows_of and (name, row) not in told
+        ]
+        told |= {(name, row) for row, _ in pairs}
         if pairs:
-            found[name] = pairs
+            found[name, other] = pairs
     return found
 
 

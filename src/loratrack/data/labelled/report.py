@@ -87,17 +87,7 @@ def rows_report(
     for task in label_map.tasks:
         totals = {label: sum(numbers.values()) for label, numbers in labels[task.name].items()}
         warnings += doubts(task.name, totals, is_multi_label=task.is_multi_label)
-        untrained = [label for label, numbers in labels[task.name].items() if numbers["train"] == 0]
-        if untrained:
-            listed = quoted(untrained[:MAX_LISTED_LABELS])
-            warnings.append(f"{task.name}: no training row for {counted(len(untrained), 'label')}: {listed}")
-        unseen = [label for label, numbers in labels[task.name].items() if numbers["validation"] == 0]
-        if unseen:
-            listed = quoted(unseen[:MAX_LISTED_LABELS])
-            of_all = f"{len(unseen)} of {counted(len(task.labels), 'label')}"
-            warnings.append(
-                f"{task.name}: no validation row for {of_all}, so its f1 says nothing of them: {listed}"
-            )
+    warnings += gaps(labels)
     return {
         "rows": {name: len(part) for name, part in parts.items()},
         "files": described,
@@ -106,6 +96,24 @@ def rows_report(
         **({"rows_without_label": rows_without_label} if rows_without_label else {}),
         "warnings": warnings,
     }
+
+
+def gaps(labels: Mapping[str, Mapping[str, Mapping[str, int]]]) -> list[str]:
+    """The labels without a training row, and those without a validation row; `labels` as `label_counts`."""
+    warnings = []
+    for task, counts in labels.items():
+        untrained = [label for label, numbers in counts.items() if numbers["train"] == 0]
+        if untrained:
+            listed = quoted(untrained[:MAX_LISTED_LABELS])
+            warnings.append(f"{task}: no training row for {counted(len(untrained), 'label')}: {listed}")
+        unseen = [label for label, numbers in counts.items() if numbers["validation"] == 0]
+        if unseen:
+            listed = quoted(unseen[:MAX_LISTED_LABELS])
+            of_all = f"{len(unseen)} of {counted(len(counts), 'label')}"
+            warnings.append(
+                f"{task}: no validation row for {of_all}, so its f1 says nothing of them: {listed}"
+            )
+    return warnings
 
 
 def label_counts(
