@@ -63,19 +63,25 @@ def test_the_page_of_a_version_says_its_scores_and_since_when_it_serves(ask: Any
         f"- avg: F1 {f1:.4f} (test {test_f1:.4f}), accuracy {accuracy:.4f} (test {test_accuracy:.4f})\n"
         in before
     )
-    assert f"Promote it with `loratrack promote {version.run_id[:12]}`" in before
+    how = (
+        f"\n\nPromote it with `loratrack promote {version.run_id[:12]}`: the model is loaded and must give"
+        " the logits of its training. The button *Promote model* does not check that."
+    )
+    assert before.endswith(how)
     assert "`loratrack history tiny`" in client().get_registered_model("tiny").description
     user = getpass.getuser()
     ask("promote", "tiny/1", "--why", "the first")
     state, _, rest = page(1).partition("\n\n")
     assert re.fullmatch(rf"Champion since .* UTC, by {user}: the first\.", state)
-    assert rest == before
+    assert rest == before.removesuffix(how)
     ask("promote", "tiny/2")
     assert re.match(r"Champion until [^\n]* UTC\.\n\n", page(1))
     assert page(1).endswith(before)
     ask("rollback")
     assert page(1).count("Champion") == 1
     assert page(1).startswith("Champion since")
+    assert "Promote it" not in page(1)
+    assert page(2).count("Promote it") == 1
 
 
 def test_a_run_is_named_by_the_beginning_of_its_id(ask: Any) -> None:

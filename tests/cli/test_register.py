@@ -37,7 +37,26 @@ def test_promote_registers_a_run_that_has_no_version(ask: Any, trained: Any) -> 
     )
 
 
-def test_best_makes_a_version_only_of_a_model_that_beats_the_newest(ask: Any, trained: Any) -> None:
+def test_the_config_says_the_model_that_a_run_without_a_version_becomes_one_of(
+    ask: Any, trained: Any
+) -> None:
+    def loose() -> str:  # it learns nothing
+        settings = "exp_id=loose; train.lr=1e-9; train.epochs=1; register=best:fine"
+        out = ask("run", trained.config, "--set", settings)[1]
+        return str(re.findall(r"run          ([0-9a-f]{32})", out)[0])
+
+    run_id = loose()
+    assert ask("register", run_id) == (0, "model        models:/fine/1\n" + view("fine/1"), "")
+    assert ask("rollback", "--model", "other", "--to", run_id)[2] == (
+        f"loratrack: {run_id}: run {run_id} has no version of other;"
+        f" loratrack register {run_id} --name other makes one\n"
+    )
+    assert ask("promote", loose())[1].startswith("registered as fine/2\n")
+
+
+def test_best_makes_a_version_only_of_a_model_that_beats_the_newest_on_the_same_rows(
+    ask: Any, trained: Any
+) -> None:
     client = connect()
 
     def run(*settings: str) -> str:
@@ -47,9 +66,14 @@ def test_best_makes_a_version_only_of_a_model_that_beats_the_newest(ask: Any, tr
         assert code == 0
         return str(out)
 
-    assert "register: best: fine has no version yet\n" in run()
+    assert "register: best: fine has no version yet, so this is the first\n" in run()
     [first] = client.search_model_versions("name = 'fine'")
     score = client.get_run(str(first.run_id)).data.metrics["best_avg_f1"]
+    other = "data.split_seed=1"
+    assert (
+        "register: best: no version of fine has best_avg_f1 on the same rows,"
+        " so this one is made without a comparison\n"
+    ) in run(other)
     same = run()
     run_id = re.findall(r"run          ([0-9a-f]{32})", same)[0]
     assert (
@@ -57,8 +81,6 @@ def test_best_makes_a_version_only_of_a_model_that_beats_the_newest(ask: Any, tr
         f" loratrack register {run_id} makes a version all the same\n"
     ) in same
     assert f"model        runs:/{run_id}\n" in same
-    other = "data.split_seed=1"
-    assert "register: best: fine/1 was scored on other rows, so it is not compared\n" in run(other)
     worse = Metric("best_avg_f1", 0.01, int(1000 * time.time()), 99)
     client.log_batch(str(client.get_model_version("fine", "2").run_id), metrics=[worse])
     assert " beats 0.0100 of fine/2\n" in run(other)

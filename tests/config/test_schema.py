@@ -420,6 +420,20 @@ def test_a_single_multi_label_task_has_a_micro_f1() -> None:
     assert config(data={"multi_label": True}).metric_names == ("accuracy", "f1", "f1_micro")
 
 
+@pytest.mark.parametrize(
+    ("made", "metric"),
+    [
+        (config(data={"multi_label": True}, train={"save_strategy": "last"}), "f1"),
+        (two_tasks(train={"save_strategy": "last"}), "avg_f1"),
+        (config(train={"save_strategy": "best_accuracy"}), "accuracy"),
+    ],
+)
+def test_a_run_is_judged_by_the_metric_that_its_epoch_was_kept_for_or_by_macro_f1(
+    made: RunConfig, metric: str
+) -> None:
+    assert made.main_metric == metric
+
+
 def test_what_no_multi_label_task_can_be_is_refused() -> None:
     assert problem(two_tasks, data={"multi_label": ["topics"]}) == (
         "data.multi_label: must name tasks only, got topics; the tasks are risk, adopt"

@@ -41,6 +41,14 @@ def test_always_the_same_answer_is_nothing() -> None:
     )
 
 
+def test_the_last_epoch_of_a_multi_label_task_is_compared_by_its_macro_f1() -> None:
+    last = config("label", save_strategy="last")
+    last = last.model_copy(update={"data": last.data.model_copy(update={"multi_label": True})})
+    metrics = {"best_f1": 0.5, "baseline_f1": 0.8, "best_f1_micro": 0.9, "baseline_f1_micro": 0.8}
+    assert is_worse(last, metrics)
+    assert against_baseline(last, metrics) == "worse than TF-IDF: f1 0.500 against 0.800"
+
+
 def test_each_task_that_learned_nothing_is_named() -> None:
     truth = rows(37, 23)
     constant, perfect = (truth, np.zeros(60, np.int64)), (truth, truth)

@@ -18,7 +18,10 @@ def add_to(commands: Commands) -> None:
         epilog=examples("loratrack register clinc_dual", "loratrack register 0a1b2c3d --name intents"),
     )
     parser.add_argument("run", metavar=MODEL_WORDS, help=MODEL_HELP)
-    parser.add_argument("--name", help="the registered model; default: the name of the run's project")
+    parser.add_argument(
+        "--name",
+        help="the registered model; default: as `register` of the run's config says, else the project's name",
+    )
     parser.set_defaults(command=command)
 
 

@@ -170,6 +170,11 @@ class RunConfig(Section):
         name = self.train.save_strategy.removeprefix("best_")
         return name.removeprefix("avg_") if len(self.tasks) == 1 else name
 
+    @property
+    def main_metric(self) -> str:
+        """The metric that a run is judged by: the one its epoch was kept for, else macro-F1."""
+        return self.best_metric or ("f1" if len(self.tasks) == 1 else "avg_f1")
+
     @model_validator(mode="after")
     def _fits_together(self) -> RunConfig:
         """The rules across sections; READ_TOGETHER lists the settings that they read."""

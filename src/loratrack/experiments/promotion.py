@@ -55,7 +55,7 @@ def promote(
     """Make `version` champion (stage Production) or challenger (Staging).
 
     `version`: NAME/3, NAME@alias, a run's id or its beginning, or an exp_id for its newest finished run; a
-    run that has no version yet gets one, of `model` or of its project.
+    run that has no version yet gets one, of `model` or of the one that its config names, else its project's.
     `condition`: refuse unless it holds: `avg_f1>=0.93 and intent_f1 not worse than champion by 0.005`.
     `expect`: refuse unless this version has the alias now; 0 for none. RefusedError says what failed.
     `trust_remote_code`: the sha256 of the base whose code the gate may run; see bases/trust.py.

@@ -40,6 +40,7 @@ from loratrack.places import (
     PLOTS,
     PYFUNC,
 )
+from loratrack.registry.lookup import SAME_ROWS
 from loratrack.serving import pyfunc
 from loratrack.serving.classifier import check_reload
 from loratrack.store.client import DESCRIPTION, ERROR_TAG, EXPERIMENT
@@ -54,8 +55,6 @@ from loratrack.training.session import Outcome, Prepared
 from loratrack.views import class_scores, curves
 from loratrack.views.answers import as_json
 
-SAME_ROWS = "validation_sha256"
-"""The tag by which runs that were scored on the same rows are known."""
 MAX_NAME_CHARACTERS = 60
 NOT_IN_NAMES = ("exp_id", "description", "register", "project", "experiment")
 """Settings that make no other model."""

@@ -7,22 +7,24 @@ register("0a1b2c", "intents")
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from loratrack.config import RunConfig
+from loratrack.config import RunConfig, files
 from loratrack.errors import RefusedError, StoreError, UserError
-from loratrack.experiments.recording import SAME_ROWS
 from loratrack.experiments.verdict import LEARNED_NOTHING
 from loratrack.metrics import is_better
-from loratrack.places import PYFUNC
+from loratrack.places import CONFIG_COPY, PYFUNC
 from loratrack.registry import lookup, pages
+from loratrack.registry.lookup import SAME_ROWS
 from loratrack.registry.versions import Model
 from loratrack.store import secrets
-from loratrack.store.client import DESCRIPTION, answering, connect, names_of_files
+from loratrack.store.client import DESCRIPTION, Run, answering, connect, names_of_files
 from loratrack.store.place import tracking_uri
 from loratrack.store.relocation import follow
-from loratrack.tracking import registration
+from loratrack.tracking import artifacts, registration
 
 SCORES = ("best_", "test_")
 """The metrics that a version's page shows."""
@@ -44,8 +46,9 @@ def choose(
 ) -> Choice:
     """Whether this run's model becomes a version, as `register` says.
 
-    `best`: its score on the validation rows must beat that of the newest version, if that was scored on the
-    same rows. A run that has learned nothing becomes one only where the config names the model itself.
+    `best`: its score on the validation rows must beat that of the newest version that was scored on the same
+    rows, if there is any. A run that has learned nothing becomes one only where a name without `best:`
+    stands.
     """
     model = config.registered_model
     if model is None:
@@ -56,21 +59,25 @@ def choose(
         return Choice(False, f"not registered, for it learned nothing; {anyway}")
     if not config.registers_best:
         return Choice(True)
-    metric = f"best_{config.best_metric or config.metric_names[-1]}"
+    metric = f"best_{config.main_metric}"
+    own = metrics.get(metric)
     try:
         with answering():
-            newest = Model(connect(), model).newest()
-        if newest is None:
-            return Choice(True, f"register: best: {model} has no version yet")
-        other = f"{model}/{newest}"
-        stored = lookup.run_behind(lookup.version_of(other))
+            is_first = Model(connect(), model).newest() is None
+        found = lookup.newest_scored(model, validation_sha256, metric)
     except StoreError as error:
-        return Choice(False, f"not registered: register: best asks for the newest version; {error}; {anyway}")
-    if stored is None or stored.data.tags.get(SAME_ROWS) != validation_sha256:
-        return Choice(True, f"register: best: {other} was scored on other rows, so it is not compared")
-    own, theirs = metrics.get(metric), stored.data.metrics.get(metric)
-    if own is None or theirs is None:
-        return Choice(True, f"register: best: {other} has no {metric}, so it is not compared")
+        return Choice(
+            False, f"not registered: register: best asks for the versions of {model}; {error}; {anyway}"
+        )
+    if is_first:
+        return Choice(True, f"register: best: {model} has no version yet, so this is the first")
+    if found is None or own is None:
+        return Choice(
+            True,
+            f"register: best: no version of {model} has {metric} on the same rows, so this one is made"
+            " without a comparison",
+        )
+    other, theirs = found
     if is_better(metric, own, theirs):
         return Choice(True, f"register: best: {metric} {own:.4f} beats {theirs:.4f} of {other}")
     return Choice(
@@ -93,15 +100,16 @@ def choose_stored(config: RunConfig, run_id: str) -> Choice:
 def register(run: str, name: str | None = None) -> str:
     """`NAME/NUMBER` of the version that is this run's model, made where there is none yet.
 
-    `run` is an id, the beginning of one, or an exp_id; `name` is by default that of the run's project. A run
-    counts as complete when it has kept its model, whatever became of its process afterwards.
+    `run` is an id, the beginning of one, or an exp_id; `name` is by default the one that `register` of the
+    run's config says, else that of its project. A run counts as complete when it has kept its model, whatever
+    became of its process afterwards.
     """
     stored = lookup.run_of(run)
     about = f"run {stored.info.run_id} ({stored.info.status})"
-    name = name or stored.data.tags.get("project")
+    follow(tracking_uri())
+    name = name or _said_by_config(stored) or stored.data.tags.get("project")
     if not name:
         raise UserError(f"--name: must say the registered model's name, for {about} tells no project")
-    follow(tracking_uri())
     with answering():
         if PYFUNC not in names_of_files(stored):
             raise RefusedError(
@@ -115,3 +123,10 @@ def register(run: str, name: str | None = None) -> str:
             connect(), stored.info.run_id, name, shown, str(secrets.scrub_text(text))
         )
     return f"{name}/{number}"
+
+
+def _said_by_config(stored: Run) -> str | None:
+    """The registered model of the config that the run has kept."""
+    with tempfile.TemporaryDirectory() as folder:
+        kept = artifacts.fetch(stored, [CONFIG_COPY], Path(folder))
+        return files.load(kept[CONFIG_COPY]).registered_model if kept else None

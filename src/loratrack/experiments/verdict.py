@@ -68,7 +68,7 @@ def learned_nothing(
 
 def against_baseline(config: RunConfig, metrics: Mapping[str, float]) -> str | None:
     """The kept epoch beside the baseline, and the tasks that are worse; None where there is no baseline."""
-    metric = config.best_metric or config.metric_names[-1]
+    metric = config.main_metric
     if f"{BASELINE}{metric}" not in metrics:
         return None
     own, other = metrics[f"best_{metric}"], metrics[f"{BASELINE}{metric}"]
@@ -91,8 +91,8 @@ def against_baseline(config: RunConfig, metrics: Mapping[str, float]) -> str | N
 
 
 def is_worse(config: RunConfig, metrics: Mapping[str, float]) -> bool:
-    """Whether the kept epoch is worse than the baseline, by the metric that it was kept for."""
-    metric = config.best_metric or config.metric_names[-1]
+    """Whether the kept epoch is worse than the baseline, by its main metric."""
+    metric = config.main_metric
     return metrics[f"best_{metric}"] <= metrics.get(f"{BASELINE}{metric}", -math.inf) - ALIKE
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from mlflow.exceptions import MlflowException
 
@@ -30,6 +32,10 @@ from loratrack.store.place import tracking_uri
 
 RUN_ID = re.compile(r"[0-9a-f]{32}")
 BEST = ("best_avg_f1", "best_f1")
+SAME_ROWS = "validation_sha256"
+"""The tag by which runs that were scored on the same rows are known."""
+AT_ONCE = 100
+"""Versions whose runs are asked for in one request."""
 MAX_SHOWN = 5
 MAX_DIGITS_ALONE = 7
 """A longer number by itself is the beginning of a run's id, which may hold digits alone."""
@@ -66,7 +72,7 @@ def version_of(text: str, model: str | None = None) -> Candidate:
         run_id = run_of(text).info.run_id
         matches = list(_versions(client, _filter(model, f"run_id = '{run_id}'")))
         if not matches:
-            raise UnregisteredError(text, run_id)
+            raise UnregisteredError(text, run_id, model)
         return _only(text, [max(of_one, key=lambda each: each.version) for of_one in _by_model(matches)])
 
 
@@ -81,6 +87,28 @@ def best_version_of(exp_id: str, model: str | None = None) -> Candidate:
             close = did_you_mean(exp_id, known)
             raise RefusedError(f"{exp_id}: no registered version is of this exp_id{close}")
         return _only(exp_id, [max(of_one, key=_score) for of_one in _by_model(matches)])
+
+
+def newest_scored(model: str, validation_sha256: str, metric: str) -> tuple[Candidate, float] | None:
+    """The newest version that was scored by this metric on these validation rows, and its score.
+
+    Versions whose run is gone tell no score.
+    """
+    with answering():
+        client = connect()
+        newest_first = pages(
+            lambda token: client.search_model_versions(
+                _filter(model), max_results=AT_ONCE, order_by=["version_number DESC"], page_token=token
+            )
+        )
+        while some := [_candidate(each) for each in islice(newest_first, AT_ONCE)]:
+            run_ids = ", ".join(quoted(each.run_id) for each in some)
+            condition = f"attributes.run_id IN ({run_ids}) AND tags.{SAME_ROWS} = '{validation_sha256}'"
+            runs = {run.info.run_id: run for run in search_runs(client, condition, AT_ONCE)}
+            for each in some:
+                if each.run_id in runs and metric in runs[each.run_id].data.metrics:
+                    return each, runs[each.run_id].data.metrics[metric]
+    return None
 
 
 def run_of(text: str) -> Run:
@@ -164,11 +192,14 @@ def search_runs(client: Client, condition: str, limit: int) -> list[Run]:
 
 
 class UnregisteredError(RefusedError):
-    """A run that is there and has no version."""
+    """A run that is there and has no version, or none of `model`."""
 
-    def __init__(self, text: str, run_id: str) -> None:
+    def __init__(self, text: str, run_id: str, model: str | None) -> None:
         self.run_id = run_id
-        super().__init__(f"{text}: run {run_id} has no version; loratrack register {run_id} makes one")
+        of_model, named = (f" of {model}", f" --name {shlex.quote(model)}") if model else ("", "")
+        super().__init__(
+            f"{text}: run {run_id} has no version{of_model}; loratrack register {run_id}{named} makes one"
+        )
 
 
 def _filter(model: str | None, condition: str = "") -> str:

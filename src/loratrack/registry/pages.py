@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 TASK = re.compile(r"best_((.+)_)?f1")
 STATE = re.compile(r"(Champion|Challenger) (since|until) [^\n]*\n\n")
 """The line of a page that a move has written; MLflow's list of versions shows it as it is."""
+HOW_TO_PROMOTE = re.compile(r"\n\nPromote it with `loratrack promote [^\n]*")
+"""The last line of a page, but for the champion's."""
 
 
 def tags(exp_id: str, metrics: Mapping[str, float]) -> dict[str, str]:
@@ -38,11 +40,14 @@ def about(run_id: str, description: str, metrics: Mapping[str, float]) -> str:
             if value is not None:
                 words.append(f"{title} {value:.4f}" + ("" if test is None else f" (test {test:.4f})"))
         lines.append(f"- {found[2] or 'label'}: {', '.join(words)}")
-    how = (
-        f"Promote it with `loratrack promote {run_id[:12]}`: the model is loaded and must give the logits of"
-        " its training. The button *Promote model* does not check that."
+    return "\n\n".join([description, *(["\n".join(lines)] if lines else [])]) + _how_to_promote(run_id)
+
+
+def _how_to_promote(run_id: str) -> str:
+    return (
+        f"\n\nPromote it with `loratrack promote {run_id[:12]}`: the model is loaded and must give the logits"
+        " of its training. The button *Promote model* does not check that."
     )
-    return "\n\n".join([description, *(["\n".join(lines)] if lines else []), how])
 
 
 def tell(model: Model, event: Event) -> None:
@@ -59,7 +64,10 @@ def tell(model: Model, event: Event) -> None:
     for version, state in states.items():
         if version is not None:
             try:
-                text = STATE.sub("", model.description(version), count=1)
-                model.describe(version, f"{state}\n\n{text}")
+                page = model.version(version)
+                text = HOW_TO_PROMOTE.sub("", STATE.sub("", page.description or "", count=1), count=1)
+                is_champion = state.startswith("Champion since")
+                how = "" if is_champion or not page.run_id else _how_to_promote(page.run_id)
+                model.describe(version, f"{state}\n\n{text}{how}")
             except MlflowException as error:
                 log.warning("%s/%d: its page is as before: %s", model.name, version, fault_text(error))

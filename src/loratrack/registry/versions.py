@@ -14,7 +14,16 @@ from contextlib import contextmanager
 from loratrack.errors import RefusedError, did_you_mean
 from loratrack.index.opened import open_tables
 from loratrack.index.tables import DATABASES
-from loratrack.store.client import MISSING, Client, RegisteredModel, RegistryClient, connect, pages, quoted
+from loratrack.store.client import (
+    MISSING,
+    Client,
+    ModelVersion,
+    RegisteredModel,
+    RegistryClient,
+    connect,
+    pages,
+    quoted,
+)
 from loratrack.store.place import SQLITE, tracking_uri
 from loratrack.store.relocation import here
 
@@ -103,8 +112,8 @@ class Model:
         )
         return next((int(each.version) for each in found), None)
 
-    def description(self, version: int) -> str:
-        return self._server.get_model_version(self.name, str(version)).description or ""
+    def version(self, number: int) -> ModelVersion:
+        return self._server.get_model_version(self.name, str(number))
 
     def describe(self, version: int, text: str) -> None:
         self._writer.update_model_version(self.name, str(version), text)

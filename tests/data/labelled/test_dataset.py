@@ -198,3 +198,29 @@ def test_what_changes_no_token_makes_no_new_entry(
     settings = {"seed": 7, "split_seed": 7, "validation_share": 0.3}  # nothing is drawn, nothing split off
     dataset(config(two_tasks, **TWO, **paths, **settings), tokenizer)
     assert len(cache.entries()) == 1
+
+
+def test_rows_are_the_same_in_whatever_order_the_config_names_their_labels(
+    config: MakeConfig, tokenizer: Any, tmp_path: Path
+) -> None:
+    """Two tasks, one with any number of labels a row."""
+    lines = [f"text {number},{'xyz'[number % 3]},{('a', 'a;b', 'c', '')[number % 4]}" for number in range(24)]
+    held_out = tmp_path / "validation.csv"
+
+    def sha256(risk: str, topics: str, swapped: str = "") -> str:
+        rows = [line.translate(str.maketrans(swapped, swapped[::-1])) for line in lines[:12]]
+        held_out.write_text("\n".join(["text,risk,topics", *rows]))
+        settings = config(
+            "\n".join(["text,risk,topics", *lines]),
+            task_type="double_cls",
+            label_subset={"risk": list(risk), "topics": list(topics)},
+            multi_label=["topics"],
+            validation_path=str(held_out),
+        )
+        return dataset(settings, tokenizer).validation_sha256
+
+    first = sha256("xyz", "abc")
+    assert sha256("zxy", "bca") == first
+    # The same numbers as the first has, for other labels.
+    assert sha256("xzy", "abc", swapped="yz") != first
+    assert sha256("xyz", "bac", swapped="ab") != first

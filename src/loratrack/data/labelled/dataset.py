@@ -138,8 +138,18 @@ def encode(
 
 
 def _rows_sha256(corpus: Corpus) -> str:
-    part = corpus.validation
-    facts = (part.texts_sha256, corpus.label_map.sha256, hashlib.sha256(part.labels.tobytes()).hexdigest())
+    """The same in whatever order the config names the labels of a task."""
+    part, label_map = corpus.validation, corpus.label_map
+    labels = part.labels.copy()
+    for task, by_name in zip(label_map.tasks, label_map.by_name.tasks, strict=True):
+        columns = label_map.columns[task.name]
+        if task.is_multi_label:
+            numbers = [task.local_ids[label] for label in by_name.labels]
+            labels[:, columns] = part.labels[:, columns][:, numbers]
+        else:
+            numbers = [by_name.local_ids[label] for label in task.labels]
+            labels[:, columns] = np.array(numbers)[part.labels[:, columns]]
+    facts = (part.texts_sha256, label_map.by_name.sha256, hashlib.sha256(labels.tobytes()).hexdigest())
     return hashlib.sha256(" ".join(facts).encode()).hexdigest()
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,15 @@ class LabelMap:
         sizes = [len(task.labels) if task.is_multi_label else 1 for task in self.tasks]
         ends = list(accumulate(sizes, initial=0))
         return {task.name: slice(*pair) for task, pair in zip(self.tasks, pairwise(ends), strict=True)}
+
+    @property
+    def by_name(self) -> LabelMap:
+        """The same labels, those of each task in the order of their names."""
+        tasks = []
+        for task in self.tasks:
+            labels, global_ids = zip(*sorted(zip(task.labels, task.global_ids, strict=True)), strict=True)
+            tasks.append(replace(task, labels=labels, global_ids=global_ids))
+        return LabelMap(tuple(tasks))
 
     def to_dict(self) -> dict[str, dict[str, dict[str, int]]]:
         """What `label_map.json` holds."""
