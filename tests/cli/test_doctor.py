@@ -133,8 +133,8 @@ def test_dead_runs_are_marked_where_runs_are_shown(findings: Any, capsys: pytest
         assert main(["compare", "--columns", "run_id,status"]) == 0
         lines = capsys.readouterr().out.splitlines()
     assert {run_id[:8]: [line for line in lines if run_id[:8] in line] for run_id in (dead, held)} == {
-        dead[:8]: [f"│ {dead[:8]} │ RUNNING, dead │"],
-        held[:8]: [f"│ {held[:8]} │ RUNNING       │"],
+        dead[:8]: [f"│ dead   │ {dead[:8]} │ RUNNING, dead │"],
+        held[:8]: [f"│ held   │ {held[:8]} │ RUNNING       │"],
     }
     assert main(["show", "dead"]) == 0
     assert "its process is gone: loratrack doctor --fix" in capsys.readouterr().out

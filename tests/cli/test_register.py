@@ -6,6 +6,7 @@ import re
 import time
 from typing import Any
 
+import pytest
 from mlflow.entities import Metric
 from tests.cli.conftest import view
 
@@ -54,6 +55,7 @@ def test_the_config_says_the_model_that_a_run_without_a_version_becomes_one_of(
     assert ask("promote", loose())[1].startswith("registered as fine/2\n")
 
 
+@pytest.mark.slow
 def test_best_makes_a_version_only_of_a_model_that_beats_the_newest_on_the_same_rows(
     ask: Any, trained: Any
 ) -> None:
