@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from loratrack.config import RunConfig
 from loratrack.errors import UserError
+from loratrack.experiments.watcher import Nobody
 from loratrack.training.cohort import Cohort, train
 from loratrack.training.layout import check_that_nothing_drops
 from loratrack.training.log import ListLog
@@ -26,13 +27,6 @@ from loratrack.training.member import Member
 NewCohort = Callable[..., Cohort]
 ConfigOf = Callable[..., RunConfig]
 Seat = Callable[[Cohort, RunConfig, Path], Member]
-
-
-class Nobody:
-    """Watches nothing."""
-
-    def step(self, members: Sequence[Member]) -> None: ...
-    def epoch(self, member: Member) -> None: ...
 
 
 def log_of(member: Member) -> ListLog:

@@ -13,6 +13,7 @@ from tests.cohorts import BASES, DATASET
 from tests.plain import Plain, peft_of
 
 from loratrack.config import RunConfig
+from loratrack.experiments.watcher import Nobody
 from loratrack.model import weights
 from loratrack.training.cohort import Cohort, train
 from loratrack.training.member import Member
@@ -30,11 +31,6 @@ IN_PEFT = {"init": "init_lora_weights", "layers": None}
 
 def for_peft(variant: dict[str, Any]) -> dict[str, Any]:
     return {IN_PEFT.get(name) or name: value for name, value in variant.items() if name != "layers"}
-
-
-class Nobody:
-    def step(self, members: object) -> None: ...
-    def epoch(self, member: object) -> None: ...
 
 
 @pytest.fixture(scope="module")

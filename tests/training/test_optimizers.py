@@ -11,6 +11,7 @@ from tests.plain import Groups, Plain
 from transformers.optimization import Adafactor
 
 from loratrack.config import RunConfig
+from loratrack.experiments.watcher import Nobody
 from loratrack.training.cohort import Cohort, train
 from loratrack.training.member import Member
 
@@ -68,11 +69,6 @@ def trained(
     for _, alone in found.values():
         alone.train()
     return found
-
-
-class Nobody:
-    def step(self, members: object) -> None: ...
-    def epoch(self, member: object) -> None: ...
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

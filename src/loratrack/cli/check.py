@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from loratrack.cli.commands import Commands, examples
+from loratrack.cli.commands import Commands, add_settings_to, examples
 from loratrack.cli.screen import console, print_json
 from loratrack.errors import UserError, counted
 
@@ -30,13 +30,7 @@ def add_to(commands: Commands) -> None:
         ),
     )
     parser.add_argument("config", help="a YAML file, such as projects/clinc/dual.yaml")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a setting, such as data.max_len=64; repeat it, or separate several with ';'",
-    )
+    add_settings_to(parser, "data.max_len=64")
     parser.add_argument("--json", action="store_true", help="everything as JSON, problems too")
     parser.set_defaults(command=command)
 

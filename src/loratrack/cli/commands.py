@@ -31,6 +31,17 @@ class Commands(Protocol):
     ) -> argparse.ArgumentParser: ...
 
 
+def add_settings_to(parser: argparse.ArgumentParser, example: str) -> None:
+    """`--set`, the option of each command that reads a config."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help=f"override a setting, such as {example}; repeat it, or separate several with ';'",
+    )
+
+
 def setting_meant(unknown: Sequence[str], overrides: Sequence[str]) -> str | None:
     """What to write instead of words that no option takes, where they look like a setting and its value."""
     if overrides and "=" not in overrides[-1]:

@@ -6,7 +6,7 @@ import argparse
 import shlex
 from typing import TYPE_CHECKING
 
-from loratrack.cli.commands import Commands, examples
+from loratrack.cli.commands import Commands, add_settings_to, examples
 from loratrack.cli.screen import console, loading, print_json, view
 
 if TYPE_CHECKING:
@@ -29,13 +29,7 @@ def add_to(commands: Commands) -> None:
         ),
     )
     parser.add_argument("config", help="a YAML file, such as projects/clinc/dual.yaml")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a setting, such as train.epochs=2; repeat it, or separate several with ';'",
-    )
+    add_settings_to(parser, "train.epochs=2")
     parser.add_argument(
         "--json", action="store_true", help="the result as JSON; everything else goes to the error stream"
     )

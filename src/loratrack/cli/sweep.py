@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from loratrack.cli.commands import Commands, examples
+from loratrack.cli.commands import Commands, add_settings_to, examples
 from loratrack.cli.screen import (
     CELL_GAP,
     console,
@@ -46,13 +46,7 @@ def add_to(commands: Commands) -> None:
         "config", help="a YAML file with a `sweep` section; or the word show (a file of that name is ./show)"
     )
     parser.add_argument("name", nargs="?", metavar="NAME", help="for show: the sweep's name")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="override a setting, such as sweep.trials=8; repeat it, or separate several with ';'",
-    )
+    add_settings_to(parser, "sweep.trials=8")
     parser.add_argument("--plot", type=Path, metavar="DIR", help="for show: write pictures and a page there")
     parser.add_argument(
         "--storage", metavar="URL", help="for show: the sweep's storage, where it has its own"

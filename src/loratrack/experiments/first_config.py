@@ -107,21 +107,7 @@ def guess(file: Path, text: str | None = None, labels: Sequence[str] = ()) -> Fi
         labels, why = _label_columns(table, text)
         reasons.append(f"labels       {', '.join(map(quoted, labels))}: {why}")
 
-    paths = {"raw_data_path": file}
-    tables = [table]
-    for setting, words in HELD_OUT.items():
-        for name in _names_beside(file, words):
-            problems: list[str] = []
-            other = read_table(file.with_name(name), [text, *labels], problems)
-            if other is None:
-                reasons.append(f"{name:<12} left out: {problems[0]}")
-                continue
-            paths[setting], tables = file.with_name(name), [*tables, other]
-            reasons.append(f"{words[0]:<12} {name}: it lies beside and has these columns")
-            break
-    if "validation_path" not in paths:
-        reasons.append("validation   a tenth of the rows, held out")
-
+    paths, tables = _held_out_files(table, [text, *labels], reasons)
     empty = {one.file.name: rows_without_text(one, [text]) for one in tables}
     with_text = [one.without(empty[one.file.name]) for one in tables]
     tasks = _task_names(labels)
@@ -182,17 +168,44 @@ def guess(file: Path, text: str | None = None, labels: Sequence[str] = ()) -> Fi
         "task_type": {1: "single_cls", 2: "double_cls"}.get(len(tasks), "multi_cls"),
         "data": {name: value for name, value in data.items() if value != {}},
         "model": {"arch": BUILT_IN, "pooling": MEAN_POOLING},
-        "train": {"epochs": EPOCHS},
+        "train": _passes(len(with_text[0]), reasons),
     }
-    batches = math.ceil(len(with_text[0]) / Train.model_fields["batch_size"].default)
-    epochs = min(MAX_EPOCHS, math.ceil(FEWEST_STEPS / max(1, batches)))
-    if epochs > EPOCHS:
-        settings["train"] = {"epochs": epochs, "early_stopping_epochs": EPOCHS}
-        reasons.append(
-            f"train        {epochs} epochs, since few rows need more of them; it stops after {EPOCHS} without"
-            " a better score"
-        )
     return FirstConfig(settings, tuple(reasons))
+
+
+def _held_out_files(
+    table: Table, columns: Sequence[str], reasons: list[str]
+) -> tuple[dict[str, Path], list[Table]]:
+    """The file and those beside it that hold its validation and test rows, by setting; all of them read."""
+    file = table.file
+    paths = {"raw_data_path": file}
+    tables = [table]
+    for setting, words in HELD_OUT.items():
+        for name in _names_beside(file, words):
+            problems: list[str] = []
+            other = read_table(file.with_name(name), columns, problems)
+            if other is None:
+                reasons.append(f"{name:<12} left out: {problems[0]}")
+                continue
+            paths[setting], tables = file.with_name(name), [*tables, other]
+            reasons.append(f"{words[0]:<12} {name}: it lies beside and has these columns")
+            break
+    if "validation_path" not in paths:
+        reasons.append("validation   a tenth of the rows, held out")
+    return paths, tables
+
+
+def _passes(rows: int, reasons: list[str]) -> dict[str, int]:
+    """How long to train: few rows need more epochs."""
+    batches = math.ceil(rows / Train.model_fields["batch_size"].default)
+    epochs = min(MAX_EPOCHS, math.ceil(FEWEST_STEPS / max(1, batches)))
+    if epochs <= EPOCHS:
+        return {"epochs": EPOCHS}
+    reasons.append(
+        f"train        {epochs} epochs, since few rows need more of them; it stops after {EPOCHS} without a"
+        " better score"
+    )
+    return {"epochs": epochs, "early_stopping_epochs": EPOCHS}
 
 
 def write(first: FirstConfig, out: Path) -> None:

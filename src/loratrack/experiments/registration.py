@@ -90,8 +90,10 @@ def choose_stored(config: RunConfig, run_id: str) -> Choice:
     try:
         with answering():
             data = connect().get_run(run_id).data
-    except StoreError:
-        return choose(config, run_id, {}, "")
+    except StoreError as error:  # what it has learned and how well nobody knows now
+        if config.registers_best:
+            return Choice(False, f"not registered: {error}; loratrack register {run_id} does it later")
+        return Choice(config.registered_model is not None)
     return choose(
         config, run_id, data.metrics, data.tags.get(SAME_ROWS, ""), LEARNED_NOTHING not in data.tags
     )

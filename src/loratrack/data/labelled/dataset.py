@@ -88,30 +88,8 @@ def encode(
     for name, part in corpus.parts.items():
         types = arrays.get(f"{name}.token_types")
         parts[name] = Encoded(arrays[f"{name}.tokens"], arrays[f"{name}.offsets"], types, part.labels)
-    found = leaks(parts, corpus.parts, tokenizer.unk_token_id, config.data.max_len)
-    are_both_files = config.data.validation_path is not None
-    same, left_out = list[dict[str, object]](), dict[str, list[int]]()
-    for (name, other), pairs in found.items():
-        row, held_out = pairs[0]
-        stays = name == "validation" and are_both_files
-        if not stays:
-            left_out.setdefault(name, []).extend(row for row, _ in pairs)
-        consequence = "both files keep them" if stays else f"{NOUNS[name]} leaves them out"
-        notice(
-            f"{counted(len(pairs), f'{NOUNS[name]} row')} with the tokens of a {other} row, so the same text"
-            f" to this base: {quoted(corpus.parts[name].joined[row])} and"
-            f" {quoted(corpus.parts[other].joined[held_out])}; {consequence}"
-        )
-        same.append({"rows_of": name, "also_in": other, "rows": len(pairs), "left_out": not stays})
-    kept = {name: rows_but(len(parts[name]), np.array(rows)) for name, rows in left_out.items()}
-    for name, rows in kept.items():
-        if not len(rows):
-            others = "held-out" if name == "train" else "test"
-            raise DataError(
-                f"{config.exp_id}: no {NOUNS[name]} row is left: each has the tokens of a {others} row, so"
-                " this base cannot tell them apart"
-            )
-        parts[name] = parts[name].only(rows)
+    same, kept = _without_leaks(parts, corpus, config, tokenizer.unk_token_id, notice)
+    parts |= {name: parts[name].only(rows) for name, rows in kept.items()}
     whole, corpus = corpus, corpus.only(kept)
     for warning in corpus.report["warnings"]:
         if warning not in whole.report["warnings"]:
@@ -135,6 +113,40 @@ def encode(
         validation_sha256=_rows_sha256(corpus),
         kept=kept,
     )
+
+
+def _without_leaks(
+    parts: Mapping[str, Tokens],
+    corpus: Corpus,
+    config: RunConfig,
+    unknown: int | None,
+    notice: Callable[[str], None],
+) -> tuple[list[dict[str, object]], dict[str, Array]]:
+    """What the report says of rows that are one text to the base, and the rows to keep of parts with such."""
+    found = leaks(parts, corpus.parts, unknown, config.data.max_len)
+    are_both_files = config.data.validation_path is not None
+    same, left_out = list[dict[str, object]](), dict[str, list[int]]()
+    for (name, other), pairs in found.items():
+        row, held_out = pairs[0]
+        stays = name == "validation" and are_both_files
+        if not stays:
+            left_out.setdefault(name, []).extend(row for row, _ in pairs)
+        consequence = "both files keep them" if stays else f"{NOUNS[name]} leaves them out"
+        notice(
+            f"{counted(len(pairs), f'{NOUNS[name]} row')} with the tokens of a {other} row, so the same text"
+            f" to this base: {quoted(corpus.parts[name].joined[row])} and"
+            f" {quoted(corpus.parts[other].joined[held_out])}; {consequence}"
+        )
+        same.append({"rows_of": name, "also_in": other, "rows": len(pairs), "left_out": not stays})
+    kept = {name: rows_but(len(parts[name]), np.array(rows)) for name, rows in left_out.items()}
+    for name, rows in kept.items():
+        if not len(rows):
+            others = "held-out" if name == "train" else "test"
+            raise DataError(
+                f"{config.exp_id}: no {NOUNS[name]} row is left: each has the tokens of a {others} row, so"
+                " this base cannot tell them apart"
+            )
+    return same, kept
 
 
 def _rows_sha256(corpus: Corpus) -> str:
