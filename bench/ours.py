@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from bench.clock import Clock, wait_for_all
 from loratrack.bases.precision import precision_name
 from loratrack.config import RunConfig
 from loratrack.data import Encoded
+from loratrack.errors import StoppedError
 from loratrack.training import session
-from loratrack.training.cohort import train
+from loratrack.training.cohort import StopWhen, train
 from loratrack.training.log import ListLog
 from loratrack.training.member import Member
 from loratrack.training.schedule import epoch_batches
@@ -48,7 +50,9 @@ def measure(assignment: Assignment, recipes: Sequence[Recipe]) -> Answer:
             session.enter(prepared, each, log, Path(folder) / str(number), name=f"member-{number}")
             for number, each in enumerate(configs)
         ]
-        train(prepared.cohort, _Stopwatch(clock, prepared.dataset.train), stop=lambda: clock.is_over)
+        with suppress(StoppedError):
+            watch = _Stopwatch(clock, prepared.dataset.train)
+            train(prepared.cohort, watch, stop=StopWhen(lambda: clock.is_over))
         whole = assignment.steps is None
         metrics = [
             session.summary(each, session.conclude(prepared, each)) if whole else {} for each in members

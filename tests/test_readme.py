@@ -60,6 +60,7 @@ def test_every_command_shown_is_run_or_checked_below() -> None:
             ("loratrack", name)
             for name in (
                 "run",
+                "resume",
                 "sweep",
                 *QUESTIONS,
                 *MOVES,
@@ -145,7 +146,7 @@ def project_command(words: list[str]) -> list[str]:
     entry = entries[context.params["entry_point"]]
     given = dict(text.split("=", 1) for text in context.params["param_list"])
     assert set(given) <= set(entry["parameters"])
-    filled = {"set": "", **given}
+    filled = {"set": "", "resume": "never", **given}
     command = entry["command"].format(**{key: shlex.quote(value) for key, value in filled.items()})
     return shlex.split(command)[1:]
 
@@ -192,6 +193,26 @@ def test_what_comes_before_a_training_is_shown(here: Any, capsys: pytest.Capture
     for words in commands("check"):
         assert cli.main(words) == 0
     assert "train_double_label (double_cls): no problems" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_run_is_stopped_and_goes_on(trained: str, here: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    [words] = commands("resume")
+    exp_id = words[1]
+    settings = ["train.epochs=100000", f"model.arch={os.environ['TINY_BASE']}", "data.max_len=64"]
+    more = [word for setting in settings for word in ("--set", setting)]
+    process = here.start("loratrack", *commands("run")[0], *more)
+    for line in process.stdout:
+        if line.startswith("epoch 1/"):
+            process.send_signal(signal.SIGTERM)
+            break
+    rest = process.communicate()[0]
+    assert process.returncode == 128 + signal.SIGTERM, rest
+    assert "go on with: loratrack resume " in rest
+    assert cli.main(["compare", "--all"]) == 0
+    assert re.search(rf"^{exp_id} .*stopped at epoch \d\.\d of 100000", capsys.readouterr().out, re.MULTILINE)
+    assert cli.main([*words, "--end"]) == 0
+    assert re.search(r"^attempt 2 goes on at epoch \d", capsys.readouterr().out, re.MULTILINE)
 
 
 @pytest.mark.slow

@@ -51,6 +51,7 @@ __all__ = [
     "load",
     "promote",
     "reproduce",
+    "resume",
     "rollback",
     "runs",
     "sweep",
@@ -91,6 +92,25 @@ def train(config: RunConfig | str | Path, *, watcher: Watcher | None = None) -> 
     from loratrack.experiments.run import run
 
     return run(config, watcher, corpus)
+
+
+def resume(
+    run: str,
+    *,
+    force: bool = False,
+    end: bool = False,
+    watcher: Watcher | None = None,
+    trust_remote_code: str | None = None,
+) -> Training:
+    """Go on with a run that was stopped or killed, from its last checkpoint and to the bit.
+
+    `run`: its id or the beginning of it, or an exp_id. `force`: also where packages, machine, data or base
+    have changed. `end`: train no more; the best epoch so far becomes its model. `trust_remote_code`: the
+    sha256 of the base, where the run needs code that the base brings.
+    """
+    from loratrack.experiments import resumption
+
+    return resumption.resume(run, force=force, end=end, watcher=watcher, trust_remote_code=trust_remote_code)
 
 
 def sweep(config: SweepConfig | RunConfig | str | Path, *, watcher: Watcher | None = None) -> Sweep:

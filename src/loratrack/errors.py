@@ -40,6 +40,10 @@ class RefusedError(UserError):
     """A valid request that found nothing or was refused (exit 1; other UserErrors exit 2)."""
 
 
+class StoppedError(BaseException):
+    """Somebody asked the work to end; it can go on later. No Exception, since it is no fault."""
+
+
 def problems_message(source: str, problems: Sequence[str], noun: str = "problem", where: str = "") -> str:
     """`SOURCE: 2 problems`, `where` they are, then one indented line for each."""
     first = f"{source}: {counted(len(problems), noun)}{where}"

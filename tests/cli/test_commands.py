@@ -201,7 +201,6 @@ def test_sync_says_what_it_sent(
         "refused": [],
         "put_off": [],
         "elsewhere": {},
-        "left_over": {},
         "fault": None,
     }
 

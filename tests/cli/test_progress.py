@@ -99,7 +99,7 @@ def test_a_sweep_is_seen_before_its_first_trial_ends(
     console = Console(file=screen, force_terminal=is_terminal, width=80, color_system=None, soft_wrap=True)
     with SweepBar(console) as bar:
         bar.under_way(UnderWay({}, 0, 4))
-        for _ in range(7):  # one epoch of two, whose end takes a step of the cohort
+        for _ in range(6):  # one epoch of two
             cohort.end_epochs(cohort.step())
             bar.under_way(UnderWay({3: member}, 1, 4))
         bar.trial_epoch(3, member)

@@ -213,30 +213,6 @@ def test_what_dead_processes_have_left_goes(outbox: Outbox, tmp_path: Path) -> N
     lease.close()
 
 
-def test_weights_that_a_dead_process_left_stay_for_two_weeks(outbox: Outbox, tmp_path: Path) -> None:
-    """Not those of a run that has handed over its files, or of one that is finished."""
-    for run_id in ("half", "old", "handed", "finished"):
-        folder = work_folder(tmp_path, run_id)
-        (folder / "artifacts").mkdir(parents=True)
-        (folder / "heads.safetensors").write_bytes(b"weights")
-        if run_id != "finished":
-            outbox.add(run_id, "tags", {"exp_id": run_id})
-    outbox.add("handed", "artifacts", "there")
-    os.utime(work_folder(tmp_path, "old"), (0, 0))
-    other = Outbox(tmp_path, "http://127.0.0.1:5001")
-    lease = outbox.lease("half")
-    assert lease is not None
-    assert "half" not in outbox.left_over()  # its process lives
-    lease.close()
-    other.clean()
-    assert other.left_over() == {}
-    other.close()
-    outbox.clean()
-    assert outbox.left_over() == {"half": work_folder(tmp_path, "half")}
-    assert work_folders(tmp_path) == [work_folder(tmp_path, "half")]
-    assert outbox.count("waiting", "half") == 1
-
-
 def test_rows_of_old_runs_go_when_all_is_sent(outbox: Outbox) -> None:
     for run_id in ("old", "unsent", "new"):
         outbox.add(run_id, "status", "KILLED")

@@ -17,9 +17,9 @@ from tests.cohorts import BASES, CLASSES, DATASET
 from torch import Tensor
 
 from loratrack.config import RunConfig
-from loratrack.errors import UserError
+from loratrack.errors import StoppedError, UserError
 from loratrack.experiments.watcher import Nobody
-from loratrack.training.cohort import Cohort, train
+from loratrack.training.cohort import Cohort, StopWhen, train
 from loratrack.training.layout import check_that_nothing_drops
 from loratrack.training.log import ListLog
 from loratrack.training.member import Member
@@ -374,13 +374,14 @@ def test_members_join_and_leave_at_the_end_of_an_epoch(
     assert second.history[-1]["avg_f1"] == single.history[-1]["avg_f1"]
 
 
-def test_a_stop_ends_all_members_between_steps(
+def test_a_stop_leaves_all_members_between_steps(
     new_cohort: NewCohort, config_of: ConfigOf, seat: Seat, tmp_path: Path
 ) -> None:
     cohort = new_cohort([])
     members = [seat(cohort, config_of(name, {"epochs": 9}), tmp_path) for name in ("one", "two")]
-    train(cohort, Nobody(), stop=lambda: members[0].step >= 8)
-    assert [member.status for member in members] == ["stopped", "stopped"]
+    with pytest.raises(StoppedError):
+        train(cohort, Nobody(), stop=StopWhen(lambda: members[0].step >= 8))
+    assert [(member.status, member.step) for member in members] == [("training", 8)] * 2
     assert [len(member.history) for member in members] == [1, 1]
     assert members[0].folder.is_dir()
 

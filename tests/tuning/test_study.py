@@ -51,19 +51,18 @@ def test_the_next_proposal_does_not_depend_on_the_process(
     assert [trial.values for trial in (other.next(), another.next()) if trial] == values
 
 
-def test_what_was_interrupted_is_started_again(sweep_config: Configs, new_search: Opens) -> None:
+def test_what_was_interrupted_waits_for_whoever_goes_on(sweep_config: Configs, new_search: Opens) -> None:
     search = new_search(sweep_config(trials=2))
     trial = search.next()
     assert trial is not None
     search.note_run(trial, "a" * 32)
+    search.report(trial, 1, 0.5)
     search.give_all_back()
-    assert (states(search), search.num_started()) == (["FAIL", "WAITING"], 0)
+    assert (states(search), search.num_started()) == (["WAITING"], 0)
     again = new_search(sweep_config(trials=2)).next()
     assert again is not None
-    assert (again.number, again.values) == (1, trial.values)
-    assert (
-        "run_id" not in search.trials()[1].user_attrs
-    )  # the run of the first attempt is not the second one's
+    assert (again.number, again.values, again.run_id) == (0, trial.values, "a" * 32)
+    assert again.reported_epochs == 1
 
 
 def test_a_changed_sweep_is_refused_with_its_differences(sweep_config: Configs, new_search: Opens) -> None:
@@ -185,16 +184,47 @@ def test_a_process_that_died_early_is_noticed_too(
     tables = study.storage(f"sqlite:///{tmp_path}/optuna.db", 1)
     tables.create_new_trial(tables.get_study_id_from_name("tiny-sweep"))
     deadline = time.monotonic() + 20
-    numbers: set[int] = set()
+    numbers: list[int] = []
     while len(numbers) < 2 and time.monotonic() < deadline:
         trial = search.next()
         if trial is not None:
-            numbers.add(trial.number)
+            numbers.append(trial.number)
         else:
             time.sleep(0.2)
     tables.engine.dispose()
-    assert states(search)[0] == "FAIL"
-    assert len(numbers) == 2
+    assert numbers == [1, 0]
+
+
+def test_a_trial_waits_as_soon_as_its_process_is_known_to_be_gone(
+    sweep_config: Configs, new_search: Opens
+) -> None:
+    """And not while it is known to live, however late its heartbeat is."""
+    search = new_search(sweep_config(trials=2, heartbeat_seconds=60))
+    gone, living = search.next(), search.next()
+    assert gone is not None
+    assert living is not None
+    search.note_run(gone, "a" * 32)
+    search.note_run(living, "b" * 32)
+    other = new_search(sweep_config(trials=2, heartbeat_seconds=60))
+    other._is_alive = {"a" * 32: False, "b" * 32: True}.get
+    again = other.next()
+    assert again is not None
+    assert (again.number, again.values, again.run_id) == (gone.number, gone.values, "a" * 32)
+    assert other.next() is None
+
+
+def test_a_trial_that_kills_each_process_is_given_up(sweep_config: Configs, new_search: Opens) -> None:
+    config = sweep_config(trials=1, heartbeat_seconds=60)
+    for _ in range(study.MAX_RETRIES + 1):
+        search = new_search(config)
+        search._is_alive = lambda run_id: False
+        trial = search.next()
+        assert trial is not None
+        search.note_run(trial, "a" * 32)
+    last = new_search(config)
+    last._is_alive = lambda run_id: False
+    assert last.next() is None
+    assert states(last) == ["FAIL"]
 
 
 def _work(url: str, lock: Path, config: SweepConfig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from loratrack.checkpoints import KEPT_DAYS
 from loratrack.cli.commands import Commands, examples
 from loratrack.cli.screen import console, in_colours, print_json
 from loratrack.errors import UserError
@@ -31,6 +32,12 @@ def add_to(commands: Commands) -> None:
         metavar="ID",
         help="with --fix: end this run too, which runs elsewhere and is known to be dead",
     )
+    parser.add_argument(
+        "--days",
+        type=int,
+        metavar="N",
+        help=f"with --fix: remove the checkpoints of stopped runs that are older ({KEPT_DAYS} by itself)",
+    )
     parser.add_argument("--json", action="store_true", help="all findings as JSON")
     parser.set_defaults(command=command)
 
@@ -42,7 +49,10 @@ def command(arguments: argparse.Namespace) -> int:
 
     if arguments.run is not None and not arguments.fix:
         raise UserError("--run: means nothing without --fix")
-    findings = list(machine.check(is_fix=arguments.fix, dead_run=arguments.run))
+    if arguments.days is not None and (not arguments.fix or arguments.days < 0):
+        raise UserError("--days: must be a number of days from 0 on, with --fix")
+    kept_days = KEPT_DAYS if arguments.days is None else arguments.days
+    findings = list(machine.check(is_fix=arguments.fix, dead_run=arguments.run, kept_days=kept_days))
     if arguments.json:
         print_json([asdict(finding) for finding in findings])
     else:

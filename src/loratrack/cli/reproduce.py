@@ -55,6 +55,4 @@ def command(arguments: argparse.Namespace) -> int:
                 "unequal": [str(difference) for difference in result.check.unequal],
             }
         print_json(content)
-    if result.ended_by is not None:
-        return 128 + result.ended_by
-    return UNEQUAL if result.check is not None and not result.check.is_equal else 0
+    return UNEQUAL if result.check is not None and not result.check.is_equal else result.exit_code

@@ -10,10 +10,15 @@ from loratrack.cli.commands import Commands, add_settings_to, examples
 from loratrack.cli.screen import console, loading, print_json, view
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
-    from loratrack.config import RunConfig
     from loratrack.experiments.result import Training
+
+CODES = (
+    "exit codes: 0 done, 2 wrong use or failed;\n"
+    "  stopped, to be resumed: 130 after Ctrl-C, 143 after SIGTERM, 75 after SIGUSR1 or on a full disk"
+)
 
 
 def add_to(commands: Commands) -> None:
@@ -25,11 +30,19 @@ def add_to(commands: Commands) -> None:
         epilog=examples(
             "loratrack run projects/clinc/dual.yaml",
             'loratrack run projects/clinc/dual.yaml --set "train.epochs=2; model.lora.rank=8"',
-            codes="exit codes: 0 done, 2 wrong use or failed, 130 after Ctrl-C, 143 after SIGTERM",
+            "loratrack run projects/clinc/dual.yaml --resume auto",
+            codes=CODES,
         ),
     )
     parser.add_argument("config", help="a YAML file, such as projects/clinc/dual.yaml")
     add_settings_to(parser, "train.epochs=2")
+    parser.add_argument(
+        "--resume",
+        choices=("auto", "never"),
+        default="never",
+        help="auto: go on with a run of exactly this config and data that was stopped or killed, if there is"
+        " one; never: begin a new run (the default)",
+    )
     parser.add_argument(
         "--json", action="store_true", help="the result as JSON; everything else goes to the error stream"
     )
@@ -47,30 +60,46 @@ def command(arguments: argparse.Namespace) -> int:
         corpus = check(config)
         from loratrack.cli.progress import ProgressBar
         from loratrack.config.layers import separated
+        from loratrack.experiments.resumption import resume_same, unfinished
         from loratrack.experiments.run import run
+
+        stopped = unfinished(config, corpus)
 
     screen = console(beside_the_answers=arguments.json)
     with ProgressBar(screen) as bar:
-        result = run(config, bar, corpus, separated(arguments.set))
-    if arguments.json:
+        if stopped is not None and arguments.resume == "auto":
+            result = resume_same(config, corpus, stopped.run_id, bar)
+        else:
+            if stopped is not None:
+                bar.notice(f"the same was begun before, {stopped}; this is a new run")
+            result = run(config, bar, corpus, separated(arguments.set))
+    return end(result, screen, as_json=arguments.json)
+
+
+def end(result: Training, screen: Console, *, as_json: bool) -> int:
+    """What came of a run, and the exit code of the process."""
+    if as_json:
         print_json(result.facts())
-    if result.ended_by is not None:
-        kept = f"the best epoch so far ({result.best_epoch}) was saved as run {result.run_id}"
-        saved = kept if result.best_epoch else "nothing was learned yet"
-        screen.print(f"interrupted ({result.ended_by.name}); {saved}")
-        return 128 + result.ended_by
-    if arguments.json:
-        return 0
-    screen.print(scores(config, result))
-    for line in summary(config, result):
-        screen.print(line)
-    return 0
+    if result.status != "FINISHED":
+        by = "the disk is full" if result.ended_by is None else result.ended_by.name
+        if result.stopped_at is None:
+            screen.print(f"stopped ({by}) before anything was trained; the same command begins again")
+        else:
+            screen.print(
+                f"stopped ({by}) at {result.stopped_at}; go on with: loratrack resume {result.run_id}"
+            )
+    elif not as_json:
+        screen.print(scores(result))
+        for line in summary(result):
+            screen.print(line)
+    return result.exit_code
 
 
-def summary(config: RunConfig, result: Training) -> list[str]:
+def summary(result: Training) -> list[str]:
     """The best epoch, where everything is, and what to do next."""
     from loratrack.experiments.verdict import against_baseline
 
+    config = result.config
     texts = '--text "…"' if len(config.text_columns) == 1 else "--file in.csv"
     chosen_by = config.best_metric or "save_strategy: last"
     compared = against_baseline(config, result.metrics)
@@ -89,10 +118,11 @@ def summary(config: RunConfig, result: Training) -> list[str]:
     return lines
 
 
-def scores(config: RunConfig, result: Training) -> Table:
+def scores(result: Training) -> Table:
     from rich.table import Table
     from rich.text import Text
 
+    config = result.config
     table = Table(title=Text(config.exp_id))
     for heading in ("task", "validation accuracy", "validation F1", "test accuracy", "test F1"):
         table.add_column(heading, justify="left" if heading == "task" else "right")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loratrack.cli.commands import Commands, add_settings_to, examples
+from loratrack.cli.run import CODES
 from loratrack.cli.screen import (
     CELL_GAP,
     console,
@@ -37,7 +38,7 @@ def add_to(commands: Commands) -> None:
             "loratrack sweep projects/clinc/sweep.yaml",
             "loratrack sweep projects/clinc/sweep.yaml --set sweep.trials=48",
             "loratrack sweep show clinc-rank-weights --plot pictures",
-            codes="exit codes: 0 done, 2 wrong use or failed, 130 after Ctrl-C, 143 after SIGTERM",
+            codes=CODES,
         ),
         usage="loratrack sweep CONFIG [--set KEY=VALUE] [--json]\n"
         "       loratrack sweep show NAME [--plot DIR] [--storage URL] [--json]",
@@ -87,11 +88,11 @@ def command(arguments: argparse.Namespace) -> int:
         screen.print(f"model        {result.model}")
     for line in view(result.link):
         screen.print(line)
-    if result.ended_by is not None:
+    if result.status != "FINISHED":
+        by = "the disk is full" if result.ended_by is None else result.ended_by.name
         done = counted(result.num_done, "trial")
-        screen.print(f"interrupted ({result.ended_by.name}); {done} done; the same command goes on")
-        return 128 + result.ended_by
-    return 0
+        screen.print(f"stopped ({by}); {done} done; the same command goes on")
+    return result.exit_code
 
 
 def show(arguments: argparse.Namespace) -> int:

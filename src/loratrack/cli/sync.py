@@ -31,7 +31,6 @@ def command(arguments: argparse.Namespace) -> int:
     from loratrack.store.client import connect
     from loratrack.store.place import store_folder, store_name
     from loratrack.tracking import shipper
-    from loratrack.tracking.outbox import left_over_text
 
     report = shipper.sync(store_folder(), store_name(), connect())
     code = UNSENT if report.waiting or report.refused else 0
@@ -48,8 +47,6 @@ def command(arguments: argparse.Namespace) -> int:
         screen.print(f"run {run_id}: the store refuses a part: {reason}")
     for run_id, reason in report.put_off:
         screen.print(f"run {run_id}: the store cannot take a part now, it is tried again: {reason}")
-    for run_id, folder in report.left_over.items():
-        screen.print(f"run {run_id}: {left_over_text(folder)}")
     for store, count in report.elsewhere.items():
         screen.print(f"{count} more are waiting for {store}")
     return code

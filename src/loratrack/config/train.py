@@ -14,6 +14,7 @@ LossWeight = Annotated[
 ]
 
 AUTO = "auto"
+MINUTES_OF_A_MONTH = 31 * 24 * 60
 LearningRate = Annotated[
     Annotated[Literal["auto"], Tag("<word>")] | Annotated[PositiveFloat, Tag("<number>")],
     Discriminator(lambda value: "<word>" if value == AUTO else "<number>"),
@@ -77,6 +78,8 @@ class Train(Section):
     gradient_checkpointing: bool = False
     log_steps: Size = 10
     """Read the loss back, check it and show it every so many steps."""
+    checkpoint_minutes: Annotated[PositiveFloat, Field(le=MINUTES_OF_A_MONTH)] | None = 5.0
+    """How often what was trained is saved, so that a killed run goes on; null: at the end of each epoch."""
     threads: Annotated[int, Field(gt=0, le=1024)] | None = None
     """CPU threads of torch; null: torch's own number, or 1 where that is clearly faster."""
     seed: Seed = 42

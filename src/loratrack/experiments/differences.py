@@ -16,6 +16,8 @@ MEASURED = ("system/", "time/")
 TOLERANCE = 0.02
 """Largest difference of a metric where the numbers cannot be the same to the bit."""
 
+COMPARED_PACKAGES = (*PACKAGES, "loratrack")
+
 Epochs = Mapping[int, Mapping[str, float]]
 
 
@@ -29,6 +31,23 @@ class Difference:
 
     def __str__(self) -> str:
         return f"{self.what}: then {self.then}, now {self.now}"
+
+
+def surroundings() -> dict[str, Any]:
+    """As much of `env_info.json` as is compared, without the questions that take long."""
+    import torch
+
+    from loratrack.tracking import environment
+
+    return {
+        "python": platform.python_version(),
+        "packages": {
+            name: version for name, version in environment.packages().items() if name in COMPARED_PACKAGES
+        },
+        "cpu": {"model": environment.cpu_model()},
+        "gpu": environment.gpu(),
+        "torch": {"threads": torch.get_num_threads()},
+    }
 
 
 def environment_differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:

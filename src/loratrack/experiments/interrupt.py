@@ -1,4 +1,9 @@
-"""SIGTERM and Ctrl-C end a training at the next step, with what it has so far kept."""
+"""Signals that end a training between two steps, with everything that it has learned on the disk.
+
+Ctrl-C, SIGTERM     stop: a person or a machine wants it to end        exit code 130, 143
+SIGUSR1             pause: it will be wanted again, as Slurm asks it   exit code 75
+the same again      now: what was saved last is what there is
+"""
 
 from __future__ import annotations
 
@@ -8,20 +13,41 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from loratrack.errors import StoppedError
+
+PAUSE = signal.SIGUSR1
+PAUSED = 75
+"""The exit code of a run that wants to be resumed: EX_TEMPFAIL, try again later."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, PAUSE)
+
 
 class Interruption:
     """The signal that asked the training to end, if one did."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self._is_at_once = False
 
     def __bool__(self) -> bool:
         return self.signal is not None
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """StoppedError at the moment of the signal, or now when it came before: nothing is half done here."""
+        before, self._is_at_once = self._is_at_once, True
+        try:
+            if self:
+                raise StoppedError
+            yield
+        finally:
+            self._is_at_once = before
+
     def request(self, number: int, _: FrameType | None = None) -> None:
         if self.signal == number:
             raise KeyboardInterrupt
-        self.signal = self.signal or signal.Signals(number)
+        is_first, self.signal = self.signal is None, self.signal or signal.Signals(number)
+        if is_first and self._is_at_once:
+            raise StoppedError
 
 
 @contextmanager
@@ -34,7 +60,7 @@ def interruptible() -> Iterator[Interruption]:
     if threading.current_thread() is not threading.main_thread():
         yield interruption
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in SIGNALS}
     for number in before:
         signal.signal(number, interruption.request)
     try:

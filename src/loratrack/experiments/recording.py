@@ -12,13 +12,16 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from loratrack import __version__, disk
+from loratrack.checkpoints import FencedError, Home, home_of
 from loratrack.config import RunConfig, files, flat, plain
 from loratrack.config.schema import data_paths
 from loratrack.config.train import AUTO
 from loratrack.errors import StoreError, UserError
+from loratrack.experiments.differences import surroundings
 from loratrack.experiments.hiding import storable
 from loratrack.experiments.verdict import (
     LEARNED_NOTHING,
@@ -50,6 +53,7 @@ from loratrack.tracking import failures, outbox
 from loratrack.tracking.environment import device_name, environment, git
 from loratrack.tracking.writer import RunWriter
 from loratrack.training import session
+from loratrack.training.checkpoint import Facts, Keeper, Saved
 from loratrack.training.member import Member
 from loratrack.training.session import Outcome, Prepared
 from loratrack.views import class_scores, curves
@@ -66,6 +70,8 @@ class WriterLog:
     def __init__(self, writer: RunWriter, show: Callable[[str], None] = lambda text: None) -> None:
         self.writer, self.show = writer, show
         self.notices: list[str] = []
+        self.later: list[str] = []
+        """What stands behind the notices of an earlier attempt, as soon as those are known."""
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         self.writer.log_metrics(values, step)
@@ -73,6 +79,21 @@ class WriterLog:
     def notice(self, text: str) -> None:
         self.notices.append(text)
         self.show(text)
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One process's try at a run; the first begins it, the others go on from what was saved."""
+
+    home: Home
+    number: int
+    config_sha256: str
+    saved: Saved | None = None
+
+
+def first_attempt(log: WriterLog, config: RunConfig) -> Attempt:
+    home = home_of(store_folder(), log.writer.run_id)
+    return Attempt(home, home.claim(), files.sha256(storable(config)))
 
 
 def start(config: RunConfig, parent_run_id: str | None = None, changed: Sequence[str] = ()) -> RunWriter:
@@ -136,9 +157,14 @@ def description(config: RunConfig) -> str:
 
 
 def enter(
-    prepared: Prepared, config: RunConfig, log: WriterLog, work: Path, name: str | None = None
+    prepared: Prepared,
+    config: RunConfig,
+    log: WriterLog,
+    work: Path,
+    attempt: Attempt | None = None,
+    name: str | None = None,
 ) -> Member:
-    """A new member of the cohort; its run says which data, base and size it has."""
+    """A member of the cohort, new or as it was saved; its run says which data, base and size it has."""
     writer, dataset = log.writer, prepared.dataset
     writer.set_tags(
         {
@@ -156,13 +182,30 @@ def enter(
         if setting in rows:
             context, num_rows = rows[setting]
             writer.log_dataset(path.name, str(path), prepared.files_sha256[setting], context, num_rows)
-    member = session.enter(prepared, storable(config), log, work, name or MEMBER)
+    saved = None if attempt is None else attempt.saved
+    member = session.enter(prepared, storable(config), log, work, name or MEMBER, saved)
+    if saved is not None:  # what was said when it entered first is not said again
+        log.notices[:] = [*saved.state.notices, *log.later]
     trainable, total = prepared.network.parameter_counts(member.name)
     sizes = {"trainable_parameters": trainable, "total_parameters": total}
     writer.log_params(
         sizes if config.train.lr != AUTO else {**sizes, "train.lr": member.config.train.peak_rate}
     )
     return member
+
+
+def follow(keeper: Keeper, prepared: Prepared, member: Member, log: WriterLog, attempt: Attempt) -> None:
+    """From now on the member is saved, so that whoever comes after us can go on."""
+    facts = Facts(
+        run_id=log.writer.run_id,
+        attempt=attempt.number,
+        config_sha256=attempt.config_sha256,
+        data_sha256=prepared.dataset.sha256,
+        base_sha256=prepared.base.sha256,
+        environment=surroundings(),
+        notices=log.notices,
+    )
+    keeper.follow(member, attempt.home, facts)
 
 
 def keep(
@@ -269,11 +312,25 @@ def notices(log: WriterLog) -> str:
 
 
 @contextmanager
-def failing(log: WriterLog) -> Iterator[None]:
-    """However a run breaks off, it is not left RUNNING, and it says why it failed."""
+def failing(log: WriterLog, home: Home | None = None) -> Iterator[None]:
+    """However a run breaks off, it is not left RUNNING, and it says why it failed.
+
+    `home`: of its checkpoints, from which it can go on.
+    """
     try:
         yield
+    except FencedError:  # whoever has taken it over says how it ends
+        log.writer.leave()
+        raise
+    except KeyboardInterrupt:  # asked a second time: nobody waits for the store
+        log.writer.finish("KILLED", 0)
+        raise
     except BaseException as error:
+        about = None if home is None else home.about()
+        if home is not None and about is None:
+            home.remove()
+        if about is not None:
+            log.notice(f"what was trained is kept: {about}; loratrack resume {log.writer.run_id} goes on")
         keep_reason(log, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
         log.writer.finish("FAILED")
         raise
@@ -298,7 +355,9 @@ def hand_over_notices(log: WriterLog) -> None:
 @contextmanager
 def work_folder(run_id: str) -> Iterator[Path]:
     """Where a run keeps its files until they are handed over; gone afterwards."""
-    folder = new_work_folder(run_id)
+    folder = outbox.work_folder(store_folder(), run_id)
+    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed
+    new_work_folder(run_id)
     try:
         yield folder
     finally:

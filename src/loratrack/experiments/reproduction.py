@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,13 +22,13 @@ from loratrack.bases.trust import Trust, said_by_loader
 from loratrack.config import RunConfig, load
 from loratrack.data import Corpus
 from loratrack.disk import read_json
-from loratrack.errors import RefusedError, UserError
+from loratrack.errors import RefusedError
 from loratrack.experiments import checking, differences, recording
 from loratrack.experiments.differences import REPRODUCES, Difference, environment_differences
 from loratrack.experiments.interrupt import interruptible
 from loratrack.experiments.recording import WriterLog
-from loratrack.experiments.result import RunStatus, Training
-from loratrack.experiments.run import artifact_uri, train_one
+from loratrack.experiments.result import Training
+from loratrack.experiments.run import Work, carry_out
 from loratrack.experiments.watcher import Nobody, Watcher
 from loratrack.manifest import Manifest
 from loratrack.places import BUNDLE, CONFIG_COPY, DATA_REPORT, ENVIRONMENT, METRICS
@@ -108,38 +108,20 @@ def reproduce(
         log = WriterLog(writer, watcher.notice)
         for difference in around:
             log.notices.append(f"different from run {first.run_id}: {difference}")
-        with recording.failing(log), recording.work_folder(writer.run_id) as work:
-            prepared, member, outcome = train_one(
-                first.config, corpus, log, work, watcher, interruption, trust
-            )
-            metrics = recording.keep(prepared, member, outcome, log, work)
-            if member.status == "failed":
-                raise UserError(f"{first.config.exp_id}: {member.reason}")
-            status: RunStatus = "FINISHED" if interruption.signal is None else "KILLED"
-            is_sent = writer.finish(status)
-    epochs = tuple(dict(values) for values in member.history)
+        attempt = recording.first_attempt(log, first.config)
+        trained = carry_out(Work(first.config, corpus, log, attempt, watcher, interruption, trust))
     verdict = None
-    if check and interruption.signal is None:
+    if check and trained.status == "FINISHED":
         exact = differences.is_exact(around, first.contents[ENVIRONMENT])
         then = differences.epochs_of(first.contents[METRICS])
         is_whole = first.run.info.status == "FINISHED"
-        now = dict(enumerate(epochs, start=1))
+        now = dict(enumerate(trained.epochs, start=1))
         unequal = differences.metric_differences(then, now, exact=exact, is_whole=is_whole)
         verdict = Check(exact, 0.0 if exact else differences.TOLERANCE, len(then), tuple(unequal))
         how = "to the bit" if exact else f"within {verdict.tolerance}, since what counts is different"
         _list(watcher, f"check of {len(then)} epochs, {how}", unequal, "every metric of every epoch is equal")
     return Reproduction(
-        exp_id=first.config.exp_id,
-        run_id=writer.run_id,
-        status=status,
-        metrics={**prepared.yardstick, **metrics},
-        notices=tuple(log.notices),
-        artifact_uri=artifact_uri(writer.run_id),
-        experiment_id=writer.experiment_id,
-        ended_by=interruption.signal,
-        is_sent=is_sent,
-        epochs=epochs,
-        best_epoch=member.best.epoch if member.best else None,
+        **{field.name: getattr(trained, field.name) for field in fields(trained)},
         reproduces=first.run_id,
         differences=tuple(around),
         check=verdict,

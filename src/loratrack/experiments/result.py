@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from loratrack.checkpoints import About
+from loratrack.experiments.interrupt import PAUSE, PAUSED
 from loratrack.places import artifact_folder
 from loratrack.store import links
 
 if TYPE_CHECKING:
+    from loratrack.config import RunConfig
     from loratrack.tuning.report import Report
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
@@ -36,6 +39,13 @@ class Result:
     """MLflow's own; empty while the tracking store does not answer."""
     is_sent: bool = True
     """False: something still waits for the tracking store, and goes out with `loratrack sync`."""
+
+    @property
+    def exit_code(self) -> int:
+        """Of the process: 0 when all is done, 75 when it asks to be resumed, 130 and 143 after a signal."""
+        if self.status == "FINISHED":
+            return 0
+        return PAUSED if self.ended_by in (None, PAUSE) else 128 + self.ended_by
 
     @property
     def model(self) -> str:
@@ -73,13 +83,17 @@ class Result:
 class Training(Result):
     """One run, or the run that reproduces another one."""
 
+    config: RunConfig
     epochs: tuple[Mapping[str, float], ...] = ()
     """The metrics of each epoch."""
     best_epoch: int | None = None
+    stopped_at: About | None = None
+    """How far it was when it was stopped; `resume` goes on from there."""
 
     def facts(self) -> dict[str, object]:
         return super().facts() | {
             "best_epoch": self.best_epoch,
+            "stopped_at": None if self.stopped_at is None else str(self.stopped_at),
             "epochs": [dict(values) for values in self.epochs],
         }
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from loratrack.config import RunConfig
@@ -12,7 +11,7 @@ from loratrack.experiments import recording
 from loratrack.experiments.recording import WriterLog
 from loratrack.experiments.watcher import Nobody
 from loratrack.training import session
-from loratrack.training.cohort import train
+from loratrack.training.cohort import Stop, train
 from loratrack.tuning.cohorts import group
 
 
@@ -23,9 +22,7 @@ class Spread:
     """Standard deviation over the seeds; 0 with a single one."""
 
 
-def retrain(
-    best: RunConfig, name: str, times: int, parent_run_id: str, stop: Callable[[], bool]
-) -> dict[str, Spread]:
+def retrain(best: RunConfig, name: str, times: int, parent_run_id: str, stop: Stop) -> dict[str, Spread]:
     """Mean and deviation of each metric over so many new seeds, one run each below the sweep's."""
     cohorts: dict[str, list[RunConfig]] = {}
     for shift in range(1, times + 1):
@@ -49,7 +46,7 @@ def run_name(sweep: str) -> str:
     return f"{sweep}-best-seed-"
 
 
-def _train(configs: list[RunConfig], parent_run_id: str, stop: Callable[[], bool]) -> list[dict[str, float]]:
+def _train(configs: list[RunConfig], parent_run_id: str, stop: Stop) -> list[dict[str, float]]:
     """One cohort; the metrics of each member that came to its end."""
     prepared = session.set_up(configs[0], lambda text: None)
     logs = [WriterLog(recording.start(config, parent_run_id)) for config in configs]
@@ -57,7 +54,7 @@ def _train(configs: list[RunConfig], parent_run_id: str, stop: Callable[[], bool
     try:
         works = [recording.new_work_folder(log.writer.run_id) for log in logs]
         members = [
-            recording.enter(prepared, config, log, work, f"seed-{config.train.seed}")
+            recording.enter(prepared, config, log, work, name=f"seed-{config.train.seed}")
             for config, log, work in zip(configs, logs, works, strict=True)
         ]
         train(prepared.cohort, Nobody(), stop=stop)

@@ -7,6 +7,8 @@ result.metrics["test_avg_f1"], result.version       # 0.964, "clinc/3"
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,23 +16,27 @@ import torch
 from loratrack.bases.trust import Trust
 from loratrack.config import RunConfig
 from loratrack.data import Corpus
-from loratrack.errors import StoreError, UserError
+from loratrack.errors import StoppedError, StoreError, UserError
 from loratrack.experiments import recording
 from loratrack.experiments.checking import check
 from loratrack.experiments.hiding import texts_hidden
 from loratrack.experiments.interrupt import Interruption, interruptible
-from loratrack.experiments.recording import WriterLog
-from loratrack.experiments.registration import Choice, choose
-from loratrack.experiments.result import RunStatus, Training
+from loratrack.experiments.recording import Attempt, WriterLog
+from loratrack.experiments.registration import choose
+from loratrack.experiments.result import Training
 from loratrack.experiments.trained_bases import pinned
 from loratrack.experiments.verdict import learned_nothing
 from loratrack.experiments.watcher import Nobody, Watcher
 from loratrack.registry import pages
 from loratrack.tracking.registration import registered
 from loratrack.training import session
+from loratrack.training.checkpoint import Keeper
 from loratrack.training.cohort import train
 from loratrack.training.member import Member
 from loratrack.training.session import Outcome, Prepared
+
+STOP_SECONDS = 1.0
+"""How long a run that was asked to stop waits for its tracking store; the rest goes out later."""
 
 
 def run(
@@ -44,8 +50,8 @@ def run(
     `corpus`: what `checking.check` gave of this config; None: it is checked here.
 
     However it breaks off, the MLflow run does not stay RUNNING: a fault ends it as FAILED, a signal as
-    KILLED with the best epoch so far kept. UserError: the training failed in a way that the user can mend.
-    `changed`: settings such as `train.epochs=2` that the run is named after.
+    KILLED, with a checkpoint from which `resume` goes on. UserError: the training failed in a way that the
+    user can mend. `changed`: settings such as `train.epochs=2` that the run is named after.
     """
     corpus = check(config) if corpus is None else corpus
     watcher, config = watcher or Nobody(), texts_hidden(pinned(config))
@@ -53,60 +59,117 @@ def run(
         writer = recording.start(config, changed=changed)
         watcher.notice(f"{config.exp_id}: run {writer.run_id}")
         log = WriterLog(writer, watcher.notice)
-        with recording.failing(log), recording.work_folder(writer.run_id) as work:
-            prepared, member, outcome = train_one(config, corpus, log, work, watcher, interruption)
-            metrics = recording.keep(prepared, member, outcome, log, work)
-            if member.status == "failed":
-                raise UserError(f"{config.exp_id}: {member.reason}")
-            model, choice = config.registered_model, Choice(False)
-            if outcome is not None:
-                has_learned = learned_nothing(config, member.history, outcome.answers) is None
-                rows = prepared.dataset.validation_sha256
-                choice = choose(config, writer.run_id, metrics, rows, has_learned)
-            if choice.why:
-                log.notice(choice.why)
-                recording.hand_over_notices(log)
-            if model is not None and choice.is_registered:
-                text = pages.about(writer.run_id, recording.description(config), metrics)
-                writer.ask_version(model, pages.tags(config.exp_id, metrics), text)
-            status: RunStatus = "FINISHED" if interruption.signal is None else "KILLED"
-            is_sent = writer.finish(status)
-    number = None
-    if model is not None and choice.is_registered and is_sent:
-        number = registered(writer.run_id, model)
+        return carry_out(
+            Work(config, corpus, log, recording.first_attempt(log, config), watcher, interruption)
+        )
+
+
+@dataclass(frozen=True)
+class Work:
+    """A run to be trained: from its beginning, or from where another attempt has left it."""
+
+    config: RunConfig
+    corpus: Corpus
+    log: WriterLog
+    attempt: Attempt
+    watcher: Watcher
+    interruption: Interruption
+    trust: Trust | None = None
+    """In the code of its base; None: as the config says."""
+    is_ended: bool = False
+    """Its user wants no more training: the best epoch so far becomes its model."""
+
+
+def carry_out(work: Work) -> Training:
+    """Train until the end or a signal; then files, their check, and a version."""
+    config, log = work.config, work.log
+    writer = log.writer
+    with recording.failing(log, work.attempt.home), recording.work_folder(writer.run_id) as folder:
+        try:
+            prepared, member, outcome = train_one(work, folder)
+        except StoppedError:
+            return _stopped(work)
+        work.attempt.home.check_attempt(work.attempt.number)
+        metrics = recording.keep(prepared, member, outcome, log, folder)
+        if outcome is None:
+            work.attempt.home.remove()  # it would fail in the same way again
+            raise UserError(f"{config.exp_id}: {member.reason}")
+        has_learned = learned_nothing(config, member.history, outcome.answers) is None
+        rows = prepared.dataset.validation_sha256
+        choice = choose(config, writer.run_id, metrics, rows, has_learned)
+        if choice.why:
+            log.notice(choice.why)
+            recording.hand_over_notices(log)
+        model = config.registered_model if choice.is_registered else None
+        if model is not None:
+            text = pages.about(writer.run_id, recording.description(config), metrics)
+            writer.ask_version(model, pages.tags(config.exp_id, metrics), text)
+        is_sent = writer.finish("FINISHED")
+        work.attempt.home.remove()
+    number = registered(writer.run_id, model) if model is not None and is_sent else None
     return Training(
+        config=config,
         exp_id=config.exp_id,
         run_id=writer.run_id,
-        status=status,
+        status="FINISHED",
         metrics={**prepared.yardstick, **metrics},
         version=None if number is None else f"{model}/{number}",
         notices=tuple(log.notices),
         artifact_uri=artifact_uri(writer.run_id),
         experiment_id=writer.experiment_id,
-        ended_by=interruption.signal,
         is_sent=is_sent,
         epochs=tuple(dict(values) for values in member.history),
         best_epoch=member.best.epoch if member.best else None,
     )
 
 
-def train_one(
-    config: RunConfig,
-    corpus: Corpus,
-    log: WriterLog,
-    work: Path,
-    watcher: Watcher,
-    interruption: Interruption,
-    trust: Trust | None = None,
-) -> tuple[Prepared, Member, Outcome | None]:
-    """A cohort of one, trained until its end or a signal; no outcome when a signal came first."""
+def train_one(work: Work, folder: Path) -> tuple[Prepared, Member, Outcome | None]:
+    """A cohort of one, trained and scored; no outcome where it failed. StoppedError: a signal came, and what
+    was trained is saved.
+    """
+    config, log, stop = work.config, work.log, work.interruption
     if config.train.threads is not None:
         torch.set_num_threads(config.train.threads)
-    prepared = session.set_up(config, log.notice, trust, corpus)
-    member = recording.enter(prepared, config, log, work)
-    train(prepared.cohort, watcher, stop=lambda: bool(interruption))
-    outcome = session.conclude(prepared, member) if member.best and not interruption else None
-    return prepared, member, outcome
+    with stop.at_once():
+        prepared = session.set_up(config, log.notice, work.trust, work.corpus)
+        member = recording.enter(prepared, config, log, folder, work.attempt)
+    keeper = Keeper(prepared.cohort)
+    recording.follow(keeper, prepared, member, log, work.attempt)
+    if work.is_ended and member.is_training:
+        member.end("finished", "ended by its user")
+    train(prepared.cohort, work.watcher, stop=stop, keeper=keeper)
+    if member.best is None or member.status == "failed":
+        return prepared, member, None
+    keeper.save([member])
+    keeper.wait()
+    with stop.at_once():
+        return prepared, member, session.conclude(prepared, member)
+
+
+def _stopped(work: Work) -> Training:
+    """The run waits for `resume`."""
+    log, writer = work.log, work.log.writer
+    about = work.attempt.home.about()
+    why = work.interruption.signal.name if work.interruption.signal is not None else "the disk is full"
+    if about is None:
+        log.notice(f"stopped ({why}) before the training began")
+        work.attempt.home.remove()
+    else:
+        log.notice(f"stopped ({why}): {about}; loratrack resume {writer.run_id} goes on")
+    with suppress(OSError, StoreError):  # on a full disk it stands on the screen alone
+        recording.hand_over_notices(log)
+    is_sent = writer.finish("KILLED", STOP_SECONDS)
+    return Training(
+        config=work.config,
+        exp_id=work.config.exp_id,
+        run_id=writer.run_id,
+        status="KILLED",
+        notices=tuple(log.notices),
+        experiment_id=writer.experiment_id,
+        ended_by=work.interruption.signal,
+        is_sent=is_sent,
+        stopped_at=about,
+    )
 
 
 def artifact_uri(run_id: str) -> str:

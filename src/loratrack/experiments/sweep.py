@@ -7,16 +7,17 @@ result.version, result.best_settings
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+from optuna.trial import TrialState
 
 from loratrack.config import RunConfig, files, flat, plain
 from loratrack.config.sweep import SweepConfig
 from loratrack.data import Corpus
-from loratrack.errors import RefusedError
+from loratrack.errors import RefusedError, StoppedError
 from loratrack.experiments import recording
 from loratrack.experiments.checking import check
 from loratrack.experiments.hiding import storable, texts_hidden
@@ -31,6 +32,7 @@ from loratrack.experiments.trials import STORE_WAIT_SECONDS, TrialRunner
 from loratrack.experiments.watcher import Nobody, Watcher
 from loratrack.places import ANSWERS, ARTIFACTS, METRICS, PLOTS
 from loratrack.registry import pages
+from loratrack.store import leases
 from loratrack.store.client import EXPERIMENT, answering, connect
 from loratrack.store.place import store_folder
 from loratrack.store.secrets import scrub_name
@@ -62,17 +64,29 @@ def sweep(config: SweepConfig, watcher: Watcher | None = None, corpus: Corpus | 
     folder = store_folder()
     folder.mkdir(parents=True, exist_ok=True)
     url = config.sweep.storage or f"sqlite:///{folder / DATABASE}"
-    search = Search(config, url, folder / LOCK, watcher.notice, shown)
+    search = Search(config, url, folder / LOCK, watcher.notice, shown, leases_of(folder))
     try:
         with interruptible() as interruption:
             parent = _parent(search, shown)
             watcher.notice(f"{config.sweep.name}: run {parent.run_id}, study in {scrub_name(url)}")
             work = Work(search, config, parent, watcher, interruption)
             with recording.failing(WriterLog(parent)):
-                TrialRunner(search, parent, watcher, lambda: bool(interruption), corpus).work()
-                return _end(work)
+                runner = TrialRunner(search, parent, watcher, interruption, corpus)
+                runner.work()
+                return _end(work, is_stopped=runner.is_stopped)
     finally:
         search.close()
+
+
+def leases_of(folder: Path) -> Callable[[str], bool | None]:
+    """Whether the process that writes a run lives, by its lease; None where no lease of it is known here."""
+
+    def is_alive(run_id: str) -> bool | None:
+        if leases.is_held(folder, run_id):
+            return True
+        return False if leases.lock_file(folder, run_id).exists() else None
+
+    return is_alive
 
 
 def existing(name: str, storage: str | None = None) -> tuple[optuna.Study, Report]:
@@ -112,34 +126,37 @@ def _parent(search: Search, config: SweepConfig) -> RunWriter:
         return parent
 
 
-def _end(work: Work) -> Sweep:
-    """The last process to leave concludes the sweep."""
+def _end(work: Work, *, is_stopped: bool) -> Sweep:
+    """The last process to leave concludes the sweep, unless it was stopped."""
     search, parent, interruption = work.search, work.parent, work.interruption
     for child in child_runs.running(parent.run_id):
-        # a run whose trial is over and that is still RUNNING belongs to a process that was killed
         name, _, number = child.name.rpartition("-")
         if name == search.sweep.name and number.isdecimal() and search.is_over(int(number)):
-            child_runs.end(child.run_id, "KILLED", "its process died; the trial was begun again")
+            # a run whose trial is over and that is still RUNNING belongs to a process that was killed
+            is_complete = search.trials()[int(number)].state == TrialState.COMPLETE
+            child_runs.end(child.run_id, "FINISHED" if is_complete else "KILLED", "its process died")
     concluded: Mapping[str, str] | None = None
     with search.last_one_out() as is_last:
         if not is_last or search.running_elsewhere():
             parent.leave()
-        elif interruption.signal is None:
+        elif not is_stopped:
             done = search.num_done()
-            if search.attr(CONCLUDED) != done:
-                concluded = _conclude(work)
-            if not interruption:
+            try:
+                if search.attr(CONCLUDED) != done:
+                    concluded = _conclude(work)
                 search.set_attr(CONCLUDED, done)
-            parent.finish("KILLED" if interruption else "FINISHED")
+            except StoppedError:
+                is_stopped = True
+            parent.finish("KILLED" if is_stopped else "FINISHED")
         else:
-            parent.finish("KILLED")
+            parent.finish("KILLED", STORE_WAIT_SECONDS)
     best = search.best()
     bests = {} if best is None else dict(zip(search.sweep.metrics, best.values, strict=True))
     return Sweep(
         exp_id=work.config.exp_id,
         name=search.sweep.name,
         run_id=parent.run_id,
-        status="KILLED" if interruption else "FINISHED",
+        status="KILLED" if is_stopped else "FINISHED",
         metrics={f"best_{name}": value for name, value in bests.items()},
         version=(concluded or {}).get(VERSION, "").removeprefix("models:/") or None,
         artifact_uri=artifact_uri(parent.run_id),
@@ -218,9 +235,7 @@ def _retrain(work: Work, best_config: RunConfig) -> None:
     """Mean and deviation of the best trial's metrics over other seeds, on the sweep's run."""
     search, watcher, times = work.search, work.watcher, work.search.sweep.retrain_best
     watcher.notice(f"training the best trial again with {times} other seeds")
-    spreads = retrain(
-        best_config, search.sweep.name, times, work.parent.run_id, lambda: bool(work.interruption)
-    )
+    spreads = retrain(best_config, search.sweep.name, times, work.parent.run_id, work.interruption)
     metrics: dict[str, float] = {}
     for metric, spread in spreads.items():
         name = metric.removeprefix("best_")

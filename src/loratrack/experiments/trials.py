@@ -3,29 +3,35 @@
 next trial ──> set up its base ──> cohort: this trial and all that can share the base
      ^                               │  a trial that ends or is pruned gives its place to the next
      └───────────────────────────────┘
+
+A trial that another process has left in the middle of its training goes on from its last checkpoint.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
 
+from loratrack.config import RunConfig
 from loratrack.data import Corpus
-from loratrack.errors import UserError
-from loratrack.experiments import recording
-from loratrack.experiments.recording import WriterLog
+from loratrack.errors import StoppedError, UserError
+from loratrack.experiments import recording, resumption
+from loratrack.experiments.recording import Attempt, WriterLog
 from loratrack.experiments.result import RunStatus
 from loratrack.experiments.watcher import TrialEnd, TrialState, UnderWay, Watcher
 from loratrack.model.out_of_memory import is_out_of_memory
+from loratrack.store.place import store_folder
+from loratrack.tracking.outbox import work_folder
 from loratrack.tracking.writer import RunWriter
 from loratrack.training import session
-from loratrack.training.cohort import train
+from loratrack.training.checkpoint import Keeper
+from loratrack.training.cohort import Stop, train
 from loratrack.training.member import Member, Status
 from loratrack.training.session import Prepared
 from loratrack.tuning import samplers
@@ -47,6 +53,7 @@ class RunningTrial:
     member: Member
     log: WriterLog
     work: Path
+    attempt: Attempt
 
 
 class TrialRunner:
@@ -57,7 +64,7 @@ class TrialRunner:
         search: Search,
         parent: RunWriter,
         watcher: Watcher,
-        stop: Callable[[], bool],
+        stop: Stop,
         corpus: Corpus | None = None,
     ) -> None:
         self.search, self.parent, self.watcher, self.stop = search, parent, watcher, stop
@@ -65,7 +72,10 @@ class TrialRunner:
         """What the data of the sweep's own config holds, where it was read before."""
         most = samplers.max_parallel(search.config)
         self.places = Parallelism(search.sweep.parallel, memory_left, most)
+        self.is_stopped = False
+        """Before all was done: by a signal, or because the disk is full."""
         self.prepared: Prepared | None = None
+        self._keeper: Keeper | None = None
         self._group = ""
         self._running: dict[str, RunningTrial] = {}
         """By the name of its member."""
@@ -79,7 +89,7 @@ class TrialRunner:
         """Train until no trial is left; wait for other processes, whose trials come back if they die."""
         try:
             self._show()
-            while not self.stop():
+            while not self.stop:
                 trial = self._backlog.pop(0) if self._backlog else self.search.next()
                 if trial is not None:
                     self._train_cohort(trial)
@@ -87,8 +97,11 @@ class TrialRunner:
                     time.sleep(WAIT_SECONDS)
                 else:
                     return
+            self.is_stopped = True
+        except StoppedError:
+            self.is_stopped = True
         finally:
-            # trials in the middle of their training are ended here, and begun again by whoever goes on
+            # trials in the middle of their training are left here, and whoever goes on takes them up
             for running in self._running.values():
                 running.log.writer.set_tags({"trial_state": "interrupted"})
                 shutil.rmtree(running.work, ignore_errors=True)
@@ -105,18 +118,20 @@ class TrialRunner:
         try:
             is_same_data = first.config.data == self.search.config.data
             corpus = self.corpus if is_same_data else None
-            prepared = session.set_up(first.config, self.watcher.notice, corpus=corpus)
+            with self.stop.at_once():
+                prepared = session.set_up(first.config, self.watcher.notice, corpus=corpus)
         except UserError as error:
             if all(is_own(setting) for setting in first.values):
                 raise  # what is wrong is shared by all trials: none can be trained
             self._fail(first, str(error))
             return
         self.prepared, self._group = prepared, group(first.config)
-        if self._enter(first, prepared):
+        keeper = self._keeper = Keeper(prepared.cohort)
+        if self._enter(first, prepared, keeper):
             self._fill()
-        while prepared.cohort.training and not self.stop():
+        while prepared.cohort.training:
             try:
-                train(prepared.cohort, self, stop=self.stop, after_epoch=self.after_epoch)
+                train(prepared.cohort, self, stop=self.stop, keeper=keeper, after_epoch=self.after_epoch)
             except (UserError, RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
@@ -126,7 +141,7 @@ class TrialRunner:
                 largest.end("failed", str(error))
                 self._settle(self._running[largest.name])
                 self._fill()
-        self.prepared = None
+        self.prepared = self._keeper = None
 
     def step(self, members: Sequence[Member]) -> None:
         """A diverged trial frees its place in the middle of an epoch."""
@@ -168,10 +183,10 @@ class TrialRunner:
 
         Trials for another base wait in the backlog, never more of them than there are places.
         """
-        prepared = self.prepared
-        if prepared is None or not prepared.network.use_lora:
+        prepared, keeper = self.prepared, self._keeper
+        if prepared is None or keeper is None or not prepared.network.use_lora:
             return
-        while len(self._running) < self.places.count and not self.stop():
+        while len(self._running) < self.places.count and not self.stop:
             trial = next((each for each in self._backlog if group(each.config) == self._group), None)
             if trial is not None:
                 self._backlog.remove(trial)
@@ -185,25 +200,51 @@ class TrialRunner:
                     self._backlog.append(new)
             if trial is None:
                 return
-            self._enter(trial, prepared)
+            self._enter(trial, prepared, keeper)
 
-    def _enter(self, trial: Trial, prepared: Prepared) -> bool:
-        """Begin the trial as a member of the cohort; False when it could not even begin."""
-        writer = recording.start(trial.config, self.parent.run_id)
-        self._writers[trial.number] = writer
-        writer.set_tags({"sweep": self.search.sweep.name, "trial": str(trial.number)})
-        self.search.note_run(trial, writer.run_id)
-        log = WriterLog(writer)
-        work = recording.new_work_folder(writer.run_id)
+    def _enter(self, trial: Trial, prepared: Prepared, keeper: Keeper) -> bool:
+        """The trial becomes a member of the cohort, where it was left or from its beginning; False when it
+        could not even begin.
+        """
+        left = self._left(trial, prepared)
+        config, log, attempt = left or self._begun(trial)
+        self._writers[trial.number] = log.writer
+        shutil.rmtree(work_folder(store_folder(), log.writer.run_id), ignore_errors=True)
+        work = recording.new_work_folder(log.writer.run_id)
         try:
-            member = recording.enter(prepared, trial.config, log, work, f"trial-{trial.number}")
+            member = recording.enter(prepared, config, log, work, attempt, f"trial-{trial.number}")
+            recording.follow(keeper, prepared, member, log, attempt)
         except (UserError, RuntimeError, MemoryError) as error:
             if not isinstance(error, UserError) and not is_out_of_memory(error):
                 raise
             self._fail(trial, str(error))
+            attempt.home.remove()
             return False
-        self._running[member.name] = RunningTrial(trial, member, log, work)
+        self._running[member.name] = RunningTrial(trial, member, log, work, attempt)
         return True
+
+    def _begun(self, trial: Trial) -> tuple[RunConfig, WriterLog, Attempt]:
+        """The trial with a new run."""
+        writer = recording.start(trial.config, self.parent.run_id)
+        writer.set_tags({"sweep": self.search.sweep.name, "trial": str(trial.number)})
+        self.search.note_run(trial, writer.run_id)
+        log = WriterLog(writer)
+        return trial.config, log, recording.first_attempt(log, trial.config)
+
+    def _left(self, trial: Trial, prepared: Prepared) -> tuple[RunConfig, WriterLog, Attempt] | None:
+        """The trial as another process has left it; None where it must begin anew."""
+        if trial.run_id is None:
+            return None
+        try:
+            saved, config = resumption.left_behind(trial.run_id, self.watcher.notice)
+            different = resumption.changes(saved, prepared.dataset.sha256, prepared.base.sha256)
+            resumption.refuse_changes(saved, [each for each in different if each.counts])
+            log, attempt = resumption.take_over(saved, self.watcher.notice)
+        except UserError as error:
+            self.watcher.notice(f"trial {trial.number} begins anew: {error}")
+            return None
+        self.watcher.notice(f"trial {trial.number} goes on at {saved.about}")
+        return config, log, attempt
 
     def _settle(self, running: RunningTrial) -> None:
         """Keep what the trial came to, end its run, report it to the study, and free its place."""
@@ -211,6 +252,8 @@ class TrialRunner:
         assert prepared is not None, "a running trial has a cohort"
         values: list[float] = []
         outcome = None
+        if self._keeper is not None:
+            self._keeper.leave(member)
         is_done, keep = member.status == "finished", search.sweep.keep
         try:
             if is_done:
@@ -236,14 +279,15 @@ class TrialRunner:
         state = TRIAL_STATES[member.status]
         if state == "failed":
             recording.keep_reason(running.log, member.reason)
-        self._end_run(trial, state)
-        match state:
+        match state:  # before its lease is given back: else another process would take it for dead
             case "complete":
                 search.complete(trial, values)
             case "pruned":
                 search.prune(trial)
             case "failed":
                 search.fail(trial, member.reason)
+        self._end_run(trial, state)
+        running.attempt.home.remove()
 
         del self._running[member.name]
         prepared.cohort.leave(member)
@@ -266,8 +310,8 @@ class TrialRunner:
         """A trial that could not even begin."""
         if trial.number in self._writers:
             recording.keep_reason(WriterLog(self._writers[trial.number]), reason)
-        self._end_run(trial, "failed")
         self.search.fail(trial, reason)
+        self._end_run(trial, "failed")
         self._report(trial, "failed", {}, epochs=(0, trial.config.train.epochs), reason=reason)
 
     def _end_run(self, trial: Trial, state: TrialState) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import PurePosixPath
 from typing import Protocol, TypeVar
 from urllib.parse import quote
@@ -334,6 +334,14 @@ def _experiment_tags(name: str) -> dict[str, str]:
         else f"Trainings; loratrack compare --filter experiment={name} sets them side by side."
     )
     return {DESCRIPTION: about, "mlflow.experimentKind": "custom_model_development"}
+
+
+def status_of(run_id: str) -> str | None:
+    """What the store says of the run; None where it knows no such run, or does not answer."""
+    use_short_requests()
+    with suppress(StoreError), answering():
+        return str(connect().get_run(run_id).info.status)
+    return None
 
 
 def names_of_files(run: Run, folder: str = "") -> list[str]:

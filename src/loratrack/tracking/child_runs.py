@@ -26,7 +26,7 @@ def running(parent_run_id: str) -> list[Child]:
         return [Child(run.info.run_id, run.info.run_name) for run in runs]
 
 
-def end(run_id: str, status: Literal["KILLED", "FAILED"], reason: str) -> None:
+def end(run_id: str, status: Literal["FINISHED", "KILLED", "FAILED"], reason: str) -> None:
     """End a run for a process that no longer can."""
     client = connect()
     with answering():

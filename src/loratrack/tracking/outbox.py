@@ -15,15 +15,13 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from loratrack import manifest
 from loratrack.disk import DRAFT_SUFFIX, locked
-from loratrack.errors import StoreError, UserError
-from loratrack.places import ARTIFACTS, HEADS
+from loratrack.errors import StoreError
 from loratrack.store import leases
 
 Kind = Literal["metrics", "params", "tags", "dataset", "artifacts", "version", "status"]
@@ -32,8 +30,6 @@ BUSY_TIMEOUT_SECONDS = 30
 ORPHAN_AGE_SECONDS = 24 * 3600
 KEPT_SECONDS = 30 * 24 * 3600
 """How long the rows of a run that was not finished stay, for the day it is taken up again."""
-WEIGHTS_KEPT_SECONDS = 14 * 24 * 3600
-"""How long the weights of a run stay whose process died before it had made a whole model of them."""
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 _SCHEMA = """
@@ -202,6 +198,11 @@ class Outbox:
             if cursor.rowcount:
                 leases.give_up(self.folder, run_id)
 
+    def take_back_status(self, run_id: str) -> None:
+        """The run goes on: how it had ended is not sent any more."""
+        with self._transaction() as cursor:
+            cursor.execute("DELETE FROM rows WHERE run_id = ? AND kind = 'status'", (run_id,))
+
     def count(self, state: Literal["waiting", "refused"], run_id: str | None = None) -> int:
         query = "SELECT count(*) FROM rows WHERE store = ? AND state = ? AND state != 'sent'"
         if run_id is None:
@@ -233,7 +234,7 @@ class Outbox:
     def clean(self) -> None:
         """Remove what dead processes have left: spooled and working folders, and rows that nobody needs.
 
-        A whole model that was not handed over is handed over now; weights without one stay for a while.
+        What they had trained lies in their checkpoints, which stay.
         """
         rows = self._all("SELECT content, state FROM rows WHERE kind = 'artifacts'")
         states = {json.loads(content): state for content, state in rows}
@@ -249,10 +250,7 @@ class Outbox:
                 lease.close()
         for folder in work_folders(self.folder):
             if (lease := self.lease(folder.name)) is not None:
-                if self._holds_weights(folder) and self._knows(folder.name):
-                    self._rescue(folder)
-                if not self._holds_weights(folder) or _age_seconds(folder) > WEIGHTS_KEPT_SECONDS:
-                    shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(folder, ignore_errors=True)
                 leases.give_up(self.folder, folder.name)
                 lease.close()
         with self._transaction() as cursor:
@@ -261,34 +259,6 @@ class Outbox:
                 " HAVING max(timestamp_ms) < ? AND sum(state != 'sent') = 0)",
                 ((time.time_ns() - KEPT_SECONDS * 10**9) // 1_000_000,),
             )
-
-    def left_over(self) -> dict[str, Path]:
-        """By run, the folders in which dead processes have left weights that they had not handed over."""
-        return {
-            folder.name: folder
-            for folder in work_folders(self.folder)
-            if self._knows(folder.name)
-            and self._holds_weights(folder)
-            and not leases.is_held(self.folder, folder.name)
-        }
-
-    def _holds_weights(self, folder: Path) -> bool:
-        """Whether a working folder has weights, of a run of any store, that were not handed over.
-
-        A run without rows is finished, or long forgotten.
-        """
-        query = "SELECT count(*), coalesce(sum(kind = 'artifacts'), 0) FROM rows WHERE run_id = ?"
-        rows, handed_over = self._one(query, folder.name)
-        return bool(rows) and not handed_over and any(folder.rglob(HEADS))
-
-    def _rescue(self, folder: Path) -> None:
-        """Hand over the model in a working folder, if it is whole."""
-        artifacts = folder / ARTIFACTS
-        with suppress(UserError):  # half of one, or none
-            manifest.whole(artifacts)
-            for draft in list(artifacts.rglob(f".*{DRAFT_SUFFIX}")):
-                draft.unlink()
-            self.take_artifacts(folder.name, artifacts)
 
     def _knows(self, run_id: str) -> bool:
         """Whether the run is one of this store; the spool is that of all stores."""
@@ -382,12 +352,6 @@ def work_folder(folder: Path, run_id: str) -> Path:
 def work_folders(folder: Path) -> list[Path]:
     work = folder / "work"
     return list(work.iterdir()) if work.is_dir() else []
-
-
-def left_over_text(folder: Path | str) -> str:
-    """What to say of a folder in `Outbox.left_over`."""
-    days = WEIGHTS_KEPT_SECONDS // (24 * 3600)
-    return f"its process died before it kept its model; the best weights it had stay {days} days in {folder}"
 
 
 def _age_seconds(folder: Path) -> float:

@@ -53,9 +53,6 @@ class SyncReport:
     """Rows that wait for other tracking stores."""
     fault: str | None
     """Why it stopped early; None when it did not."""
-    left_over: Mapping[str, str] = field(default_factory=dict)
-    """By run, the folder with the weights of its best epoch, where its process died before it had saved a
-    whole model; kept for 14 days."""
 
 
 def sync(folder: Path, store: str, client: Client) -> SyncReport:
@@ -74,7 +71,6 @@ def sync(folder: Path, store: str, client: Client) -> SyncReport:
         put_off=tuple(outbox.reasons("waiting")),
         elsewhere=outbox.elsewhere(),
         fault=attempt.fault,
-        left_over={run_id: str(folder) for run_id, folder in outbox.left_over().items()},
     )
     outbox.close()
     return report

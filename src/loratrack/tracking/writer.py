@@ -90,21 +90,29 @@ class RunWriter:
             writer = cls._open(run_id, experiment_id, client)
             writer.set_tags(named)
         writer.log_params({key: value for key, value in params.items() if key not in logged})
-        if sampler.is_wanted():
-            first_step = writer._outbox.next_step(run_id, sampler.PREFIX)
-            writer._sampler = sampler.Sampler(writer.log_metrics, first_step)
-            writer._sampler.start()
+        writer._sample()
         return writer
 
     @classmethod
-    def attach(cls, run_id: str) -> RunWriter:
+    def attach(cls, run_id: str, *, with_sampler: bool = False) -> RunWriter:
         """Go on with a run that was started before, here or elsewhere; it is RUNNING again."""
+        use_short_requests()
         client = connect()
         follow(tracking_uri())
+        outbox = Outbox(store_folder(), store_name())
+        outbox.take_back_status(run_id)  # before there is anybody to send it
+        outbox.close()
         experiment_id, *_ = _join(client, run_id)
         writer = cls._open(run_id, experiment_id, client)
         writer.set_tags(process.own_tags())
+        if with_sampler:
+            writer._sample()
         return writer
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether no other process writes this run."""
+        return self._shipper.sends(self.run_id)
 
     def leave(self) -> None:
         """Nothing more from here; the run goes on as it is."""
@@ -120,6 +128,13 @@ class RunWriter:
         # Another mount may have moved the paths since the run was made; from now on our lease forbids it.
         follow(tracking_uri(), own_run=run_id)
         return cls(run_id, experiment_id, Outbox(folder, store), shipper)
+
+    def _sample(self) -> None:
+        """Metrics of the machine, behind those that are there already."""
+        if sampler.is_wanted():
+            first_step = self._outbox.next_step(self.run_id, sampler.PREFIX)
+            self._sampler = sampler.Sampler(self.log_metrics, first_step)
+            self._sampler.start()
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """A metric has one value for each step: the first. Logging a step again changes nothing."""

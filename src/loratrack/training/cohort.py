@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
+from loratrack.errors import StoppedError
 from loratrack.model.network import Network
 from loratrack.model.out_of_memory import TooLargeError
+from loratrack.training.checkpoint import Keeper
 from loratrack.training.cuda_graphs import GraphCache
 from loratrack.training.member import Member
 from loratrack.training.memory import Memory
@@ -29,6 +33,31 @@ class Watcher(Protocol):
     def epoch(self, member: Member) -> None: ...
 
 
+class Stop(Protocol):
+    """Whether somebody wants the training to end."""
+
+    def __bool__(self) -> bool: ...
+
+    def at_once(self) -> AbstractContextManager[None]:
+        """While this lasts the wish raises StoppedError: what is done there leaves nothing half done."""
+
+
+@dataclass(frozen=True)
+class StopWhen:
+    """A wish that is looked at between steps alone."""
+
+    condition: Callable[[], bool]
+
+    def __bool__(self) -> bool:
+        return self.condition()
+
+    def at_once(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+NEVER = StopWhen(lambda: False)
+
+
 class Cohort:
     """Members that share one base and one objective. They join and leave between steps."""
 
@@ -40,6 +69,7 @@ class Cohort:
         self.graphs = GraphCache(network.device, notice)
         self.memory = Memory(network, self.graphs, notice)
         self.notice = notice
+        self.stop: Stop = NEVER
         self.choose_threads: Callable[[], None] | None = None
         """Measures which number is the fastest; None where it is given, or a GPU computes."""
         self.threads_at_start: int | None = None
@@ -60,15 +90,20 @@ class Cohort:
     def training(self) -> list[Member]:
         return [member for member in self.members if member.is_training]
 
+    @property
+    def epoch_over(self) -> list[Member]:
+        """Those who have taken all steps of their epoch and are not yet evaluated."""
+        return [member for member in self.training if member.is_epoch_over]
+
     def step(self) -> list[Member]:
-        """One batch of every member; returns those whose epoch this ended."""
+        """One batch of every member; returns those whose epoch is over now."""
         members, started = self.training, time.perf_counter()
         rows_before = sum(member.meter.rows for member in members)
-        ended = take_step(members, self.network, self.objective, self.graphs, self.memory)
+        take_step(members, self.network, self.objective, self.graphs, self.memory)
         rows = sum(member.meter.rows for member in members) - rows_before
         if self.network.device.type == "cpu":
             self.watch_pace(members, time.perf_counter() - started, rows)
-        return ended
+        return self.epoch_over
 
     def watch_pace(self, members: list[Member], seconds: float, rows: int) -> None:
         """When steps became several times slower, say so once, and measure the threads again."""
@@ -133,12 +168,13 @@ class Cohort:
                 self.best_evaluations[member.name] = evaluation
 
     def _evaluate(self, members: Sequence[Member]) -> Mapping[str, Evaluation]:
-        try:
-            evaluations = self.objective.evaluate(self.network, "validation", members)
-        except TooLargeError:  # CUDA graphs hold memory that nothing else can use
-            if not self.memory.free_graphs():
-                raise
-            evaluations = self.objective.evaluate(self.network, "validation", members)
+        with self.stop.at_once():
+            try:
+                evaluations = self.objective.evaluate(self.network, "validation", members)
+            except TooLargeError:  # CUDA graphs hold memory that nothing else can use
+                if not self.memory.free_graphs():
+                    raise
+                evaluations = self.objective.evaluate(self.network, "validation", members)
         self.network.train()
         return evaluations
 
@@ -147,20 +183,34 @@ def train(
     cohort: Cohort,
     watcher: Watcher,
     *,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Stop = NEVER,
+    keeper: Keeper | None = None,
     after_epoch: Callable[[Member], None] = lambda member: None,
 ) -> None:
-    """Until no member trains any more, or `stop` says so. `after_epoch` may end or add members."""
+    """Until no member trains any more; StoppedError, with all members saved, when `stop` says so.
+
+    Nothing is half done between two steps: there checkpoints are made, and there a training ends. An
+    evaluation is given up for it, and done again by whoever goes on. `after_epoch` may end or add members.
+    """
+    cohort.stop, keeper = stop, keeper or Keeper(cohort)
     cohort.network.train()
-    while cohort.training:
-        if stop():
-            for member in cohort.training:
-                member.end("stopped", "interrupted")
-            return
-        ended = cohort.step()
-        watcher.step(cohort.training)
-        cohort.evaluate_due()
-        cohort.end_epochs(ended)
-        for member in ended:
-            watcher.epoch(member)
-            after_epoch(member)
+    try:
+        while cohort.training:
+            if cohort.stop or keeper.has_given_up:
+                raise StoppedError
+            cohort.evaluate_due()
+            ended = cohort.epoch_over
+            if ended:
+                cohort.end_epochs(ended)
+                for member in ended:
+                    watcher.epoch(member)
+                    after_epoch(member)
+            else:
+                cohort.step()
+                watcher.step(cohort.training)
+            keeper.between_steps(ended)
+    except StoppedError:
+        keeper.save(cohort.training)
+        raise
+    finally:
+        keeper.wait()

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -89,6 +90,8 @@ class Member:
         self.reason = ""
         self.step = 0
         self.epoch = 1
+        self.evaluated_step = 0
+        """At which `eval_steps` was last obeyed."""
         self.meter = Meter()
         self.history: list[dict[str, float]] = []
         self.best: Best | None = None
@@ -105,16 +108,24 @@ class Member:
     def is_training(self) -> bool:
         return self.status == "training"
 
-    def next_batch(self) -> Rows | None:
-        """Row numbers of the next batch of this epoch; None when the epoch is over."""
-        return None if self.step == self.total_steps else next(self._batches, None)
+    def next_batch(self) -> Rows:
+        """Row numbers of the next batch of this epoch."""
+        return next(self._batches)
+
+    @property
+    def is_epoch_over(self) -> bool:
+        return self.step == self._epoch_end
+
+    @property
+    def _epoch_end(self) -> int:
+        return min(self.epoch * self.epoch_steps, self.total_steps)
 
     @property
     def is_due(self) -> bool:
         """Whether `eval_steps` asks for an evaluation now; the end of an epoch has one anyway."""
         steps = self.config.train.eval_steps
-        epoch_end = min(self.epoch * self.epoch_steps, self.total_steps)
-        return steps is not None and self.step % steps == 0 and self.step < epoch_end
+        is_new = self.step != self.evaluated_step
+        return steps is not None and is_new and self.step % steps == 0 and self.step < self._epoch_end
 
     def update(self, losses: Tensor, *, num_rows: int, num_targets: int) -> None:
         """One step of the optimizer on the gradients there are. `losses`: sums over the batch's targets."""
@@ -174,6 +185,7 @@ class Member:
         `seconds`: what the evaluation took of the time of an epoch that goes on.
         """
         self._started += seconds
+        self.evaluated_step = self.step
         if self.config.train.eval_steps is not None:
             scores = {f"eval/{name}": value for name, value in values.items() if "/" not in name}
             self.log.metrics({**scores, "eval/loss": values["validation/loss"]}, step=self.step)
@@ -199,6 +211,12 @@ class Member:
     def restore_best(self) -> None:
         """The weights of the best epoch back into the network."""
         weights.load(self.network, self.name, self.folder)
+
+    def go_on_from(self, step: int, epoch: int, epoch_seconds: float) -> None:
+        """Take the batches that come after `step` of them; the epoch has lasted so long already."""
+        self.step, self.epoch = step, epoch
+        self._batches = islice(self._start_epoch(), step - (epoch - 1) * self.epoch_steps, None)
+        self._started -= epoch_seconds
 
     def _start_epoch(self) -> Iterator[Rows]:
         self._started = time.perf_counter()

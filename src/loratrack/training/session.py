@@ -32,6 +32,7 @@ from loratrack.model.out_of_memory import halving
 from loratrack.model.passes import check_tokens
 from loratrack.model.probe import Probe
 from loratrack.places import METRICS
+from loratrack.training.checkpoint import Saved, restore
 from loratrack.training.cohort import Cohort
 from loratrack.training.layout import (
     check_that_nothing_drops,
@@ -112,16 +113,26 @@ def set_up(
 
 
 def enter(
-    prepared: Prepared, config: RunConfig, log: RunLog, folder: Path, name: str = bundle.MEMBER
+    prepared: Prepared,
+    config: RunConfig,
+    log: RunLog,
+    folder: Path,
+    name: str = bundle.MEMBER,
+    saved: Saved | None = None,
 ) -> Member:
-    """A new member of the cohort, with weights drawn from its own seed."""
+    """A new member of the cohort, with weights drawn from its own seed, or where it was when it was `saved`.
+
+    `config`: of one that was saved its own.
+    """
     network, split = prepared.network, prepared.dataset.train
     prepared.cohort.objective.add_member(network, name, config)
     for text in prepared.cohort.objective.notices(config):
         log.notice(text)
 
     if not prepared.entered:
-        _settle(network, split, name, config.train, log.notice)
+        if saved is not None:
+            torch.set_num_threads(saved.state.threads)
+        _settle(network, split, name, config.train, log.notice, measure_threads=saved is None)
     if config.train.threads is None and network.device.type == "cpu":
         prepared.cohort.choose_threads = lambda: _choose_threads_again(prepared)
     rate, note = chosen_rate(config.train, rate_to_try(network, config.train), use_lora=network.use_lora)
@@ -139,6 +150,8 @@ def enter(
     torch.manual_seed(config.train.seed)  # a base that is trained whole draws its dropout from torch
     member = Member(name, config, network, len(split), log, folder / "best")
     prepared.cohort.join(member)
+    if saved is not None:
+        restore(saved, member, prepared.cohort)
     return member
 
 
@@ -149,7 +162,13 @@ def rate_to_try(network: Network, train: Train) -> float:
 
 
 def _settle(
-    network: Network, split: Encoded, member: str, train: Train, notice: Callable[[str], None]
+    network: Network,
+    split: Encoded,
+    member: str,
+    train: Train,
+    notice: Callable[[str], None],
+    *,
+    measure_threads: bool,
 ) -> None:
     """Checkpointing, layout and threads, decided once for the base; and that it drops nothing."""
     size = min(train.batch_size, train.micro_batch_size or train.batch_size, len(split))
@@ -164,7 +183,7 @@ def _settle(
             network.layout = "padded"
             network.layouts = ("padded",)
     network.layout = network.layouts[0] if train.layout == "auto" else train.layout
-    if train.threads is None and network.device.type == "cpu":
+    if measure_threads and train.threads is None and network.device.type == "cpu":
         layout = network.layout
 
         def choose(count: int) -> None:

@@ -22,15 +22,14 @@ from loratrack.training.objectives.objective import MicroBatch, Objective
 
 def take_step(
     members: Sequence[Member], network: Network, objective: Objective, graphs: GraphCache, memory: Memory
-) -> list[Member]:
-    """Let every member learn from one batch of its own; returns those whose epoch was over instead.
+) -> None:
+    """Let every member learn from one batch of its own.
 
     A step either happens or does not: when memory runs out in the middle, the gradients so far are dropped
     and the whole step is begun again in smaller passes. Random numbers are pure functions of the step, so
     the second try draws the same ones.
     """
-    next_rows = [(member, member.next_batch()) for member in members]
-    batches = [(member, rows) for member, rows in next_rows if rows is not None]
+    batches = [(member, member.next_batch()) for member in members]
 
     while batches:
         losses: dict[str, Tensor] = {}
@@ -54,7 +53,6 @@ def take_step(
     for member, _ in batches:
         if member.step % member.config.train.log_steps == 0:
             member.check_losses()
-    return [member for member, rows in next_rows if rows is None]
 
 
 def run_pass(

@@ -1,7 +1,7 @@
 """The study of a sweep: which trial next, when to stop one, and which was best. Optuna keeps it on disk.
 
 Any number of processes may work on one study. What must not happen twice happens in turn, under a lock
-beside the runs; a process that dies is noticed by its heartbeat, and its trials are started again.
+beside the runs; a process that dies is noticed, and its trials wait for whoever goes on with them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
-from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from loratrack import disk
@@ -34,6 +34,8 @@ MISSED_HEARTBEATS = 3
 """A process that misses this many counts as dead."""
 MAX_RETRIES = 3
 """A trial that kills its process each time is given up after this many retries."""
+RETRIES = "retries"
+"""How often its process has died."""
 SQLITE_WAIT_SECONDS = 60
 WORKER, RUN, PARENT, CONCLUDED = "worker", "run_id", "parent_run_id", "concluded"
 
@@ -52,6 +54,8 @@ class Trial:
     config: RunConfig
     handle: optuna.Trial
     reported_epochs: int = 0
+    run_id: str | None = None
+    """Of the process that began it and is gone."""
     started: float = field(default_factory=time.monotonic)
 
 
@@ -59,14 +63,21 @@ class Search:
     """This process's part in a study."""
 
     def __init__(
-        self, config: SweepConfig, url: str, lock: Path, notice: Notice, shown: SweepConfig | None = None
+        self,
+        config: SweepConfig,
+        url: str,
+        lock: Path,
+        notice: Notice,
+        shown: SweepConfig | None = None,
+        is_alive: Callable[[str], bool | None] = lambda run_id: None,
     ) -> None:
         """Opens the study, or makes it; ConfigError where it was begun with other settings.
 
-        `shown`: the config as the study may store it, where that is another one.
+        `shown`: the config as the study may store it, where that is another one. `is_alive`: whether the
+        process that writes a run lives; None where only its heartbeat can tell.
         """
         shown = shown or config
-        self.config, self.sweep, self.notice = config, config.sweep, notice
+        self.config, self.sweep, self.notice, self._is_alive = config, config.sweep, notice, is_alive
         self._lock, self._running = lock, dict[int, Trial]()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with self.locked():
@@ -111,7 +122,7 @@ class Search:
         """The next trial, now ours; None when there is none to start now."""
         while True:
             with self.locked():
-                self._fail_stale()
+                self._take_back_stale()
                 trials = self.trials()
                 if self._deadline is not None and time.monotonic() > self._deadline:
                     return None
@@ -139,7 +150,16 @@ class Search:
                 self._tell(handle, TrialState.FAIL, reason=str(error))
                 self.notice(f"trial {handle.number} failed: {error}")
                 continue
-            trial = self._running[handle.number] = Trial(handle.number, values, config, handle)
+            trial = self._running[handle.number] = Trial(
+                handle.number,
+                values,
+                config,
+                handle,
+                reported_epochs=max(trials[handle.number].intermediate_values, default=0)
+                if handle.number < len(trials)
+                else 0,
+                run_id=handle.user_attrs.get(RUN),
+            )
             return trial
 
     def report(self, trial: Trial, epoch: int, value: float) -> None:
@@ -164,11 +184,12 @@ class Search:
         self._tell(trial.handle, TrialState.FAIL, reason=reason)
 
     def give_all_back(self) -> None:
-        """Our trials were interrupted: they count as not done, and whoever goes on starts them again."""
+        """Our trials were interrupted: they wait for whoever goes on with them."""
         for trial in tuple(self._running.values()):
             with self.locked():
-                self.fail(trial, "interrupted")
-                _queue_again(self.study, self._storage.get_trial(trial.handle._trial_id), None)
+                self._storage.set_trial_state_values(trial.handle._trial_id, TrialState.WAITING)
+                self._heartbeat.drop(trial.handle._trial_id)
+            del self._running[trial.number]
 
     def note_run(self, trial: Trial, run_id: str) -> None:
         trial.handle.set_user_attr(RUN, run_id)
@@ -224,24 +245,31 @@ class Search:
         self._heartbeat.stop()
         self._storage.engine.dispose()
 
-    def _fail_stale(self) -> None:
-        """Trials whose process is gone fail, and are queued again."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            optuna.storages.fail_stale_trials(self.study)
+    def _take_back_stale(self) -> None:
+        """Trials whose process is gone wait again, with the values that were drawn for them."""
+        silent = set(self._storage._get_stale_trial_ids(self.study._study_id))
         patience = timedelta(seconds=MISSED_HEARTBEATS * self.sweep.heartbeat_seconds)
         for trial in self.trials():
+            if trial.state != TrialState.RUNNING or trial.number in self._running:
+                continue
+            run_id = trial.user_attrs.get(RUN)
+            is_alive = None if run_id is None else self._is_alive(run_id)
             # Optuna does not see a process that died between drawing a trial and its first heartbeat.
-            is_unowned = trial.state == TrialState.RUNNING and WORKER not in trial.user_attrs
-            if is_unowned and trial.datetime_start and datetime.now() - trial.datetime_start > patience:
-                self._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
-                _queue_again(self.study, trial, MAX_RETRIES)
+            is_unowned = WORKER not in trial.user_attrs and trial.datetime_start is not None
+            is_late = is_unowned and datetime.now() - (trial.datetime_start or datetime.now()) > patience
+            if is_alive is False or (is_alive is None and (trial._trial_id in silent or is_late)):
+                retries = trial.user_attrs.get(RETRIES, 0)
+                self._storage.set_trial_user_attr(trial._trial_id, RETRIES, retries + 1)
+                state = TrialState.WAITING if retries < MAX_RETRIES else TrialState.FAIL
+                self._storage.set_trial_state_values(trial._trial_id, state)
 
     def _tell(
         self, handle: optuna.Trial, state: TrialState, values: Sequence[float] | None = None, reason: str = ""
     ) -> None:
         """Tell Optuna how a trial of ours ended."""
         self._running.pop(handle.number, None)
+        if self._storage.get_trial(handle._trial_id).state == TrialState.WAITING:  # taken for dead
+            self._storage.set_trial_state_values(handle._trial_id, TrialState.RUNNING)
         if reason:
             handle.set_user_attr("reason", reason)
         ended = self.study.tell(handle, values, state=state, skip_if_finished=True)
@@ -264,7 +292,6 @@ def storage(url: str, heartbeat_seconds: int) -> RDBStorage:
                 engine_kwargs={"connect_args": {"timeout": SQLITE_WAIT_SECONDS}} if is_sqlite else None,
                 heartbeat_interval=heartbeat_seconds,
                 grace_period=MISSED_HEARTBEATS * heartbeat_seconds,
-                heartbeat_stale_trial_callback=lambda study, trial: _queue_again(study, trial, MAX_RETRIES),
             )
     except (ImportError, ValueError) as error:
         raise UserError(f"sweep.storage: must be a database that SQLAlchemy opens, got {error}") from None
@@ -292,16 +319,8 @@ def _study(tables: RDBStorage, sweep: Sweep) -> optuna.Study:
     return study
 
 
-def _queue_again(study: optuna.Study, trial: FrozenTrial, max_retries: int | None) -> None:
-    """Queue a new trial with the values of this one, but without its attributes: its run stays its own."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        trial.user_attrs = {}
-        RetryHeartbeatStaleTrialCallback(max_retry=max_retries)(study, trial)
-
-
 def _without_retried(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Without trials replaced by a retry."""
+    """Without trials that an earlier version replaced by a new one when their process had died."""
     replaced = {number for trial in trials for number in trial.system_attrs.get("retry_history", ())}
     return [trial for trial in trials if trial.number not in replaced]
 

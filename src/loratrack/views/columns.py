@@ -16,6 +16,8 @@ from loratrack.index.runs import HEADINGS, KINDS, REGISTERED, SWEEP, StoredRun, 
 from loratrack.metrics import SCORE
 from loratrack.store import process
 from loratrack.store.client import ERROR_TAG
+from loratrack.store.place import store_folder
+from loratrack.tracking.stopped import StoppedRun, stopped_run
 
 NOT_SETTINGS = (
     "config",
@@ -184,10 +186,22 @@ def heading_of(name: str, names: Sequence[str]) -> str:
 
 
 def state(run: StoredRun) -> str:
-    """The status; of a run whose process has died the store says RUNNING for ever."""
+    """The status; of a run whose process has died the store says RUNNING for ever.
+
+    `KILLED, epoch 2.4 of 8` where it can go on.
+    """
     status = run.summary.status
     is_dead = status == "RUNNING" and process.is_dead(run.summary.run_id, run.tags)
-    return f"{status}, dead" if is_dead else status
+    left = stopped(run)
+    return ", ".join([status, *(["dead"] if is_dead else []), *([str(left.about)] if left else [])])
+
+
+def stopped(run: StoredRun) -> StoppedRun | None:
+    """What the run has left to go on from, where it is not finished and nobody trains it."""
+    if run.summary.status == "FINISHED":
+        return None
+    left = stopped_run(store_folder(), run.summary.run_id)
+    return None if left is None or left.is_held else left
 
 
 def text_of(name: str, value: Value) -> str:

@@ -16,6 +16,10 @@ Json = object
 """Whatever JSON can hold: mappings, lists, texts, numbers, None."""
 
 
+MAX_STOPPED = 5
+"""Runs that are told to be stopped."""
+
+
 class Comparison(TypedDict):
     total: int
     """Runs that match, of which `runs` are the first."""
@@ -46,6 +50,7 @@ def run_facts(run: StoredRun, settings: Sequence[str] | None = None) -> dict[str
         "name": summary.name,
         "experiment": summary.experiment,
         "status": summary.status,
+        "stopped_at": None if (left := columns.stopped(run)) is None else str(left.about),
         "started": moment(summary.started_ms),
         "ended": None if summary.ended_ms is None else moment(summary.ended_ms),
         "duration_seconds": summary.duration_seconds,
@@ -73,6 +78,10 @@ def remarks(result: SearchResult, *, sort_by: str | None = None, is_diff: bool =
     if result.num_failed:
         more += f"; {result.num_failed:,} failed, shown with --all"
     lines.append(f"{len(result.runs):,} of {result.total:,} runs, {order}{more}")
+    left = [(run, each) for run in result.runs if (each := columns.stopped(run)) is not None]
+    lines += [f"{run.summary.name} stopped at {each}" for run, each in left[:MAX_STOPPED]]
+    if len(left) > MAX_STOPPED:
+        lines.append(f"and {len(left) - MAX_STOPPED} more that can be resumed")
     return lines
 
 

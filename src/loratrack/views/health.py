@@ -8,13 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from loratrack.checkpoints import Home
 from loratrack.errors import RefusedError, StoreError, counted
-from loratrack.places import ARTIFACTS, BUNDLE, PYFUNC
+from loratrack.places import PYFUNC
 from loratrack.registry import lookup, promotion
 from loratrack.store import process
-from loratrack.store.client import answering, connect, names_of_files, use_short_requests
+from loratrack.store.client import answering, connect, names_of_files, status_of, use_short_requests
 from loratrack.store.place import store_folder, store_name
-from loratrack.tracking.outbox import Outbox, left_over_text
+from loratrack.tracking.outbox import Outbox
+from loratrack.tracking.stopped import stopped_run, stopped_runs
 
 MAX_RUNS = 1000
 State = Literal["ok", "note", "fault"]
@@ -95,7 +97,10 @@ def open_runs() -> list[OpenRun]:
 def check_runs(runs: list[OpenRun]) -> Iterator[Finding]:
     for run in runs:
         about = f"{run.name} ({run.run_id}) is marked RUNNING"
-        if run.is_dead:
+        left = stopped_run(store_folder(), run.run_id)
+        if run.is_gone and left is not None:
+            yield Finding("runs", "fault", f"{about}, and its process is gone at {left.about}", left.remedy)
+        elif run.is_dead:
             yield Finding("runs", "fault", f"{about}, and its process is gone", "loratrack doctor --fix")
         elif run.is_gone:
             text = f"{about}, its process is gone, and {run.rows_waiting} of its rows are still here"
@@ -110,7 +115,7 @@ def check_runs(runs: list[OpenRun]) -> Iterator[Finding]:
 
 
 def check_outbox(*, is_fix: bool = False) -> Iterator[Finding]:
-    """What waits here; `is_fix` hands over whole models that dead processes have left."""
+    """What waits here; `is_fix` removes what dead processes have left behind."""
     try:
         outbox = _outbox()
         if is_fix and outbox is not None:
@@ -122,7 +127,6 @@ def check_outbox(*, is_fix: bool = False) -> Iterator[Finding]:
         yield Finding("outbox", "ok", "nothing pending")
         return
     waiting, refusals, elsewhere = outbox.count("waiting"), outbox.reasons("refused"), outbox.elsewhere()
-    left_over = outbox.left_over()
     outbox.close()
     if waiting:
         yield Finding("outbox", "fault", f"{counted(waiting, 'row')} pending for the store", "loratrack sync")
@@ -132,19 +136,15 @@ def check_outbox(*, is_fix: bool = False) -> Iterator[Finding]:
     for store, count in elsewhere.items():
         remedy = f"MLFLOW_TRACKING_URI={store} loratrack sync"
         yield Finding("outbox", "note", f"{counted(count, 'row')} pending for {store}", remedy)
-    for run_id, folder in left_over.items():
-        text = f"run {run_id}: {left_over_text(folder)}"
-        remedy = "loratrack sync" if (folder / ARTIFACTS / BUNDLE).is_file() else ""
-        yield Finding("outbox", "note", text, remedy)
-    if not waiting and not refusals and not elsewhere and not left_over:
+    if not waiting and not refusals and not elsewhere:
         yield Finding("outbox", "ok", "nothing pending")
 
 
 def end_dead(runs: list[OpenRun], by_word: str | None = None) -> list[Finding]:
     """End the dead ones, and the run `by_word`, of which the user says that it is dead.
 
-    A run that has handed over its model is FINISHED: nothing but the last word is missing. It ended when it
-    last logged something.
+    A run that has handed over its model is FINISHED: nothing but the last word is missing. One that can go on
+    is KILLED. It ended when it last logged something.
     """
     ended = []
     if by_word is not None and not any(run.run_id == by_word and run.is_gone is not False for run in runs):
@@ -155,15 +155,38 @@ def end_dead(runs: list[OpenRun], by_word: str | None = None) -> list[Finding]:
         client = connect()
         for run in [run for run in runs if run.is_dead or run.run_id == by_word]:
             stored = client.get_run(run.run_id)
+            left = stopped_run(store_folder(), run.run_id)
             status = "FINISHED" if PYFUNC in names_of_files(stored) else "FAILED"
+            if left is not None:
+                status = "KILLED"
             last = [client.get_metric_history(run.run_id, name)[-1] for name in stored.data.metrics]
             end_ms = max((point.timestamp for point in last), default=stored.info.start_time)
             reason = "its process was gone" if run.run_id != by_word else "the user said that it was dead"
             client.set_tag(run.run_id, process.ENDED_BY, f"loratrack doctor: {reason}")
             client.set_terminated(run.run_id, status, end_ms)
             remedy = f"loratrack register {run.run_id}" if status == "FINISHED" else ""
+            if left is not None:
+                remedy = left.remedy
             ended.append(Finding("runs", "ok", f"{run.name} ({run.run_id}) is marked {status}", remedy))
     return ended
+
+
+def check_stopped(*, is_fix: bool, kept_days: int) -> Iterator[Finding]:
+    """Runs that can go on; `is_fix` removes the checkpoints of those that are finished or too old."""
+    for left in stopped_runs(store_folder()):
+        days = left.age_seconds / (24 * 3600)
+        is_finished = status_of(left.run_id) == "FINISHED"
+        size = sum(path.stat().st_size for path in left.folder.rglob("*") if path.is_file())
+        about = f"{left.about.exp_id} ({left.run_id})"
+        if is_fix and (is_finished or days > kept_days):
+            Home(left.folder).remove()
+            why = "it is finished" if is_finished else f"it was left {counted(int(days), 'day')} ago"
+            yield Finding("checkpoints", "ok", f"{about}: removed, {size / 2**20:.1f} MiB, since {why}")
+        elif is_finished:
+            yield Finding("checkpoints", "note", f"{about}: is finished", "loratrack doctor --fix")
+        else:
+            text = f"{about}: stopped at {left.about}, {size / 2**20:.1f} MiB; kept {kept_days} days"
+            yield Finding("checkpoints", "note", text, left.remedy)
 
 
 def _outbox() -> Outbox | None:

@@ -15,6 +15,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from loratrack import __version__
+from loratrack.checkpoints import KEPT_DAYS
 from loratrack.errors import StoreError
 from loratrack.places import cache_folder, our_project
 from loratrack.store import relocation
@@ -41,13 +42,16 @@ TRUE_VALUES = ("1", "on", "true", "yes")
 MAX_LISTED = 5
 
 
-def check(*, is_fix: bool = False, dead_run: str | None = None) -> Iterator[Finding]:
+def check(
+    *, is_fix: bool = False, dead_run: str | None = None, kept_days: int = KEPT_DAYS
+) -> Iterator[Finding]:
     """Every check there is. `is_fix` ends runs whose process is gone, corrects paths, and cleans up.
 
-    `dead_run`: the user says of this run that it is dead; it is ended too.
+    `dead_run`: the user says of this run that it is dead; it is ended too. `kept_days`: how long checkpoints
+    are kept that nobody goes on with.
     """
     yield from check_packages()
-    yield from check_store(is_fix=is_fix, dead_run=dead_run)
+    yield from check_store(is_fix=is_fix, dead_run=dead_run, kept_days=kept_days)
     yield from check_disk()
     yield check_gpu()
     yield check_hub()
@@ -104,7 +108,7 @@ def check_lock(file: Path, installed: Mapping[str, str]) -> Finding:
     )
 
 
-def check_store(*, is_fix: bool, dead_run: str | None = None) -> Iterator[Finding]:
+def check_store(*, is_fix: bool, dead_run: str | None, kept_days: int) -> Iterator[Finding]:
     """Outbox, store, open runs and registry; what lies in a store that does not answer is left out."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", STORE_TIMEOUT_SECONDS)
     yield from check_paths(is_fix=is_fix)
@@ -116,6 +120,7 @@ def check_store(*, is_fix: bool, dead_run: str | None = None) -> Iterator[Findin
             yield from health.end_dead(runs, dead_run)
             runs = [run for run in runs if not run.is_dead and run.run_id != dead_run]
         yield from health.check_runs(runs)
+        yield from health.check_stopped(is_fix=is_fix, kept_days=kept_days)
         yield from health.check_registry()
     except StoreError as error:
         yield Finding("store", "fault", str(error), "mlflow ui, or start the server")

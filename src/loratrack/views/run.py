@@ -22,6 +22,7 @@ from loratrack.views.columns import (
     score,
     shortened,
     state,
+    stopped,
     text_of,
 )
 from loratrack.views.comparison import Json, run_facts
@@ -54,13 +55,15 @@ def head(detail: Detail) -> list[str]:
     run, summary = detail.run, detail.run.summary
     seconds = summary.duration_seconds
     states = [state(run), *(run.tags.get(name) for name in ("task_type", "project", "device"))]
-    newer = detail.newer
+    newer, left = detail.newer, stopped(run)
+    is_gone = state(run) != summary.status
     description, error = run.params.get("description"), run.tags.get(ERROR_TAG)
     title = f"{summary.name}  sweep of {summary.exp_id}" if is_sweep(run) else summary.exp_id
     return [
         f"{printable(title)}  {'  '.join(printable(state) for state in states if state)}",
         *([printable(description)] if description else []),
-        *(["its process is gone: loratrack doctor --fix"] if state(run) != summary.status else []),
+        *([f"stopped at   {left}"] if left else []),
+        *(["its process is gone: loratrack doctor --fix"] if is_gone and not left else []),
         *([f"error        {printable(error.splitlines()[0])}"] if error else []),
         *([f"newer        {newer.run_id} is {newer.status}"] if newer else []),
         f"run          {summary.run_id}",

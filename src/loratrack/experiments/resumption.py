@@ -1,0 +1,161 @@
+"""A run that was stopped or killed goes on: the same MLflow run, from its last checkpoint, to the bit.
+
+result = resume("0a1b2c3d")                     # or an exp_id, for the newest of its runs that can go on
+result.run_id, result.status
+unfinished(config, corpus)                      # the run of exactly this config and data, if there is one
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+import torch
+
+from loratrack.bases import base as bases
+from loratrack.bases.trust import Trust, said_by_loader
+from loratrack.checkpoints import home_of
+from loratrack.config import RunConfig, files, load
+from loratrack.data import Corpus
+from loratrack.errors import RefusedError
+from loratrack.experiments import checking
+from loratrack.experiments.differences import Difference, environment_differences, surroundings
+from loratrack.experiments.hiding import storable, texts_hidden
+from loratrack.experiments.interrupt import interruptible
+from loratrack.experiments.recording import Attempt, WriterLog
+from loratrack.experiments.result import Training
+from loratrack.experiments.run import Work, carry_out
+from loratrack.experiments.trained_bases import pinned
+from loratrack.experiments.watcher import Nobody, Watcher
+from loratrack.places import CONFIG_COPY
+from loratrack.store import leases
+from loratrack.store.client import status_of
+from loratrack.store.place import store_folder
+from loratrack.tracking.stopped import StoppedRun, find, stopped_runs
+from loratrack.tracking.writer import RunWriter
+from loratrack.training.checkpoint import Saved, read
+
+CHANGED = "resumed_with"
+"""The tag of a run that went on although something that counts was different."""
+
+
+def resume(
+    run: str,
+    *,
+    force: bool = False,
+    end: bool = False,
+    watcher: Watcher | None = None,
+    trust_remote_code: str | None = None,
+) -> Training:
+    """Go on with a run, named by its id, the beginning of it, or its exp_id.
+
+    `force`: also where packages, machine, data or base have changed, so that its numbers are other ones.
+    `end`: train no more; the best epoch so far becomes the run's model. `trust_remote_code`: the sha256 of
+    the base whose code may run; what the checkpoint says of that does not count.
+    """
+    watcher = watcher or Nobody()
+    stopped = find(store_folder(), run)
+    if status_of(stopped.run_id) == "FINISHED":  # it was killed before it removed its checkpoints
+        raise RefusedError(f"run {stopped.run_id}: is finished; there is nothing to go on with")
+    saved, config = left_behind(stopped.run_id, watcher.notice)
+    trust = said_by_loader(trust_remote_code) if config.model.trust_remote_code else False
+    if end and saved.state.best is None:
+        raise RefusedError(f"run {stopped.run_id}: no epoch of it has ended, so it has no model to keep")
+    return _go_on(saved, config, checking.check(config), trust, watcher, force=force, end=end)
+
+
+def resume_same(config: RunConfig, corpus: Corpus, run_id: str, watcher: Watcher | None = None) -> Training:
+    """Go on with a run of this config and data, which `unfinished` has found."""
+    watcher = watcher or Nobody()
+    saved, own = left_behind(run_id, watcher.notice)
+    own = own.model_copy(update={"data": config.data})  # whose paths may hold a secret that is not stored
+    return _go_on(saved, own, corpus, None, watcher)
+
+
+def unfinished(config: RunConfig, corpus: Corpus) -> StoppedRun | None:
+    """The newest run of exactly this config and data that was stopped, or whose process is gone."""
+    wanted = files.sha256(storable(texts_hidden(pinned(config)))), corpus.sha256
+    runs = [
+        run
+        for run in stopped_runs(store_folder())
+        if wanted == (run.about.config_sha256, run.about.data_sha256)
+    ]
+    return next((run for run in runs if status_of(run.run_id) != "FINISHED"), None)
+
+
+def left_behind(run_id: str, notice: Callable[[str], None]) -> tuple[Saved, RunConfig]:
+    """The newest whole checkpoint of a run, and its settings; RefusedError where a process trains it."""
+    store = store_folder()
+    if leases.is_held(store, run_id):
+        raise RefusedError(f"run {run_id}: is being trained, by a process that lives")
+    home = home_of(store, run_id)
+    checkpoint = home.newest(notice)
+    if checkpoint is None:
+        raise RefusedError(f"run {run_id}: has no whole checkpoint in {home.folder}; begin a new run")
+    return read(checkpoint.folder, checkpoint.about), load(checkpoint.folder / CONFIG_COPY)
+
+
+def changes(saved: Saved, data_sha256: str, base_sha256: str) -> list[Difference]:
+    """What is different now: data, base, packages, machine."""
+    pairs = [("data", saved.about.data_sha256, data_sha256), ("base", saved.state.base_sha256, base_sha256)]
+    found = [Difference(what, then[:12], now[:12]) for what, then, now in pairs if then != now]
+    then, now = dict(saved.state.environment), surroundings()
+    threads, can_have = saved.state.threads, max(os.cpu_count() or 1, torch.get_num_threads())
+    then["torch"], now["torch"] = {"threads": threads}, {"threads": min(threads, can_have)}
+    return found + environment_differences(then, now)
+
+
+def refuse_changes(saved: Saved, counting: Sequence[Difference]) -> None:
+    """RefusedError where the run would not go on to the bit."""
+    if counting:
+        raise RefusedError(
+            f"run {saved.about.run_id}: would not go on to the bit, since there is another"
+            f" {_listed(counting)}; --force goes on all the same, and the run gets a tag that says so"
+        )
+
+
+def take_over(saved: Saved, show: Callable[[str], None]) -> tuple[WriterLog, Attempt]:
+    """The run is ours to write, and RUNNING again; RefusedError when another process was quicker."""
+    run_id = saved.about.run_id
+    writer = RunWriter.attach(run_id, with_sampler=True)
+    if not writer.is_ours:
+        writer.leave()
+        raise RefusedError(f"run {run_id}: is being trained by another process")
+    home = home_of(store_folder(), run_id)
+    attempt = Attempt(home, home.claim(), saved.about.config_sha256, saved)
+    writer.set_tags({"attempt": str(attempt.number)})
+    log = WriterLog(writer, show)
+    where = f"at {saved.about}, step {saved.about.step:,}" if saved.about.step else "at its beginning"
+    log.later.append(f"attempt {attempt.number} goes on {where}")
+    return log, attempt
+
+
+def _go_on(
+    saved: Saved,
+    config: RunConfig,
+    corpus: Corpus,
+    trust: Trust | None,
+    watcher: Watcher,
+    *,
+    force: bool = False,
+    end: bool = False,
+) -> Training:
+    trusted = config.model.trust_remote_code if trust is None else trust
+    different = changes(saved, corpus.sha256, bases.resolve(config.model.arch, trust=trusted).sha256)
+    counting = [each for each in different if each.counts]
+    if not force:
+        refuse_changes(saved, counting)
+    with interruptible() as interruption:
+        os.environ.pop("MLFLOW_RUN_ID", None)  # of `mlflow run`, whose own run is another one
+        log, attempt = take_over(saved, watcher.notice)
+        if counting:
+            log.writer.set_tags({CHANGED: _listed(counting)})
+        log.later += [f"different since then: {difference}" for difference in different]
+        watcher.notice(f"{config.exp_id}: run {saved.about.run_id}")
+        for line in log.later:
+            watcher.notice(line)
+        return carry_out(Work(config, corpus, log, attempt, watcher, interruption, trust, is_ended=end))
+
+
+def _listed(changes: Sequence[Difference]) -> str:
+    return "; ".join(str(change) for change in changes)

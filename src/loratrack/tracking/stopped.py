@@ -1,0 +1,71 @@
+"""Runs that were stopped or killed and can go on, by the checkpoints that lie beside the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from loratrack.checkpoints import About, homes
+from loratrack.errors import RefusedError, UserError, did_you_mean
+from loratrack.store import leases
+
+MAX_LISTED = 5
+
+
+@dataclass(frozen=True)
+class StoppedRun:
+    run_id: str
+    folder: Path
+    about: About
+    is_held: bool
+    """A living process trains it: it is not stopped at all."""
+    age_seconds: float
+    """Since its last checkpoint."""
+
+    @property
+    def remedy(self) -> str:
+        return f"loratrack resume {self.run_id}"
+
+    def __str__(self) -> str:
+        """`epoch 2.4 of 8, resume with loratrack resume 0a1b…`"""
+        return f"{self.about}, resume with {self.remedy}"
+
+
+def stopped_run(store: Path, run_id: str) -> StoppedRun | None:
+    """The run, where it has left something to go on from, also while a process trains it."""
+    home = homes(store).get(run_id)
+    about = None if home is None else home.about()
+    if home is None or about is None:
+        return None
+    return StoppedRun(run_id, home.folder, about, leases.is_held(store, run_id), home.age_seconds())
+
+
+def stopped_runs(store: Path) -> list[StoppedRun]:
+    """All that have checkpoints and no living process, the newest first."""
+    found = [stopped_run(store, run_id) for run_id in homes(store)]
+    gone = [each for each in found if each is not None and not each.is_held]
+    return sorted(gone, key=lambda each: each.age_seconds)
+
+
+def find(store: Path, text: str) -> StoppedRun:
+    """The run that `text` means: its id or the beginning of it, or an exp_id for the newest one stopped."""
+    runs = [run for run_id in homes(store) if (run := stopped_run(store, run_id)) is not None]
+    runs.sort(key=lambda run: (run.is_held, run.age_seconds))
+    words = text.removeprefix("runs:/")
+    named = [run for run in runs if words in (run.run_id, run.about.exp_id)]
+    if named:
+        return named[0]
+    begins = [run for run in runs if words and run.run_id.startswith(words)]
+    if len(begins) > 1:
+        listed = ", ".join(f"{run.run_id} ({run.about.exp_id})" for run in begins[:MAX_LISTED])
+        raise UserError(f"{text}: must be the beginning of one run's id, got {len(begins)}: {listed}")
+    if begins:
+        return begins[0]
+    close = did_you_mean(words, {run.about.exp_id for run in runs})
+    shown = ", ".join(
+        f"{run.about.exp_id} ({run.run_id[:8]})" for run in runs[:MAX_LISTED] if not run.is_held
+    )
+    raise RefusedError(
+        f"{text}: no run of this name has checkpoints in {store / 'checkpoints'}{close};"
+        f" stopped are: {shown or 'none'}; loratrack reproduce trains a finished one once more"
+    )

@@ -1,0 +1,449 @@
+"""A member's training on disk, from which it goes on as if it had never stopped.
+
+    state.json              step, epoch, history, the best so far, loss meter, threads, what ran it
+    config_copy.yaml        its settings, with what was measured or chosen in the place of `auto`
+    training.safetensors    what is trained, the optimizer's numbers, losses not yet read, random states
+    best/                   the weights of the best evaluation so far, as `model/weights.py` writes them
+
+    loop     | step | step | copy | step | step | step | step | copy |
+    thread                 | write, hash, fsync, rename |     | write …
+
+The loop waits for the copy alone. The order of the data and all dropout of LoRA are functions of the step
+(`schedule.py`, `model/dropout.py`), so there is no state of theirs; a base that is trained whole drops by
+torch's own random numbers, which are kept.
+
+keeper = Keeper(cohort)
+keeper.follow(member, home, facts)
+train(cohort, watcher, stop=…, keeper=keeper)           # saves between two steps, and when it is stopped
+restore(read(checkpoint.folder), member, cohort)        # after `session.enter`
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from loratrack.checkpoints import About, FencedError, Home
+from loratrack.config import files
+from loratrack.disk import write_text
+from loratrack.errors import UserError
+from loratrack.places import CONFIG_COPY
+from loratrack.training.member import Best, Member
+from loratrack.training.memory import Memory
+
+FORMAT: Literal[1] = 1
+STATE, TENSORS, BEST = "state.json", "training.safetensors", "best"
+GIVE_UP_AFTER = 2
+"""Saves in a row that failed: training on would only lose more."""
+TRAINED, UNREAD = "trained", "unread_losses"
+OPTIMIZER, RANDOM = "optimizer.", "random."
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, strict=True)
+
+
+class SavedBest(_Strict):
+    epoch: int
+    step: int
+    values: dict[str, float]
+    since: int
+
+
+class State(_Strict):
+    """What `state.json` holds."""
+
+    format: Literal[1]
+    base_sha256: str
+    environment: dict[str, Any]
+    """What the numbers come from: packages, processor, GPU, as in `env_info.json`."""
+    notices: list[str]
+    num_rows: int
+    step: int
+    epoch: int
+    evaluated_step: int
+    epoch_seconds: float
+    is_trained: bool
+    reason: str
+    history: list[dict[str, float]]
+    best: SavedBest | None
+    meter_rows: int
+    meter_targets: int
+    meter_sums: list[float] | None
+    unread_targets: list[int]
+    optimizer: dict[str, dict[str, float | int]]
+    """The numbers in it that are no tensors, by parameter and name."""
+    python_random: list[Any] | None
+    threads: int
+    threads_at_start: int | None
+    passes: int
+    micro_batch_limit: int | None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a checkpoint says of its run, and what does not change while it trains."""
+
+    run_id: str
+    attempt: int
+    config_sha256: str
+    data_sha256: str
+    base_sha256: str
+    environment: Mapping[str, Any]
+    notices: Sequence[str]
+    """Grows while the run goes on."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that was read."""
+
+    folder: Path
+    about: About
+    state: State
+    tensors: Mapping[str, Tensor]
+
+
+class Shared(Protocol):
+    """What the members of a cohort have in common, as far as it changes while they train."""
+
+    notice: Callable[[str], None]
+    memory: Memory
+    threads_at_start: int | None
+
+
+@dataclass
+class _Followed:
+    member: Member
+    home: Home
+    facts: Facts
+    buffers: dict[str, Tensor] = field(default_factory=dict)
+    """What is copied in the loop lies here until it is written; used again, since new memory is slow."""
+    saved_step: int = -1
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One checkpoint to be written."""
+
+    home: Home
+    draft: Path
+    about: About
+    state: State
+    config: str
+    tensors: Mapping[str, Tensor]
+
+
+class Keeper:
+    """Saves the members of a cohort: when it is time, and when they are asked to stop."""
+
+    def __init__(self, cohort: Shared) -> None:
+        self.cohort = cohort
+        self.has_given_up = False
+        """The disk takes no checkpoint: to stop now loses less than to stop later."""
+        self._followed: dict[str, _Followed] = {}
+        self._thread: threading.Thread | None = None
+        self._faults: list[OSError | UserError] = []
+        self._num_faults = 0
+        self._last = time.monotonic()
+
+    def follow(self, member: Member, home: Home, facts: Facts) -> None:
+        """From now on this member is saved; a new one at once, so that it goes on with these settings."""
+        self._followed[member.name] = _Followed(member, home, facts, saved_step=member.step or -1)
+        if member.is_training:
+            self.save([member])
+
+    def leave(self, member: Member) -> None:
+        """Nothing is saved of this member any more."""
+        if member.name in self._followed:
+            self.wait()
+            del self._followed[member.name]
+
+    def between_steps(self, ended: Sequence[Member]) -> None:
+        """Save those for whom it is time. `ended`: whose epoch has just ended."""
+        if self._thread is not None and not self._thread.is_alive():
+            self.wait()
+        followed = [each.member for each in self._followed.values() if each.member.is_training]
+        minutes = [member.config.train.checkpoint_minutes for member in followed]
+        shortest = min((each for each in minutes if each is not None), default=None)
+        if shortest is not None and time.monotonic() - self._last >= 60 * shortest:
+            self.save(followed)
+            return
+        self.save(
+            [each for each in followed if each in ended and each.config.train.checkpoint_minutes is None]
+        )
+
+    def save(self, members: Sequence[Member]) -> None:
+        """A checkpoint of each, copied now and written by a thread. Call it between two steps."""
+        jobs = []
+        for member in members:
+            followed = self._followed.get(member.name)
+            if followed is None or (followed.saved_step == member.step and member.is_training):
+                continue
+            self.wait()  # the buffers are free then
+            followed.home.check_attempt(followed.facts.attempt)
+            try:
+                jobs.append(self._copied(followed))
+            except OSError as error:
+                self._faults.append(error)
+                break
+            followed.saved_step = member.step
+            self._last = time.monotonic()
+        if jobs:
+            self._thread = threading.Thread(target=self._write, args=(jobs,), name="checkpoint")
+            self._thread.start()
+
+    def wait(self) -> None:
+        """Until what was copied is on the disk, and say so when it is not."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+        faults, self._faults = self._faults, []
+        fenced = next((fault for fault in faults if isinstance(fault, FencedError)), None)
+        if fenced is not None:
+            raise fenced
+        if not faults:
+            return
+        self._num_faults += 1
+        for followed in self._followed.values():
+            followed.saved_step = -1
+        self.has_given_up = self._num_faults >= GIVE_UP_AFTER
+        kept = next((home.about() for home in (each.home for each in self._followed.values())), None)
+        would = "from the beginning" if kept is None or kept.step == 0 else f"from {kept}"
+        then = "the training stops here" if self.has_given_up else "the training goes on"
+        self.cohort.notice(
+            f"checkpoint not saved: {_reason(faults[0])}; {then}, and can be resumed {would}; free some space"
+        )
+
+    def _write(self, jobs: Sequence[_Job]) -> None:
+        """All are written before the first is visible: members of a cohort go on from the same step."""
+        sealed = []
+        try:
+            for job in jobs:
+                write_text(job.draft / STATE, job.state.model_dump_json())
+                write_text(job.draft / CONFIG_COPY, job.config)
+                save_file(dict(job.tensors), job.draft / TENSORS)
+                sealed.append((job.home, job.home.seal(job.draft, job.about)))
+            for home, each in sealed:
+                home.publish(each)
+            self._num_faults = 0
+        except (OSError, FencedError) as error:
+            self._faults.append(error)
+        except SafetensorError as error:  # its own way to tell that the disk is full
+            self._faults.append(OSError(str(error)))
+        finally:
+            for job in jobs:
+                shutil.rmtree(job.draft, ignore_errors=True)
+
+    def _copied(self, followed: _Followed) -> _Job:
+        """What the thread needs; the loop may change everything else while it writes."""
+        member, facts, cohort = followed.member, followed.facts, self.cohort
+        tensors, numbers = _optimizer_parts(member)
+        tensors[TRAINED] = member.flat_parameters.values
+        if not member.network.use_lora:
+            tensors |= {f"buffer.{name}": value for name, value in member.network.encoder.named_buffers()}
+        if member.status != "training" or member.step == 0:
+            tensors = {}  # the seed says how it begins, and `best` how it has ended
+        copies = {name: _copy(value, name, followed.buffers) for name, value in tensors.items()}
+        unread = member.meter.unread
+        if unread:
+            copies[UNREAD] = torch.stack([losses for losses, _ in unread]).cpu()
+        if not member.network.use_lora:
+            copies |= {f"{RANDOM}{name}": value for name, value in _random_states().items()}
+        best = member.best
+        state = State(
+            format=FORMAT,
+            base_sha256=facts.base_sha256,
+            environment=dict(facts.environment),
+            notices=list(facts.notices),
+            num_rows=member.num_rows,
+            step=member.step,
+            epoch=member.epoch,
+            evaluated_step=member.evaluated_step,
+            epoch_seconds=member.epoch_seconds(),
+            is_trained=member.status == "finished",
+            reason=member.reason,
+            history=[dict(values) for values in member.history],
+            best=None
+            if best is None
+            else SavedBest(epoch=best.epoch, step=best.step, values=dict(best.values), since=best.since),
+            meter_rows=member.meter.rows,
+            meter_targets=member.meter.targets,
+            meter_sums=None if member.meter.sums is None else member.meter.sums.tolist(),
+            unread_targets=[count for _, count in unread],
+            optimizer=numbers,
+            python_random=None if member.network.use_lora else _plain(random.getstate()),
+            threads=torch.get_num_threads(),
+            threads_at_start=cohort.threads_at_start,
+            passes=cohort.memory.passes,
+            micro_batch_limit=cohort.memory.micro_batch_limits.get(member.name),
+        )
+        about = About(
+            run_id=facts.run_id,
+            exp_id=member.config.exp_id,
+            config_sha256=facts.config_sha256,
+            data_sha256=facts.data_sha256,
+            attempt=facts.attempt,
+            step=member.step,
+            epoch_steps=member.epoch_steps,
+            epochs=member.epochs,
+            is_trained=member.status == "finished",
+        )
+        draft = followed.home.draft()
+        if best is not None:
+            _link(member.folder, draft / BEST)
+        return _Job(followed.home, draft, about, state, files.dump(member.config), copies)
+
+
+def read(folder: Path, about: About) -> Saved:
+    """A checkpoint whose files were found to be whole; UserError when they are not as we write them."""
+    try:
+        state = State.model_validate_json((folder / STATE).read_bytes())
+        tensors = load_file(folder / TENSORS)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder}: cannot be read: {error}; resume from another checkpoint") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(f"{folder / STATE}: {place}: {first['msg']}; as another version wrote it") from None
+    return Saved(folder, about, state, tensors)
+
+
+def restore(saved: Saved, member: Member, cohort: Shared) -> None:
+    """Put the member where it was. It is new, with the settings of the checkpoint."""
+    state, tensors, network = saved.state, saved.tensors, member.network
+    if state.num_rows != member.num_rows:
+        raise UserError(
+            f"{saved.folder}: was trained on {state.num_rows:,} rows, and there are {member.num_rows:,} now;"
+            " begin a new run"
+        )
+    if state.best is not None:
+        member.best = Best(**dict(state.best))
+        shutil.copytree(saved.folder / BEST, member.folder)
+    member.history = [dict(values) for values in state.history]
+    if state.is_trained:
+        member.step, member.epoch = state.step, state.epoch
+        member.status, member.reason = "finished", state.reason
+        return
+    if state.step > 0:
+        _fill(member.flat_parameters.values, tensors, TRAINED, saved.folder)
+        for name, value in network.encoder.named_buffers() if not network.use_lora else ():
+            _fill(value, tensors, f"buffer.{name}", saved.folder)
+        _restore_optimizer(member, state.optimizer, tensors, saved.folder)
+    member.go_on_from(state.step, state.epoch, state.epoch_seconds)
+    member.evaluated_step = state.evaluated_step
+    meter = member.meter
+    meter.rows, meter.targets = state.meter_rows, state.meter_targets
+    meter.sums = None if state.meter_sums is None else np.array(state.meter_sums)
+    losses = tensors[UNREAD].to(network.device) if UNREAD in tensors else ()
+    meter.unread = list(zip(losses, state.unread_targets, strict=True))
+    cohort.threads_at_start = cohort.threads_at_start or state.threads_at_start
+    cohort.memory.passes = max(cohort.memory.passes, state.passes)
+    if state.micro_batch_limit is not None:
+        cohort.memory.micro_batch_limits[member.name] = state.micro_batch_limit
+    if not network.use_lora:
+        _restore_random(state, tensors)
+
+
+def _optimizer_parts(member: Member) -> tuple[dict[str, Tensor], dict[str, dict[str, float | int]]]:
+    """The optimizer's tensors and its other numbers, by parameter and name."""
+    tensors: dict[str, Tensor] = {}
+    numbers: dict[str, dict[str, float | int]] = {}
+    for index, values in member.optimizer.state_dict()["state"].items():
+        for name, value in values.items():
+            if isinstance(value, Tensor):
+                tensors[f"{OPTIMIZER}{index}.{name}"] = value
+            elif value is not None:
+                numbers.setdefault(str(index), {})[name] = value
+    return tensors, numbers
+
+
+def _restore_optimizer(
+    member: Member,
+    numbers: Mapping[str, Mapping[str, float | int]],
+    tensors: Mapping[str, Tensor],
+    folder: Path,
+) -> None:
+    own = member.optimizer.state_dict()
+    states: dict[int, dict[str, Any]] = {int(index): dict(values) for index, values in numbers.items()}
+    for key, value in tensors.items():
+        if key.startswith(OPTIMIZER):
+            index, _, name = key.removeprefix(OPTIMIZER).partition(".")
+            states.setdefault(int(index), {})[name] = value.clone()
+    count = sum(len(group["params"]) for group in own["param_groups"])
+    if not set(states) <= set(range(count)):
+        raise UserError(f"{folder}: holds {len(states)} states of an optimizer that has {count} parameters")
+    member.optimizer.load_state_dict({"state": states, "param_groups": own["param_groups"]})
+
+
+def _random_states() -> dict[str, Tensor]:
+    """torch's and NumPy's, which a base that is trained whole may draw from."""
+    _, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    numbers = np.concatenate([np.asarray(keys, dtype=np.float64), [position, has_gauss, gauss]])
+    states = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(numbers)}
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return states | {f"cuda.{number}": value for number, value in enumerate(devices)}
+
+
+def _restore_random(state: State, tensors: Mapping[str, Tensor]) -> None:
+    torch.set_rng_state(tensors[f"{RANDOM}torch"])
+    *keys, position, has_gauss, gauss = tensors[f"{RANDOM}numpy"].tolist()
+    numbers = np.array(keys, dtype=np.uint32)
+    np.random.set_state(("MT19937", numbers, int(position), int(has_gauss), gauss))
+    for name, value in tensors.items():
+        if name.startswith(f"{RANDOM}cuda."):
+            torch.cuda.set_rng_state(value, int(name.rpartition(".")[2]))
+    if state.python_random is not None:
+        version, internal, gauss_next = state.python_random
+        random.setstate((version, tuple(internal), gauss_next))
+
+
+def _plain(state: tuple[Any, ...]) -> list[Any]:
+    version, internal, gauss_next = state
+    return [version, list(internal), gauss_next]
+
+
+def _copy(value: Tensor, name: str, buffers: dict[str, Tensor]) -> Tensor:
+    buffer = buffers.get(name)
+    if buffer is None or buffer.shape != value.shape or buffer.dtype != value.dtype:
+        buffer = buffers[name] = torch.empty_like(value, device="cpu", requires_grad=False)
+    buffer.copy_(value.detach())
+    return buffer
+
+
+def _fill(own: Tensor, tensors: Mapping[str, Tensor], name: str, folder: Path) -> None:
+    saved = tensors.get(name)
+    if saved is None or saved.shape != own.shape or saved.dtype != own.dtype:
+        got = "nothing" if saved is None else f"{tuple(saved.shape)} in {saved.dtype}"
+        raise UserError(
+            f"{folder}: {name} must be {tuple(own.shape)} in {own.dtype}, got {got}; begin a new run"
+        )
+    with torch.no_grad():
+        own.copy_(saved)
+
+
+def _link(folder: Path, target: Path) -> None:
+    """The same files under another name, which takes no space; they are replaced and never changed."""
+    try:
+        shutil.copytree(folder, target, copy_function=os.link)
+    except (OSError, shutil.Error):  # a disk without links
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(folder, target)
+
+
+def _reason(fault: OSError | UserError) -> str:
+    return fault.strerror or str(fault) if isinstance(fault, OSError) else str(fault)
