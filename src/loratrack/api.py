@@ -14,7 +14,7 @@ lt.promote("clinc/3", if_="avg_f1 not worse than champion")
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from loratrack.config import RunConfig
 from loratrack.config.sweep import SweepConfig
@@ -79,9 +79,15 @@ def check(config: RunConfig | str | Path) -> dict[str, Any]:
     return preview(config)
 
 
-def train(config: RunConfig | str | Path, *, watcher: Watcher | None = None) -> Training:
+def train(
+    config: RunConfig | str | Path,
+    *,
+    watcher: Watcher | None = None,
+    resume: Literal["auto", "never"] = "never",
+) -> Training:
     """Train, log, check and register; `watcher=Lines()` prints what happens on the way.
 
+    `resume="auto"`: go on with a run of exactly this config and data that was stopped or killed, if any.
     UserError: the training cannot be begun, or failed in a way that the user can mend.
     """
     if not isinstance(config, RunConfig):
@@ -89,9 +95,9 @@ def train(config: RunConfig | str | Path, *, watcher: Watcher | None = None) -> 
     if isinstance(config, SweepConfig):
         raise UserError(f"{config.exp_id}: has a `sweep` section; start it with loratrack.sweep(config)")
     corpus = checking.check(config)
-    from loratrack.experiments.run import run
+    from loratrack.experiments.resumption import run_or_resume
 
-    return run(config, watcher, corpus)
+    return run_or_resume(config, watcher, corpus, resume=resume)
 
 
 def resume(

@@ -60,19 +60,11 @@ def command(arguments: argparse.Namespace) -> int:
         corpus = check(config)
         from loratrack.cli.progress import ProgressBar
         from loratrack.config.layers import separated
-        from loratrack.experiments.resumption import resume_same, unfinished
-        from loratrack.experiments.run import run
-
-        stopped = unfinished(config, corpus)
+        from loratrack.experiments.resumption import run_or_resume
 
     screen = console(beside_the_answers=arguments.json)
     with ProgressBar(screen) as bar:
-        if stopped is not None and arguments.resume == "auto":
-            result = resume_same(config, corpus, stopped.run_id, bar)
-        else:
-            if stopped is not None:
-                bar.notice(f"the same was begun before, {stopped}; this is a new run")
-            result = run(config, bar, corpus, separated(arguments.set))
+        result = run_or_resume(config, bar, corpus, separated(arguments.set), arguments.resume)
     return end(result, screen, as_json=arguments.json)
 
 

@@ -70,8 +70,6 @@ class WriterLog:
     def __init__(self, writer: RunWriter, show: Callable[[str], None] = lambda text: None) -> None:
         self.writer, self.show = writer, show
         self.notices: list[str] = []
-        self.later: list[str] = []
-        """What stands behind the notices of an earlier attempt, as soon as those are known."""
 
     def metrics(self, values: Mapping[str, float], step: int) -> None:
         self.writer.log_metrics(values, step)
@@ -89,6 +87,8 @@ class Attempt:
     number: int
     config_sha256: str
     saved: Saved | None = None
+    notices: tuple[str, ...] = ()
+    """How it goes on, and what is different since."""
 
 
 def first_attempt(log: WriterLog, config: RunConfig) -> Attempt:
@@ -184,8 +184,8 @@ def enter(
             writer.log_dataset(path.name, str(path), prepared.files_sha256[setting], context, num_rows)
     saved = None if attempt is None else attempt.saved
     member = session.enter(prepared, storable(config), log, work, name or MEMBER, saved)
-    if saved is not None:  # what was said when it entered first is not said again
-        log.notices[:] = [*saved.state.notices, *log.later]
+    if attempt is not None and saved is not None:  # what was said when it entered first is not said again
+        log.notices[:] = [*saved.state.notices, *attempt.notices]
     trainable, total = prepared.network.parameter_counts(member.name)
     sizes = {"trainable_parameters": trainable, "total_parameters": total}
     writer.log_params(

@@ -2,13 +2,14 @@
 
 result = resume("0a1b2c3d")                     # or an exp_id, for the newest of its runs that can go on
 result.run_id, result.status
-unfinished(config, corpus)                      # the run of exactly this config and data, if there is one
+unfinished(config, corpus.sha256)               # the run of exactly this config and data, if there is one
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 
@@ -24,7 +25,7 @@ from loratrack.experiments.hiding import storable, texts_hidden
 from loratrack.experiments.interrupt import interruptible
 from loratrack.experiments.recording import Attempt, WriterLog
 from loratrack.experiments.result import Training
-from loratrack.experiments.run import Work, carry_out
+from loratrack.experiments.run import Work, carry_out, run
 from loratrack.experiments.trained_bases import pinned
 from loratrack.experiments.watcher import Nobody, Watcher
 from loratrack.places import CONFIG_COPY
@@ -34,13 +35,14 @@ from loratrack.store.place import store_folder
 from loratrack.tracking.stopped import StoppedRun, find, stopped_runs
 from loratrack.tracking.writer import RunWriter
 from loratrack.training.checkpoint import Saved, read
+from loratrack.training.session import Prepared
 
 CHANGED = "resumed_with"
 """The tag of a run that went on although something that counts was different."""
 
 
 def resume(
-    run: str,
+    named: str,
     *,
     force: bool = False,
     end: bool = False,
@@ -54,7 +56,7 @@ def resume(
     the base whose code may run; what the checkpoint says of that does not count.
     """
     watcher = watcher or Nobody()
-    stopped = find(store_folder(), run)
+    stopped = find(store_folder(), named)
     if status_of(stopped.run_id) == "FINISHED":  # it was killed before it removed its checkpoints
         raise RefusedError(f"run {stopped.run_id}: is finished; there is nothing to go on with")
     saved, config = left_behind(stopped.run_id, watcher.notice)
@@ -64,23 +66,33 @@ def resume(
     return _go_on(saved, config, checking.check(config), trust, watcher, force=force, end=end)
 
 
-def resume_same(config: RunConfig, corpus: Corpus, run_id: str, watcher: Watcher | None = None) -> Training:
-    """Go on with a run of this config and data, which `unfinished` has found."""
-    watcher = watcher or Nobody()
-    saved, own = left_behind(run_id, watcher.notice)
-    own = own.model_copy(update={"data": config.data})  # whose paths may hold a secret that is not stored
-    return _go_on(saved, own, corpus, None, watcher)
+def run_or_resume(
+    config: RunConfig,
+    watcher: Watcher | None = None,
+    corpus: Corpus | None = None,
+    changed: Sequence[str] = (),
+    resume: Literal["auto", "never"] = "never",
+) -> Training:
+    """A new run, or with `auto` the run of exactly this config and data that was left unfinished."""
+    watcher, corpus = watcher or Nobody(), checking.check(config) if corpus is None else corpus
+    left = unfinished(config, corpus.sha256)
+    if left is not None and resume == "auto":
+        saved, own = left_behind(left.run_id, watcher.notice)
+        own = own.model_copy(update={"data": config.data})  # whose paths may hold a secret that is not stored
+        return _go_on(saved, own, corpus, None, watcher)
+    if left is not None:
+        watcher.notice(f"the same was begun before and stopped at {left}; this is a new run")
+    return run(config, watcher, corpus, changed)
 
 
-def unfinished(config: RunConfig, corpus: Corpus) -> StoppedRun | None:
+def unfinished(config: RunConfig, data_sha256: str) -> StoppedRun | None:
     """The newest run of exactly this config and data that was stopped, or whose process is gone."""
-    wanted = files.sha256(storable(texts_hidden(pinned(config)))), corpus.sha256
-    runs = [
-        run
-        for run in stopped_runs(store_folder())
-        if wanted == (run.about.config_sha256, run.about.data_sha256)
-    ]
-    return next((run for run in runs if status_of(run.run_id) != "FINISHED"), None)
+    wanted = files.sha256(storable(texts_hidden(pinned(config)))), data_sha256
+    for left in stopped_runs(store_folder()):
+        is_same = wanted == (left.about.config_sha256, left.about.data_sha256)
+        if is_same and status_of(left.run_id) != "FINISHED":
+            return left
+    return None
 
 
 def left_behind(run_id: str, notice: Callable[[str], None]) -> tuple[Saved, RunConfig]:
@@ -105,16 +117,18 @@ def changes(saved: Saved, data_sha256: str, base_sha256: str) -> list[Difference
     return found + environment_differences(then, now)
 
 
-def refuse_changes(saved: Saved, counting: Sequence[Difference]) -> None:
+def refuse_changes(saved: Saved, different: Sequence[Difference]) -> None:
     """RefusedError where the run would not go on to the bit."""
-    if counting:
+    if counting := [each for each in different if each.counts]:
         raise RefusedError(
             f"run {saved.about.run_id}: would not go on to the bit, since there is another"
             f" {_listed(counting)}; --force goes on all the same, and the run gets a tag that says so"
         )
 
 
-def take_over(saved: Saved, show: Callable[[str], None]) -> tuple[WriterLog, Attempt]:
+def take_over(
+    saved: Saved, show: Callable[[str], None], different: Sequence[Difference] = ()
+) -> tuple[WriterLog, Attempt]:
     """The run is ours to write, and RUNNING again; RefusedError when another process was quicker."""
     run_id = saved.about.run_id
     writer = RunWriter.attach(run_id, with_sampler=True)
@@ -122,12 +136,27 @@ def take_over(saved: Saved, show: Callable[[str], None]) -> tuple[WriterLog, Att
         writer.leave()
         raise RefusedError(f"run {run_id}: is being trained by another process")
     home = home_of(store_folder(), run_id)
-    attempt = Attempt(home, home.claim(), saved.about.config_sha256, saved)
-    writer.set_tags({"attempt": str(attempt.number)})
-    log = WriterLog(writer, show)
+    number = home.claim()
+    tags = {"attempt": str(number)}
+    if counting := [each for each in different if each.counts]:
+        tags[CHANGED] = _listed(counting)
+    writer.set_tags(tags)
     where = f"at {saved.about}, step {saved.about.step:,}" if saved.about.step else "at its beginning"
-    log.later.append(f"attempt {attempt.number} goes on {where}")
-    return log, attempt
+    notices = (
+        f"attempt {number} goes on {where}",
+        *(f"different since then: {difference}" for difference in different),
+    )
+    return WriterLog(writer, show), Attempt(home, number, saved.about.config_sha256, saved, notices)
+
+
+def take_up(
+    run_id: str, prepared: Prepared, notice: Callable[[str], None]
+) -> tuple[RunConfig, WriterLog, Attempt]:
+    """A run that was left, for a member of a cohort; UserError where it cannot go on to the bit."""
+    saved, config = left_behind(run_id, notice)
+    different = changes(saved, prepared.dataset.sha256, prepared.base.sha256)
+    refuse_changes(saved, different)
+    return config, *take_over(saved, lambda text: None, different)
 
 
 def _go_on(
@@ -142,17 +171,12 @@ def _go_on(
 ) -> Training:
     trusted = config.model.trust_remote_code if trust is None else trust
     different = changes(saved, corpus.sha256, bases.resolve(config.model.arch, trust=trusted).sha256)
-    counting = [each for each in different if each.counts]
     if not force:
-        refuse_changes(saved, counting)
+        refuse_changes(saved, different)
     with interruptible() as interruption:
         os.environ.pop("MLFLOW_RUN_ID", None)  # of `mlflow run`, whose own run is another one
-        log, attempt = take_over(saved, watcher.notice)
-        if counting:
-            log.writer.set_tags({CHANGED: _listed(counting)})
-        log.later += [f"different since then: {difference}" for difference in different]
-        watcher.notice(f"{config.exp_id}: run {saved.about.run_id}")
-        for line in log.later:
+        log, attempt = take_over(saved, watcher.notice, different)
+        for line in (f"{config.exp_id}: run {saved.about.run_id}", *attempt.notices):
             watcher.notice(line)
         return carry_out(Work(config, corpus, log, attempt, watcher, interruption, trust, is_ended=end))
 

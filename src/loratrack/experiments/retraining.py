@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import statistics
+from contextlib import suppress
 from dataclasses import dataclass
 
 from loratrack.config import RunConfig
-from loratrack.errors import UserError
-from loratrack.experiments import recording
-from loratrack.experiments.recording import WriterLog
+from loratrack.errors import RefusedError, UserError
+from loratrack.experiments import recording, resumption
+from loratrack.experiments.recording import Attempt, WriterLog
 from loratrack.experiments.watcher import Nobody
 from loratrack.training import session
+from loratrack.training.checkpoint import Keeper
 from loratrack.training.cohort import Stop, train
+from loratrack.training.session import Prepared
 from loratrack.tuning.cohorts import group
 
 
@@ -47,19 +50,23 @@ def run_name(sweep: str) -> str:
 
 
 def _train(configs: list[RunConfig], parent_run_id: str, stop: Stop) -> list[dict[str, float]]:
-    """One cohort; the metrics of each member that came to its end."""
-    prepared = session.set_up(configs[0], lambda text: None)
-    logs = [WriterLog(recording.start(config, parent_run_id)) for config in configs]
-    open_runs = {log.writer.run_id: log.writer for log in logs}
+    """One cohort; the metrics of each member that came to its end. One that was stopped before goes on."""
+    with stop.at_once():
+        prepared = session.set_up(configs[0], lambda text: None)
+    keeper = Keeper(prepared.cohort)
+    begun = [_begun(config, prepared, parent_run_id) for config in configs]
+    open_runs = {log.writer.run_id: log.writer for _, log, _ in begun}
     try:
-        works = [recording.new_work_folder(log.writer.run_id) for log in logs]
-        members = [
-            recording.enter(prepared, config, log, work, name=f"seed-{config.train.seed}")
-            for config, log, work in zip(configs, logs, works, strict=True)
-        ]
-        train(prepared.cohort, Nobody(), stop=stop)
+        works = [recording.new_work_folder(log.writer.run_id) for _, log, _ in begun]
+        members = []
+        for (config, log, attempt), work in zip(begun, works, strict=True):
+            name = f"seed-{config.train.seed}"
+            member = recording.enter(prepared, config, log, work, attempt, name)
+            recording.follow(keeper, prepared, member, log, attempt)
+            members.append(member)
+        train(prepared.cohort, Nobody(), stop=stop, keeper=keeper)
         results = []
-        for member, log, work in zip(members, logs, works, strict=True):
+        for member, (_, log, attempt), work in zip(members, begun, works, strict=True):
             is_done = member.status == "finished"
             outcome = session.conclude(prepared, member) if is_done else None
             metrics = recording.keep(prepared, member, outcome, log, work, with_weights=is_done)
@@ -67,8 +74,19 @@ def _train(configs: list[RunConfig], parent_run_id: str, stop: Stop) -> list[dic
             if not is_done:
                 recording.keep_reason(log, member.reason)
             log.writer.finish("FINISHED" if is_done else "FAILED")
+            attempt.home.remove()
             results += [metrics] if is_done else []
         return results
     finally:
         for writer in open_runs.values():
             writer.finish("KILLED")
+
+
+def _begun(config: RunConfig, prepared: Prepared, parent_run_id: str) -> tuple[RunConfig, WriterLog, Attempt]:
+    """A new run, or the one that was left when these seeds were trained before."""
+    left = resumption.unfinished(config, prepared.dataset.sha256)
+    if left is not None:
+        with suppress(RefusedError):
+            return resumption.take_up(left.run_id, prepared, lambda text: None)
+    log = WriterLog(recording.start(config, parent_run_id))
+    return config, log, recording.first_attempt(log, config)

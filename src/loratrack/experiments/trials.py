@@ -236,15 +236,12 @@ class TrialRunner:
         if trial.run_id is None:
             return None
         try:
-            saved, config = resumption.left_behind(trial.run_id, self.watcher.notice)
-            different = resumption.changes(saved, prepared.dataset.sha256, prepared.base.sha256)
-            resumption.refuse_changes(saved, [each for each in different if each.counts])
-            log, attempt = resumption.take_over(saved, self.watcher.notice)
+            taken = resumption.take_up(trial.run_id, prepared, self.watcher.notice)
         except UserError as error:
             self.watcher.notice(f"trial {trial.number} begins anew: {error}")
             return None
-        self.watcher.notice(f"trial {trial.number} goes on at {saved.about}")
-        return config, log, attempt
+        self.watcher.notice(f"trial {trial.number}: {taken[2].notices[0]}")
+        return taken
 
     def _settle(self, running: RunningTrial) -> None:
         """Keep what the trial came to, end its run, report it to the study, and free its place."""

@@ -9,6 +9,7 @@ write(prepared, member, outcome, folder)
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,7 +132,7 @@ def enter(
 
     if not prepared.entered:
         if saved is not None:
-            torch.set_num_threads(saved.state.threads)
+            torch.set_num_threads(min(saved.state.threads, os.cpu_count() or 1))
         _settle(network, split, name, config.train, log.notice, measure_threads=saved is None)
     if config.train.threads is None and network.device.type == "cpu":
         prepared.cohort.choose_threads = lambda: _choose_threads_again(prepared)
