@@ -54,7 +54,7 @@ OPTIMIZER, RANDOM = "optimizer.", "random."
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True)
+    model_config = ConfigDict(frozen=True, strict=True, ser_json_inf_nan="constants")
 
 
 class SavedBest(_Strict):
