@@ -28,11 +28,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -53,13 +53,17 @@ TRAINED, UNREAD = "trained", "unread_losses"
 OPTIMIZER, RANDOM = "optimizer.", "random."
 
 
+Count = Annotated[int, Field(ge=0)]
+Number = Annotated[int, Field(ge=1)]
+
+
 class _Strict(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True)
+    model_config = ConfigDict(frozen=True, strict=True, ser_json_inf_nan="constants")
 
 
 class SavedBest(_Strict):
-    epoch: int
-    step: int
+    epoch: Number
+    step: Count
     values: dict[str, float]
     since: int
 
@@ -72,26 +76,26 @@ class State(_Strict):
     environment: dict[str, Any]
     """What the numbers come from: packages, processor, GPU, as in `env_info.json`."""
     notices: list[str]
-    num_rows: int
-    step: int
-    epoch: int
-    evaluated_step: int
+    num_rows: Number
+    step: Count
+    epoch: Number
+    evaluated_step: Count
     epoch_seconds: float
     is_trained: bool
     reason: str
     history: list[dict[str, float]]
     best: SavedBest | None
-    meter_rows: int
-    meter_targets: int
+    meter_rows: Count
+    meter_targets: Count
     meter_sums: list[float] | None
     unread_targets: list[int]
     optimizer: dict[str, dict[str, float | int]]
     """The numbers in it that are no tensors, by parameter and name."""
     python_random: list[Any] | None
-    threads: int
-    threads_at_start: int | None
-    passes: int
-    micro_batch_limit: int | None
+    threads: Number
+    threads_at_start: Number | None
+    passes: Number
+    micro_batch_limit: Number | None
 
 
 @dataclass(frozen=True)
@@ -331,6 +335,17 @@ def restore(saved: Saved, member: Member, cohort: Shared) -> None:
             f"{saved.folder}: was trained on {state.num_rows:,} rows, and there are {member.num_rows:,} now;"
             " begin a new run"
         )
+    last = min(state.epoch * member.epoch_steps, member.total_steps)
+    if not (state.epoch - 1) * member.epoch_steps <= state.step <= last:
+        raise UserError(
+            f"{saved.folder}: step {state.step:,} is not in epoch {state.epoch} of this run; begin a new run"
+        )
+    losses = tensors[UNREAD].to(network.device) if UNREAD in tensors else ()
+    if len(losses) != len(state.unread_targets):
+        raise UserError(
+            f"{saved.folder}: holds {len(losses)} losses that are not read, and their targets are"
+            f" {len(state.unread_targets)}; begin a new run"
+        )
     if state.best is not None:
         member.best = Best(**dict(state.best))
         shutil.copytree(saved.folder / BEST, member.folder)
@@ -349,14 +364,18 @@ def restore(saved: Saved, member: Member, cohort: Shared) -> None:
     meter = member.meter
     meter.rows, meter.targets = state.meter_rows, state.meter_targets
     meter.sums = None if state.meter_sums is None else np.array(state.meter_sums)
-    losses = tensors[UNREAD].to(network.device) if UNREAD in tensors else ()
     meter.unread = list(zip(losses, state.unread_targets, strict=True))
     cohort.threads_at_start = cohort.threads_at_start or state.threads_at_start
     cohort.memory.passes = max(cohort.memory.passes, state.passes)
     if state.micro_batch_limit is not None:
         cohort.memory.micro_batch_limits[member.name] = state.micro_batch_limit
     if not network.use_lora:
-        _restore_random(state, tensors)
+        try:
+            _restore_random(state, tensors)
+        except (KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{saved.folder}: holds random states that cannot be set ({error}); begin a new run"
+            ) from None
 
 
 def _optimizer_parts(member: Member) -> tuple[dict[str, Tensor], dict[str, dict[str, float | int]]]:
@@ -384,10 +403,26 @@ def _restore_optimizer(
         if key.startswith(OPTIMIZER):
             index, _, name = key.removeprefix(OPTIMIZER).partition(".")
             states.setdefault(int(index), {})[name] = value.clone()
-    count = sum(len(group["params"]) for group in own["param_groups"])
-    if not set(states) <= set(range(count)):
-        raise UserError(f"{folder}: holds {len(states)} states of an optimizer that has {count} parameters")
+    trained = [parameter for group in member.optimizer.param_groups for parameter in group["params"]]
+    if set(states) != set(range(len(trained))):
+        raise UserError(
+            f"{folder}: holds {len(states)} states of an optimizer that has {len(trained)} parameters;"
+            " begin a new run"
+        )
+    for number, parameter in enumerate(trained):
+        for name, value in states[number].items():
+            if isinstance(value, Tensor) and value.shape not in _shapes_of_state(parameter):
+                raise UserError(
+                    f"{folder}: {OPTIMIZER}{number}.{name} is {tuple(value.shape)}, which is for no parameter"
+                    f" of {tuple(parameter.shape)}; begin a new run"
+                )
     member.optimizer.load_state_dict({"state": states, "param_groups": own["param_groups"]})
+
+
+def _shapes_of_state(parameter: Tensor) -> set[tuple[int, ...]]:
+    """A number for each of its numbers, for each row, for each column, or one for all."""
+    shape = tuple(parameter.shape)
+    return {shape, shape[:-1], (*shape[:-2], *shape[-1:]), ()}
 
 
 def _random_states() -> dict[str, Tensor]:
