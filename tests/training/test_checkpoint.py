@@ -253,8 +253,8 @@ def saved_one(training: Training, folder: Path) -> Saved:
         (
             False,
             {"python_random": [3]},
-            "holds random states that cannot be set (not enough values to unpack (expected 3, got 1)); begin a"
-            " new run",
+            "holds random states that cannot be set (not enough values to unpack (expected 3, got 1)); begin"
+            " a new run",
         ),
     ],
 )

@@ -138,6 +138,8 @@ class _Followed:
     buffers: dict[str, Tensor] = field(default_factory=dict)
     """What is copied in the loop lies here until it is written; used again, since new memory is slow."""
     saved_step: int = -1
+    saved_at: float = field(default_factory=time.monotonic)
+    """When it was last tried."""
 
 
 @dataclass(frozen=True)
@@ -161,9 +163,8 @@ class Keeper:
         """The disk takes no checkpoint: to stop now loses less than to stop later."""
         self._followed: dict[str, _Followed] = {}
         self._thread: threading.Thread | None = None
-        self._faults: list[OSError | UserError] = []
+        self._faults: list[Exception] = []
         self._num_faults = 0
-        self._last = time.monotonic()
 
     def follow(self, member: Member, home: Home, facts: Facts) -> None:
         """From now on this member is saved; a new one at once, so that it goes on with these settings."""
@@ -181,32 +182,41 @@ class Keeper:
         """Save those for whom it is time. `ended`: whose epoch has just ended."""
         if self._thread is not None and not self._thread.is_alive():
             self.wait()
-        followed = [each.member for each in self._followed.values() if each.member.is_training]
-        minutes = [member.config.train.checkpoint_minutes for member in followed]
+        followed = [each for each in self._followed.values() if each.member.is_training]
+        members = [each.member for each in followed]
+        minutes = [member.config.train.checkpoint_minutes for member in members]
         shortest = min((each for each in minutes if each is not None), default=None)
-        if shortest is not None and time.monotonic() - self._last >= 60 * shortest:
-            self.save(followed)
-            return
+        if shortest is not None:
+            oldest = min(each.saved_at for each in followed)  # others may have entered and been saved since
+            if time.monotonic() - oldest >= 60 * shortest:
+                self.save(members)
+                return
         self.save(
-            [each for each in followed if each in ended and each.config.train.checkpoint_minutes is None]
+            [each for each in members if each in ended and each.config.train.checkpoint_minutes is None]
         )
 
     def save(self, members: Sequence[Member]) -> None:
         """A checkpoint of each, copied now and written by a thread. Call it between two steps."""
-        jobs = []
-        for member in members:
-            followed = self._followed.get(member.name)
-            if followed is None or (followed.saved_step == member.step and member.is_training):
-                continue
-            self.wait()  # the buffers are free then
-            followed.home.check_attempt(followed.facts.attempt)
-            try:
+        jobs: list[_Job] = []
+        try:
+            for member in members:
+                followed = self._followed.get(member.name)
+                if followed is None or (followed.saved_step == member.step and member.is_training):
+                    continue
+                self.wait()  # the buffers are free then
+                followed.saved_step, followed.saved_at = member.step, time.monotonic()
+                followed.home.check_attempt(followed.facts.attempt)
                 jobs.append(self._copied(followed))
-            except OSError as error:
-                self._faults.append(error)
-                break
-            followed.saved_step = member.step
-            self._last = time.monotonic()
+                if member.best is not None:
+                    _link(member.folder, jobs[-1].draft / BEST)
+        except OSError as error:  # then none of them is saved: they go on from the same step
+            _remove_drafts(jobs)
+            self._faults.append(error)
+            self.wait()
+            return
+        except FencedError:
+            _remove_drafts(jobs)
+            raise
         if jobs:
             self._thread = threading.Thread(target=self._write, args=(jobs,), name="checkpoint")
             self._thread.start()
@@ -217,9 +227,9 @@ class Keeper:
             self._thread.join()
             self._thread = None
         faults, self._faults = self._faults, []
-        fenced = next((fault for fault in faults if isinstance(fault, FencedError)), None)
-        if fenced is not None:
-            raise fenced
+        for fault in faults:
+            if not isinstance(fault, OSError):
+                raise fault
         if not faults:
             return
         self._num_faults += 1
@@ -245,13 +255,12 @@ class Keeper:
             for home, each in sealed:
                 home.publish(each)
             self._num_faults = 0
-        except (OSError, FencedError) as error:
-            self._faults.append(error)
         except SafetensorError as error:  # its own way to tell that the disk is full
             self._faults.append(OSError(str(error)))
+        except Exception as error:  # noqa: BLE001  `wait` raises it in the loop, or tells of it
+            self._faults.append(error)
         finally:
-            for job in jobs:
-                shutil.rmtree(job.draft, ignore_errors=True)
+            _remove_drafts(jobs)
 
     def _copied(self, followed: _Followed) -> _Job:
         """What the thread needs; the loop may change everything else while it writes."""
@@ -307,10 +316,8 @@ class Keeper:
             epochs=member.epochs,
             is_trained=member.status == "finished",
         )
-        draft = followed.home.draft()
-        if best is not None:
-            _link(member.folder, draft / BEST)
-        return _Job(followed.home, draft, about, state, files.dump(member.config), copies)
+        config = files.dump(member.config)
+        return _Job(followed.home, followed.home.draft(), about, state, config, copies)
 
 
 def read(folder: Path, about: About) -> Saved:
@@ -480,5 +487,12 @@ def _link(folder: Path, target: Path) -> None:
         shutil.copytree(folder, target)
 
 
-def _reason(fault: OSError | UserError) -> str:
-    return fault.strerror or str(fault) if isinstance(fault, OSError) else str(fault)
+def _remove_drafts(jobs: Sequence[_Job]) -> None:
+    for job in jobs:
+        shutil.rmtree(job.draft, ignore_errors=True)
+
+
+def _reason(fault: Exception) -> str:
+    if isinstance(fault, shutil.Error):  # of several files, as (from, to, why)
+        return str(fault.args[0][0][2])
+    return getattr(fault, "strerror", None) or str(fault)
