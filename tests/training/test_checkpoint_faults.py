@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from tests.attempts import facts
 
-from loratrack.checkpoints import Home
+from loratrack.checkpoints import FencedError, Home
 from loratrack.config import RunConfig
 from loratrack.errors import StoppedError
 from loratrack.experiments.watcher import Nobody
@@ -282,3 +282,22 @@ def test_a_member_that_enters_does_not_put_off_the_others(
         keeper.between_steps([])
     keeper.wait()
     assert [only_whole(home) for home in homes] == [[2, 0], [1, 0], [0]]
+
+
+def test_an_older_attempt_that_wakes_up_ends_without_a_trace(
+    new_cohort: NewCohort, config_of: ConfigOf, seat: Seat, tmp_path: Path
+) -> None:
+    cohort, home = new_cohort([]), Home(tmp_path / "home")
+    keeper = Keeper(cohort)
+    for name in ("one", "two"):
+        member = seat(cohort, config_of(name, {"checkpoint_minutes": EACH_STEP}), tmp_path)
+        own = Home(home.folder / name)
+        keeper.follow(member, own, facts(own.claim()))
+    cohort.step()
+    keeper.save(cohort.training)
+    keeper.wait()
+    assert Home(home.folder / "two").claim() == 2
+    with pytest.raises(FencedError, match="attempt 2 has taken this run over, so attempt 1 must not go on"):
+        train(cohort, Nobody(), keeper=keeper)
+    assert [member.step for member in cohort.members] == [2, 2]
+    assert [only_whole(Home(home.folder / name)) for name in ("one", "two")] == [[1, 0], [1, 0]]
