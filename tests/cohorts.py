@@ -100,10 +100,17 @@ def config_of() -> Callable[..., RunConfig]:
 def new_cohort() -> Callable[..., Cohort]:
     """A cohort without members on a base that is always the same; its notices go to the list."""
 
-    def make(notices: list[str], base: str = "bert") -> Cohort:
+    def make(
+        notices: list[str],
+        base: str = "bert",
+        *,
+        use_lora: bool = True,
+        dtype: torch.dtype = torch.float32,
+        dataset: Dataset = DATASET,
+    ) -> Cohort:
         torch.manual_seed(0)
-        network = Network(BASES[base](), "mean", torch.device("cpu"), use_lora=True)
-        return Cohort(network, Classification(DATASET), notices.append)
+        network = Network(BASES[base](), "mean", torch.device("cpu"), use_lora=use_lora, dtype=dtype)
+        return Cohort(network, Classification(dataset), notices.append)
 
     return make
 
@@ -115,7 +122,7 @@ def seat() -> Callable[[Cohort, RunConfig, Path], Member]:
     def make(cohort: Cohort, config: RunConfig, folder: Path) -> Member:
         name = f"member-{config.exp_id}"
         cohort.objective.add_member(cohort.network, name, config)
-        rows = len(DATASET.train)
+        rows = len(cohort.objective.dataset.train.offsets) - 1
         member = Member(name, config, cohort.network, rows, ListLog(), folder / name / "best")
         cohort.join(member)
         return member

@@ -154,6 +154,13 @@ def test_the_frozen_copy_is_read_only_and_replaces_another(project: Path) -> Non
     assert sorted(path.name for path in project.iterdir()) == ["MLproject", "config_copy.yaml", "projects"]
 
 
+def test_a_default_is_the_same_number_in_the_frozen_copy(tmp_path: Path) -> None:
+    """32 and 32.0 are equal, and yet other bytes in a file that is written from them."""
+    config = RunConfig.model_validate({"exp_id": "plain", "data": {"raw_data_path": "/a/b.csv"}})
+    save(config, tmp_path / "copy.yaml")
+    assert repr(load(tmp_path / "copy.yaml")) == repr(config)
+
+
 def test_the_frozen_copy_needs_no_parents(project: Path) -> None:
     config = load("projects/a/x.yaml", ["train.lr=3e-4"])
     save(config, project / "config_copy.yaml")

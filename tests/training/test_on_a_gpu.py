@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.attempts import Ended, Ending, Training
 from torch import Tensor
 from transformers import AutoModel, BertConfig, LlamaConfig, ModernBertConfig
 
@@ -19,7 +20,7 @@ from loratrack.data import Dataset, Encoded, LabelMap, TaskLabels
 from loratrack.model.network import Network
 from loratrack.training.cohort import Cohort
 from loratrack.training.log import ListLog
-from loratrack.training.member import Member
+from loratrack.training.member import Member, Rows
 from loratrack.training.objectives.classification import Classification
 from loratrack.training.objectives.objective import MicroBatch
 from loratrack.training.step import run_pass
@@ -198,6 +199,80 @@ def test_a_replayed_pass_learns_what_an_eager_one_does(
     assert not plain.graphs._graphs_by_shape
     for a, b in zip(mine, other, strict=True):
         assert (a - b).norm() < 0.02 * b.norm() + 1e-3
+
+
+class Watched(Member):
+    """Remembers the rows that it has learned from."""
+
+    def next_batch(self) -> Rows:
+        rows = super().next_batch()
+        self.__dict__.setdefault("rows", []).append(rows.tolist())
+        return rows
+
+    @property
+    def seen(self) -> list[list[int]]:
+        rows: list[list[int]] = self.__dict__.get("rows", [])
+        return rows
+
+
+def training_of(*names: str, **settings: Any) -> Training:
+    """What `cohort_of` begins, in attempts."""
+    configs = [member.config for member in cohort_of(*names, **settings).members]
+    configs = [
+        config.model_copy(update={"train": config.train.model_copy(update={"epochs": 1, "max_steps": STEPS})})
+        for config in configs
+    ]
+
+    def seat(cohort: Cohort, config: RunConfig, folder: Path) -> Member:
+        cohort.objective.add_member(cohort.network, config.exp_id, config)
+        rows = len(DATASET.train)
+        member = Watched(config.exp_id, config, cohort.network, rows, ListLog(), folder / "best")
+        cohort.join(member)
+        return member
+
+    return Training(lambda: cohort_of(**settings), seat, configs)
+
+
+def rows_of(attempts: Sequence[Mapping[str, Ended]], name: str) -> list[list[int]]:
+    members = [attempt[name].member for attempt in attempts]
+    return [rows for member in members if isinstance(member, Watched) for rows in member.seen]
+
+
+STEPS = 12
+RESUMED: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "one member": (["ann"], {}),
+    "three members": (list(LORAS), {}),
+    "fp32": (["ann"], {"precision": torch.float32}),
+    "the whole base": (["ann"], {"use_lora": False, "precision": torch.float32, "lr": 1e-3}),
+}
+
+
+@pytest.mark.parametrize("kind", RESUMED)
+def test_a_training_that_is_stopped_goes_on_with_the_same_rows(kind: str, tmp_path: Path) -> None:
+    """Its weights end within a tenth of the way that they went: a GPU adds in no fixed order, and graphs are
+    captured at other steps. With other dropout or a new optimizer they end farther off.
+    """
+    names, settings = RESUMED[kind]
+    training = training_of(*names, **settings)
+    begun = training.attempt(tmp_path / "begun", Ending(look=1))
+    undisturbed = training.attempt(tmp_path / "undisturbed")
+    attempts = [training.attempt(tmp_path / "stopped", Ending(look=look)) for look in (6, 1, 5)]
+    attempts.append(training.attempt(tmp_path / "stopped"))
+    for name in names:
+        found, expected = attempts[-1][name], undisturbed[name]
+        assert (found.step, found.status) == (expected.step, expected.status) == (STEPS, "finished")
+        assert len(rows_of([undisturbed], name)) == STEPS
+        assert rows_of(attempts, name) == rows_of([undisturbed], name)
+        assert found.weights.keys() == expected.weights.keys()
+        way = distance(begun[name], expected)
+        assert way > 0
+        assert distance(found, expected) < 0.1 * way
+
+
+def distance(one: Ended, other: Ended) -> float:
+    """Between all that is trained, as one row of numbers."""
+    parts = [(value - other.weights[name]).flatten() for name, value in one.weights.items()]
+    return float(torch.cat(parts).norm())
 
 
 def test_a_step_waits_for_nothing() -> None:

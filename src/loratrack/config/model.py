@@ -44,7 +44,7 @@ def _bias(value: object) -> object:
 
 class Lora(Section):
     rank: Annotated[int, Field(gt=0, le=8192)] = Field(default=16, validation_alias=AliasChoices("rank", "r"))
-    alpha: Factor = Field(default=32, validation_alias=AliasChoices("alpha", "lora_alpha"))
+    alpha: Factor = Field(default=32.0, validation_alias=AliasChoices("alpha", "lora_alpha"))
     dropout: Share = Field(default=0.05, validation_alias=AliasChoices("dropout", "lora_dropout"))
     target_modules: TargetModules = "auto"
     allow_partial: bool = False

@@ -28,11 +28,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -53,13 +53,17 @@ TRAINED, UNREAD = "trained", "unread_losses"
 OPTIMIZER, RANDOM = "optimizer.", "random."
 
 
+Count = Annotated[int, Field(ge=0)]
+Number = Annotated[int, Field(ge=1)]
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, ser_json_inf_nan="constants")
 
 
 class SavedBest(_Strict):
-    epoch: int
-    step: int
+    epoch: Number
+    step: Count
     values: dict[str, float]
     since: int
 
@@ -72,26 +76,26 @@ class State(_Strict):
     environment: dict[str, Any]
     """What the numbers come from: packages, processor, GPU, as in `env_info.json`."""
     notices: list[str]
-    num_rows: int
-    step: int
-    epoch: int
-    evaluated_step: int
+    num_rows: Number
+    step: Count
+    epoch: Number
+    evaluated_step: Count
     epoch_seconds: float
     is_trained: bool
     reason: str
     history: list[dict[str, float]]
     best: SavedBest | None
-    meter_rows: int
-    meter_targets: int
+    meter_rows: Count
+    meter_targets: Count
     meter_sums: list[float] | None
     unread_targets: list[int]
     optimizer: dict[str, dict[str, float | int]]
     """The numbers in it that are no tensors, by parameter and name."""
     python_random: list[Any] | None
-    threads: int
-    threads_at_start: int | None
-    passes: int
-    micro_batch_limit: int | None
+    threads: Number
+    threads_at_start: Number | None
+    passes: Number
+    micro_batch_limit: Number | None
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,8 @@ class _Followed:
     buffers: dict[str, Tensor] = field(default_factory=dict)
     """What is copied in the loop lies here until it is written; used again, since new memory is slow."""
     saved_step: int = -1
+    saved_at: float = field(default_factory=time.monotonic)
+    """When it was last tried."""
 
 
 @dataclass(frozen=True)
@@ -157,9 +163,8 @@ class Keeper:
         """The disk takes no checkpoint: to stop now loses less than to stop later."""
         self._followed: dict[str, _Followed] = {}
         self._thread: threading.Thread | None = None
-        self._faults: list[OSError | UserError] = []
+        self._faults: list[Exception] = []
         self._num_faults = 0
-        self._last = time.monotonic()
 
     def follow(self, member: Member, home: Home, facts: Facts) -> None:
         """From now on this member is saved; a new one at once, so that it goes on with these settings."""
@@ -177,32 +182,41 @@ class Keeper:
         """Save those for whom it is time. `ended`: whose epoch has just ended."""
         if self._thread is not None and not self._thread.is_alive():
             self.wait()
-        followed = [each.member for each in self._followed.values() if each.member.is_training]
-        minutes = [member.config.train.checkpoint_minutes for member in followed]
+        followed = [each for each in self._followed.values() if each.member.is_training]
+        members = [each.member for each in followed]
+        minutes = [member.config.train.checkpoint_minutes for member in members]
         shortest = min((each for each in minutes if each is not None), default=None)
-        if shortest is not None and time.monotonic() - self._last >= 60 * shortest:
-            self.save(followed)
-            return
+        if shortest is not None:
+            oldest = min(each.saved_at for each in followed)  # others may have entered and been saved since
+            if time.monotonic() - oldest >= 60 * shortest:
+                self.save(members)
+                return
         self.save(
-            [each for each in followed if each in ended and each.config.train.checkpoint_minutes is None]
+            [each for each in members if each in ended and each.config.train.checkpoint_minutes is None]
         )
 
     def save(self, members: Sequence[Member]) -> None:
         """A checkpoint of each, copied now and written by a thread. Call it between two steps."""
-        jobs = []
-        for member in members:
-            followed = self._followed.get(member.name)
-            if followed is None or (followed.saved_step == member.step and member.is_training):
-                continue
-            self.wait()  # the buffers are free then
-            followed.home.check_attempt(followed.facts.attempt)
-            try:
+        jobs: list[_Job] = []
+        try:
+            for member in members:
+                followed = self._followed.get(member.name)
+                if followed is None or (followed.saved_step == member.step and member.is_training):
+                    continue
+                self.wait()  # the buffers are free then
+                followed.saved_step, followed.saved_at = member.step, time.monotonic()
+                followed.home.check_attempt(followed.facts.attempt)
                 jobs.append(self._copied(followed))
-            except OSError as error:
-                self._faults.append(error)
-                break
-            followed.saved_step = member.step
-            self._last = time.monotonic()
+                if member.best is not None:
+                    _link(member.folder, jobs[-1].draft / BEST)
+        except OSError as error:  # then none of them is saved: they go on from the same step
+            _remove_drafts(jobs)
+            self._faults.append(error)
+            self.wait()
+            return
+        except FencedError:
+            _remove_drafts(jobs)
+            raise
         if jobs:
             self._thread = threading.Thread(target=self._write, args=(jobs,), name="checkpoint")
             self._thread.start()
@@ -213,9 +227,9 @@ class Keeper:
             self._thread.join()
             self._thread = None
         faults, self._faults = self._faults, []
-        fenced = next((fault for fault in faults if isinstance(fault, FencedError)), None)
-        if fenced is not None:
-            raise fenced
+        for fault in faults:
+            if not isinstance(fault, OSError):
+                raise fault
         if not faults:
             return
         self._num_faults += 1
@@ -241,13 +255,12 @@ class Keeper:
             for home, each in sealed:
                 home.publish(each)
             self._num_faults = 0
-        except (OSError, FencedError) as error:
-            self._faults.append(error)
         except SafetensorError as error:  # its own way to tell that the disk is full
             self._faults.append(OSError(str(error)))
+        except Exception as error:  # noqa: BLE001  `wait` raises it in the loop, or tells of it
+            self._faults.append(error)
         finally:
-            for job in jobs:
-                shutil.rmtree(job.draft, ignore_errors=True)
+            _remove_drafts(jobs)
 
     def _copied(self, followed: _Followed) -> _Job:
         """What the thread needs; the loop may change everything else while it writes."""
@@ -303,10 +316,8 @@ class Keeper:
             epochs=member.epochs,
             is_trained=member.status == "finished",
         )
-        draft = followed.home.draft()
-        if best is not None:
-            _link(member.folder, draft / BEST)
-        return _Job(followed.home, draft, about, state, files.dump(member.config), copies)
+        config = files.dump(member.config)
+        return _Job(followed.home, followed.home.draft(), about, state, config, copies)
 
 
 def read(folder: Path, about: About) -> Saved:
@@ -331,6 +342,17 @@ def restore(saved: Saved, member: Member, cohort: Shared) -> None:
             f"{saved.folder}: was trained on {state.num_rows:,} rows, and there are {member.num_rows:,} now;"
             " begin a new run"
         )
+    last = min(state.epoch * member.epoch_steps, member.total_steps)
+    if not (state.epoch - 1) * member.epoch_steps <= state.step <= last:
+        raise UserError(
+            f"{saved.folder}: step {state.step:,} is not in epoch {state.epoch} of this run; begin a new run"
+        )
+    losses = tensors[UNREAD].to(network.device) if UNREAD in tensors else ()
+    if len(losses) != len(state.unread_targets):
+        raise UserError(
+            f"{saved.folder}: holds {len(losses)} losses that are not read, and their targets are"
+            f" {len(state.unread_targets)}; begin a new run"
+        )
     if state.best is not None:
         member.best = Best(**dict(state.best))
         shutil.copytree(saved.folder / BEST, member.folder)
@@ -349,14 +371,18 @@ def restore(saved: Saved, member: Member, cohort: Shared) -> None:
     meter = member.meter
     meter.rows, meter.targets = state.meter_rows, state.meter_targets
     meter.sums = None if state.meter_sums is None else np.array(state.meter_sums)
-    losses = tensors[UNREAD].to(network.device) if UNREAD in tensors else ()
     meter.unread = list(zip(losses, state.unread_targets, strict=True))
     cohort.threads_at_start = cohort.threads_at_start or state.threads_at_start
     cohort.memory.passes = max(cohort.memory.passes, state.passes)
     if state.micro_batch_limit is not None:
         cohort.memory.micro_batch_limits[member.name] = state.micro_batch_limit
     if not network.use_lora:
-        _restore_random(state, tensors)
+        try:
+            _restore_random(state, tensors)
+        except (KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(
+                f"{saved.folder}: holds random states that cannot be set ({error}); begin a new run"
+            ) from None
 
 
 def _optimizer_parts(member: Member) -> tuple[dict[str, Tensor], dict[str, dict[str, float | int]]]:
@@ -384,10 +410,26 @@ def _restore_optimizer(
         if key.startswith(OPTIMIZER):
             index, _, name = key.removeprefix(OPTIMIZER).partition(".")
             states.setdefault(int(index), {})[name] = value.clone()
-    count = sum(len(group["params"]) for group in own["param_groups"])
-    if not set(states) <= set(range(count)):
-        raise UserError(f"{folder}: holds {len(states)} states of an optimizer that has {count} parameters")
+    trained = [parameter for group in member.optimizer.param_groups for parameter in group["params"]]
+    if set(states) != set(range(len(trained))):
+        raise UserError(
+            f"{folder}: holds {len(states)} states of an optimizer that has {len(trained)} parameters;"
+            " begin a new run"
+        )
+    for number, parameter in enumerate(trained):
+        for name, value in states[number].items():
+            if isinstance(value, Tensor) and value.shape not in _shapes_of_state(parameter):
+                raise UserError(
+                    f"{folder}: {OPTIMIZER}{number}.{name} is {tuple(value.shape)}, which is for no parameter"
+                    f" of {tuple(parameter.shape)}; begin a new run"
+                )
     member.optimizer.load_state_dict({"state": states, "param_groups": own["param_groups"]})
+
+
+def _shapes_of_state(parameter: Tensor) -> set[tuple[int, ...]]:
+    """A number for each of its numbers, for each row, for each column, or one for all."""
+    shape = tuple(parameter.shape)
+    return {shape, shape[:-1], (*shape[:-2], *shape[-1:]), ()}
 
 
 def _random_states() -> dict[str, Tensor]:
@@ -445,5 +487,12 @@ def _link(folder: Path, target: Path) -> None:
         shutil.copytree(folder, target)
 
 
-def _reason(fault: OSError | UserError) -> str:
-    return fault.strerror or str(fault) if isinstance(fault, OSError) else str(fault)
+def _remove_drafts(jobs: Sequence[_Job]) -> None:
+    for job in jobs:
+        shutil.rmtree(job.draft, ignore_errors=True)
+
+
+def _reason(fault: Exception) -> str:
+    if isinstance(fault, shutil.Error):  # of several files, as (from, to, why)
+        return str(fault.args[0][0][2])
+    return getattr(fault, "strerror", None) or str(fault)
