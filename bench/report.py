@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from bench.assignment import Frozen
@@ -137,14 +137,19 @@ def metrics_table(results: Results) -> str:
     return table(["metric, %", *headings], rows)
 
 
-def page(sections: Sequence[Results]) -> str:
-    """The whole of docs/benchmarks.md: the machines one after the other."""
+def page(sections: Sequence[Results], others: Mapping[str, str] | None = None) -> str:
+    """The whole of docs/benchmarks.md: the machines one after the other.
+
+    `others`: by the heading of the machine what stands behind its sections.
+    """
+    others = others or {}
     parts = [INTRODUCTION]
     if not any(each.machine.get("has_gpu") for each in sections):
         parts.append("Nothing was measured on a GPU yet: none was at hand.")
-    for device in dict.fromkeys(heading(each.machine) for each in sections):
+    for device in dict.fromkeys([*(heading(each.machine) for each in sections), *others]):
         parts.append(f"## {device}")
         parts += [section_page(each) for each in sections if heading(each.machine) == device]
+        parts += [others[device]] if device in others else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -182,7 +187,8 @@ def _conditions(results: Results) -> str:
 
 INTRODUCTION = """# Benchmarks
 
-Written by `python -m bench.train`; do not edit. Raw figures lie in `bench/results/`.
+Written by `python -m bench.train` and `python -m bench.checkpoint`; do not edit. Raw figures lie in
+`bench/results/`.
 
 Ours and what people run today train on the same machine, the same rows, the same base (all-MiniLM-L6-v2),
 LoRA on query and value, the same rank, rates, schedule, batch size and seed. One process each, in turn, round

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import sys
 import tempfile
 import time
@@ -28,14 +27,12 @@ import torch
 
 from bench import machine, report, workloads
 from bench.assignment import Answer
+from bench.page import keep
 from bench.processes import ProcessFailed, run
 from bench.report import Figures, Results
 from bench.sections import NAMES, Section, section_named
 from loratrack.tracking.environment import device_name
 
-ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "bench" / "results"
-PAGE = ROOT / "docs" / "benchmarks.md"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 BUSY = 0.5
 """A machine with a higher load than this at the start gives figures that are not to be trusted."""
@@ -103,7 +100,7 @@ def measure(
         matrix_rates=tuple(rates),
     )
     if not arguments.quick:
-        keep(results)
+        keep(section.name, results)
     print(f"\n{report.section_page(results)}\n", flush=True)
     return results
 
@@ -147,16 +144,6 @@ def told(figures: Figures, answer: Answer) -> str:
     layouts = [line for line in answer.notices if line.startswith("layout")][-1:]
     said = f"{figures.examples_per_second:.0f} examples/s, {figures.tokens_per_second:,.0f} tokens/s"
     return "; ".join([f"{said}, {100 * figures.share:.0f} % of the matrix rate", *layouts])
-
-
-def keep(results: Results) -> None:
-    """Put the section's figures beside the others of its machine, and write the page anew."""
-    home = RESULTS / re.sub(r"\W+", "-", report.heading(results.machine).lower()).strip("-")
-    home.mkdir(parents=True, exist_ok=True)
-    (home / f"{results.section}.json").write_text(results.model_dump_json(indent=1) + "\n", "utf-8")
-    kept = [Results.model_validate_json(file.read_text("utf-8")) for file in RESULTS.glob("*/*.json")]
-    kept.sort(key=lambda each: (report.heading(each.machine), NAMES.index(each.section)))
-    PAGE.write_text(report.page(kept), "utf-8")
 
 
 def matrix_rates() -> dict[str, float]:

@@ -135,6 +135,8 @@ class _Followed:
     member: Member
     home: Home
     facts: Facts
+    config: str
+    """What `config_copy.yaml` holds."""
     buffers: dict[str, Tensor] = field(default_factory=dict)
     """What is copied in the loop lies here until it is written; used again, since new memory is slow."""
     saved_step: int = -1
@@ -168,7 +170,9 @@ class Keeper:
 
     def follow(self, member: Member, home: Home, facts: Facts) -> None:
         """From now on this member is saved; a new one at once, so that it goes on with these settings."""
-        self._followed[member.name] = _Followed(member, home, facts, saved_step=member.step or -1)
+        self._followed[member.name] = _Followed(
+            member, home, facts, files.dump(member.config), saved_step=member.step or -1
+        )
         if member.is_training:
             self.save([member])
 
@@ -188,9 +192,12 @@ class Keeper:
         shortest = min((each for each in minutes if each is not None), default=None)
         if shortest is not None:
             oldest = min(each.saved_at for each in followed)  # others may have entered and been saved since
-            if time.monotonic() - oldest >= 60 * shortest:
+            seconds = time.monotonic() - oldest
+            if seconds >= 60 * shortest:
                 self.save(members)
                 return
+        if shortest is None or seconds >= 60 * shortest / 2:  # a short run needs no room
+            self._make_room()
         self.save(
             [each for each in members if each in ended and each.config.train.checkpoint_minutes is None]
         )
@@ -243,6 +250,23 @@ class Keeper:
             f"checkpoint not saved: {_reason(faults[0])}; {then}, and can be resumed {would}; free some space"
         )
 
+    def _make_room(self) -> None:
+        """Buffers for the first save, touched by a thread: the first write to new memory takes several times
+        as long as all later ones, and the loop would wait for it.
+        """
+        if self._thread is not None:
+            return
+        new: list[Tensor] = []
+        for followed in self._followed.values():
+            member = followed.member
+            if member.is_training and member.step > 0 and not followed.buffers:
+                tensors, _ = _parts(member)
+                followed.buffers = {name: _buffer(value) for name, value in tensors.items()}
+                new += followed.buffers.values()
+        if new:
+            self._thread = threading.Thread(target=_touch, args=(new,), name="checkpoint")
+            self._thread.start()
+
     def _write(self, jobs: Sequence[_Job]) -> None:
         """All are written before the first is visible: members of a cohort go on from the same step."""
         sealed = []
@@ -265,10 +289,7 @@ class Keeper:
     def _copied(self, followed: _Followed) -> _Job:
         """What the thread needs; the loop may change everything else while it writes."""
         member, facts, cohort = followed.member, followed.facts, self.cohort
-        tensors, numbers = _optimizer_parts(member)
-        tensors[TRAINED] = member.flat_parameters.values
-        if not member.network.use_lora:
-            tensors |= {f"buffer.{name}": value for name, value in member.network.encoder.named_buffers()}
+        tensors, numbers = _parts(member)
         if member.status != "training" or member.step == 0:
             tensors = {}  # the seed says how it begins, and `best` how it has ended
         copies = {name: _copy(value, name, followed.buffers) for name, value in tensors.items()}
@@ -316,8 +337,8 @@ class Keeper:
             epochs=member.epochs,
             is_trained=member.status == "finished",
         )
-        config = files.dump(member.config)
-        return _Job(followed.home, followed.home.draft(), about, state, config, copies)
+        draft = followed.home.draft()
+        return _Job(followed.home, draft, about, state, followed.config, copies)
 
 
 def read(folder: Path, about: About) -> Saved:
@@ -385,8 +406,8 @@ def restore(saved: Saved, member: Member, cohort: Shared) -> None:
             ) from None
 
 
-def _optimizer_parts(member: Member) -> tuple[dict[str, Tensor], dict[str, dict[str, float | int]]]:
-    """The optimizer's tensors and its other numbers, by parameter and name."""
+def _parts(member: Member) -> tuple[dict[str, Tensor], dict[str, dict[str, float | int]]]:
+    """The tensors that each step changes, and the optimizer's other numbers by parameter and name."""
     tensors: dict[str, Tensor] = {}
     numbers: dict[str, dict[str, float | int]] = {}
     for index, values in member.optimizer.state_dict()["state"].items():
@@ -395,6 +416,9 @@ def _optimizer_parts(member: Member) -> tuple[dict[str, Tensor], dict[str, dict[
                 tensors[f"{OPTIMIZER}{index}.{name}"] = value
             elif value is not None:
                 numbers.setdefault(str(index), {})[name] = value
+    tensors[TRAINED] = member.flat_parameters.values
+    if not member.network.use_lora:
+        tensors |= {f"buffer.{name}": value for name, value in member.network.encoder.named_buffers()}
     return tensors, numbers
 
 
@@ -462,9 +486,18 @@ def _plain(state: tuple[Any, ...]) -> list[Any]:
 def _copy(value: Tensor, name: str, buffers: dict[str, Tensor]) -> Tensor:
     buffer = buffers.get(name)
     if buffer is None or buffer.shape != value.shape or buffer.dtype != value.dtype:
-        buffer = buffers[name] = torch.empty_like(value, device="cpu", requires_grad=False)
+        buffer = buffers[name] = _buffer(value)
     buffer.copy_(value.detach())
     return buffer
+
+
+def _buffer(value: Tensor) -> Tensor:
+    return torch.empty_like(value, device="cpu", requires_grad=False)
+
+
+def _touch(buffers: Sequence[Tensor]) -> None:
+    for buffer in buffers:
+        buffer.zero_()
 
 
 def _fill(own: Tensor, tensors: Mapping[str, Tensor], name: str, folder: Path) -> None:
