@@ -68,8 +68,11 @@ def resume_same(config: RunConfig, corpus: Corpus, run_id: str, watcher: Watcher
     """Go on with a run of this config and data, which `unfinished` has found."""
     watcher = watcher or Nobody()
     saved, own = left_behind(run_id, watcher.notice)
-    own = own.model_copy(update={"data": config.data})  # whose paths may hold a secret that is not stored
-    return _go_on(saved, own, corpus, None, watcher)
+    # What was measured or chosen is the run's; all else is ours, such as trust and paths that hold a secret.
+    measured = {name: getattr(own.train, name) for name in ("layout", "precision", "lr")}
+    config = texts_hidden(pinned(config))
+    config = config.model_copy(update={"train": config.train.model_copy(update=measured)})
+    return _go_on(saved, config, corpus, None, watcher)
 
 
 def unfinished(config: RunConfig, corpus: Corpus) -> StoppedRun | None:
@@ -92,6 +95,8 @@ def left_behind(run_id: str, notice: Callable[[str], None]) -> tuple[Saved, RunC
     checkpoint = home.newest(notice)
     if checkpoint is None:
         raise RefusedError(f"run {run_id}: has no whole checkpoint in {home.folder}; begin a new run")
+    if checkpoint.about.run_id != run_id:
+        raise RefusedError(f"{checkpoint.folder}: is of run {checkpoint.about.run_id}; begin a new run")
     return read(checkpoint.folder, checkpoint.about), load(checkpoint.folder / CONFIG_COPY)
 
 
@@ -99,7 +104,7 @@ def changes(saved: Saved, data_sha256: str, base_sha256: str) -> list[Difference
     """What is different now: data, base, packages, machine."""
     pairs = [("data", saved.about.data_sha256, data_sha256), ("base", saved.state.base_sha256, base_sha256)]
     found = [Difference(what, then[:12], now[:12]) for what, then, now in pairs if then != now]
-    then, now = dict(saved.state.environment), surroundings()
+    then, now = saved.state.environment.model_dump(), surroundings()
     threads, can_have = saved.state.threads, max(os.cpu_count() or 1, torch.get_num_threads())
     then["torch"], now["torch"] = {"threads": threads}, {"threads": min(threads, can_have)}
     return found + environment_differences(then, now)
@@ -117,6 +122,8 @@ def refuse_changes(saved: Saved, counting: Sequence[Difference]) -> None:
 def take_over(saved: Saved, show: Callable[[str], None]) -> tuple[WriterLog, Attempt]:
     """The run is ours to write, and RUNNING again; RefusedError when another process was quicker."""
     run_id = saved.about.run_id
+    if leases.is_held(store_folder(), run_id) or not saved.folder.is_dir():
+        raise RefusedError(f"run {run_id}: another process has gone on with it")
     writer = RunWriter.attach(run_id, with_sampler=True)
     if not writer.is_ours:
         writer.leave()

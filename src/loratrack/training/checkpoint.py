@@ -28,16 +28,16 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from loratrack.checkpoints import About, FencedError, Home
+from loratrack.checkpoints import About, Count, FencedError, Home, Positive, Words
 from loratrack.config import files
 from loratrack.disk import write_text
 from loratrack.errors import UserError
@@ -47,6 +47,8 @@ from loratrack.training.memory import Memory
 
 FORMAT: Literal[1] = 1
 STATE, TENSORS, BEST = "state.json", "training.safetensors", "best"
+MAX_STATE_BYTES = 2**28
+MAX_THREADS = 4096
 GIVE_UP_AFTER = 2
 """Saves in a row that failed: training on would only lose more."""
 TRAINED, UNREAD = "trained", "unread_losses"
@@ -58,40 +60,57 @@ class _Strict(BaseModel):
 
 
 class SavedBest(_Strict):
-    epoch: int
-    step: int
+    epoch: Positive
+    step: Count
     values: dict[str, float]
-    since: int
+    since: Positive
+
+
+class _Device(_Strict):
+    name: Words
+
+
+class _Gpu(_Strict):
+    devices: list[_Device]
+
+
+class _Environment(_Strict):
+    """As much of it as is read again."""
+
+    python: Words
+    packages: dict[str, Words]
+    cpu: dict[str, Words]
+    gpu: _Gpu
 
 
 class State(_Strict):
     """What `state.json` holds."""
 
     format: Literal[1]
-    base_sha256: str
-    environment: dict[str, Any]
+    base_sha256: Words
+    environment: _Environment
     """What the numbers come from: packages, processor, GPU, as in `env_info.json`."""
     notices: list[str]
-    num_rows: int
-    step: int
-    epoch: int
-    evaluated_step: int
-    epoch_seconds: float
+    num_rows: Count
+    step: Count
+    epoch: Positive
+    evaluated_step: Count
+    epoch_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     is_trained: bool
     reason: str
     history: list[dict[str, float]]
     best: SavedBest | None
-    meter_rows: int
-    meter_targets: int
+    meter_rows: Count
+    meter_targets: Count
     meter_sums: list[float] | None
-    unread_targets: list[int]
-    optimizer: dict[str, dict[str, float | int]]
+    unread_targets: list[Positive]
+    optimizer: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], dict[str, float | int]]
     """The numbers in it that are no tensors, by parameter and name."""
     python_random: list[Any] | None
-    threads: int
-    threads_at_start: int | None
-    passes: int
-    micro_batch_limit: int | None
+    threads: Annotated[int, Field(ge=1, le=MAX_THREADS)]
+    threads_at_start: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None
+    passes: Positive
+    micro_batch_limit: Positive | None
 
 
 @dataclass(frozen=True)
@@ -268,7 +287,7 @@ class Keeper:
         state = State(
             format=FORMAT,
             base_sha256=facts.base_sha256,
-            environment=dict(facts.environment),
+            environment=_Environment.model_validate(facts.environment),
             notices=list(facts.notices),
             num_rows=member.num_rows,
             step=member.step,
@@ -312,20 +331,39 @@ class Keeper:
 def read(folder: Path, about: About) -> Saved:
     """A checkpoint whose files were found to be whole; UserError when they are not as we write them."""
     try:
+        if (folder / STATE).stat().st_size > MAX_STATE_BYTES:
+            raise UserError(f"{folder / STATE}: must have at most {MAX_STATE_BYTES:,} bytes; begin a new run")
         state = State.model_validate_json((folder / STATE).read_bytes())
         tensors = load_file(folder / TENSORS)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder}: cannot be read: {error}; resume from another checkpoint") from None
+        raise UserError(f"{folder}: cannot be read: {error}; begin a new run") from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise UserError(f"{folder / STATE}: {place}: {first['msg']}; as another version wrote it") from None
+        raise UserError(
+            f"{folder / STATE}: {place}: {first['msg']}; as another version wrote it; begin a new run"
+        ) from None
+    if (state.step, state.is_trained) != (about.step, about.is_trained):
+        raise UserError(f"{folder / STATE}: is at step {state.step}, its manifest at {about.step}")
     return Saved(folder, about, state, tensors)
 
 
 def restore(saved: Saved, member: Member, cohort: Shared) -> None:
-    """Put the member where it was. It is new, with the settings of the checkpoint."""
+    """Put the member where it was. It is new, with the settings of the checkpoint.
+
+    UserError where what was saved is not of such a run: nothing in it is taken at its word.
+    """
+    try:
+        _restore(saved, member, cohort)
+    except (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{saved.folder}: does not fit this run: {type(error).__name__}: {error}; begin a new run"
+        ) from error
+
+
+def _restore(saved: Saved, member: Member, cohort: Shared) -> None:
     state, tensors, network = saved.state, saved.tensors, member.network
+    _check_place(saved, member)
     if state.num_rows != member.num_rows:
         raise UserError(
             f"{saved.folder}: was trained on {state.num_rows:,} rows, and there are {member.num_rows:,} now;"
@@ -359,6 +397,28 @@ def restore(saved: Saved, member: Member, cohort: Shared) -> None:
         _restore_random(state, tensors)
 
 
+def _check_place(saved: Saved, member: Member) -> None:
+    """ValueError where a training with these settings is never at such a place."""
+    state = saved.state
+    epoch_begin = (state.epoch - 1) * member.epoch_steps
+    if not epoch_begin <= state.step <= min(epoch_begin + member.epoch_steps, member.total_steps):
+        raise ValueError(f"step {state.step:,} of {member.total_steps:,} in epoch {state.epoch:,}")
+    if len(state.history) - (state.epoch - 1) not in (0, int(state.is_trained)):
+        raise ValueError(f"{len(state.history):,} epochs have ended, in epoch {state.epoch:,}")
+    if state.is_trained and state.best is None:
+        raise ValueError("it is trained and has no best epoch")
+    names = set(member.config.metric_names)
+    for scores in [*state.history, *([] if state.best is None else [state.best.values])]:
+        if missing := names - scores.keys():
+            raise ValueError(f"an epoch has no {sorted(missing)[0]}")
+    parts = len(member.config.loss_weights)
+    losses = saved.tensors.get(UNREAD)
+    if state.meter_sums is not None and (len(state.meter_sums) != parts or not state.meter_targets):
+        raise ValueError(f"{len(state.meter_sums)} losses, of {parts} tasks")
+    if losses is not None and losses.shape != (len(state.unread_targets), parts):
+        raise ValueError(f"{UNREAD} of shape {tuple(losses.shape)}")
+
+
 def _optimizer_parts(member: Member) -> tuple[dict[str, Tensor], dict[str, dict[str, float | int]]]:
     """The optimizer's tensors and its other numbers, by parameter and name."""
     tensors: dict[str, Tensor] = {}
@@ -387,6 +447,13 @@ def _restore_optimizer(
     count = sum(len(group["params"]) for group in own["param_groups"])
     if not set(states) <= set(range(count)):
         raise UserError(f"{folder}: holds {len(states)} states of an optimizer that has {count} parameters")
+    parameters = [each for group in member.optimizer.param_groups for each in group["params"]]
+    for number, values in states.items():
+        own_shape = parameters[number].shape  # Adafactor keeps a mean for each row and each column
+        fitting = ((), own_shape, own_shape[:-1], (*own_shape[:-2], *own_shape[-1:]))
+        for name, value in values.items():
+            if isinstance(value, Tensor) and tuple(value.shape) not in fitting:
+                raise ValueError(f"{OPTIMIZER}{number}.{name} of shape {tuple(value.shape)}")
     member.optimizer.load_state_dict({"state": states, "param_groups": own["param_groups"]})
 
 
