@@ -308,7 +308,7 @@ def test_damage_to_any_file_is_noticed_and_the_one_before_is_taken(
     if damage in ("deleted", "a folder in its place"):
         what = "missing"
         if name == MANIFEST:
-            what = "No such file or directory" if damage == "deleted" else "Is a directory"
+            what = "missing" if damage == "deleted" else "must be a file of at most 1,048,576 bytes"
     assert notices == [f"checkpoint {newest} is damaged and passed over: {name}: {what}"]
     about = home.about()
     assert about is not None

@@ -16,6 +16,7 @@ home.newest(notice)                     # the newest whole one, or None
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import time
@@ -23,9 +24,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from loratrack.disk import draft_of, flush, sha256_of, write_text
 from loratrack.errors import UserError
@@ -39,6 +40,13 @@ KEPT_DAYS = 14
 HASH_CHARACTERS = 16
 CHECKPOINT = re.compile(rf"attempt-(\d+)-step-(\d+)-([0-9a-f]{{{HASH_CHARACTERS}}})")
 ATTEMPT = re.compile(r"attempt-(\d+)")
+MAX_MANIFEST_BYTES = 2**20
+MOST = 10**12
+"""Of anything that is counted here; a checkpoint is not taken at its word."""
+Count = Annotated[int, Field(ge=0, le=MOST)]
+Positive = Annotated[int, Field(ge=1, le=MOST)]
+Words = Annotated[str, Field(pattern=r"^\PC{0,200}$")]
+"""What is shown on a screen."""
 
 
 class About(BaseModel):
@@ -46,15 +54,15 @@ class About(BaseModel):
 
     model_config = ConfigDict(frozen=True, strict=True)
 
-    run_id: str
-    exp_id: str
-    config_sha256: str
+    run_id: Words
+    exp_id: Words
+    config_sha256: Words
     """Of the settings that the run was started with."""
-    data_sha256: str
-    attempt: int
-    step: int
-    epoch_steps: int
-    epochs: int
+    data_sha256: Words
+    attempt: Positive
+    step: Count
+    epoch_steps: Positive
+    epochs: Positive
     is_trained: bool = False
     """The training is over; the run's files were not handed over yet."""
 
@@ -98,6 +106,15 @@ class Home:
 
     def claim(self) -> int:
         """A new attempt at the run: its number, which nobody else has. What others left half-made goes."""
+        try:
+            return self._claimed()
+        except OSError as error:
+            raise UserError(
+                f"{self.folder}: checkpoints must be writable here, got {error.strerror};"
+                " free some space, or mend the rights of the folder"
+            ) from error
+
+    def _claimed(self) -> int:
         self.folder.mkdir(parents=True, exist_ok=True)
         for draft in self.folder.glob(".*"):
             shutil.rmtree(draft, ignore_errors=True)
@@ -222,6 +239,10 @@ def _manifest(folder: Path) -> _Manifest:
     """ValueError says what is wrong with it."""
     match, file = CHECKPOINT.fullmatch(folder.name), folder / MANIFEST
     try:
+        if not os.path.lexists(file):
+            raise ValueError(f"{MANIFEST}: missing")
+        if not file.is_file() or file.is_symlink() or file.stat().st_size > MAX_MANIFEST_BYTES:
+            raise ValueError(f"{MANIFEST}: must be a file of at most {MAX_MANIFEST_BYTES:,} bytes")
         content = file.read_bytes()
     except OSError as error:
         raise ValueError(f"{MANIFEST}: {error.strerror}") from None
@@ -237,7 +258,10 @@ def _manifest(folder: Path) -> _Manifest:
 def _checked(folder: Path) -> _Manifest:
     """The manifest, once all files were found to be as it says; ValueError names the first that is not."""
     manifest = _manifest(folder)
-    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
+    paths = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    if link := next((name for name, path in paths.items() if path.is_symlink()), None):
+        raise ValueError(f"{link}: a link, which may lead out of it")
+    found = {name: path for name, path in paths.items() if not path.is_dir()}
     del found[MANIFEST]
     for name in sorted(found.keys() | manifest.files.keys()):
         if name not in manifest.files:

@@ -8,6 +8,7 @@ lease = try_lock(path)               # None: another process holds it; lease.clo
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -20,6 +21,10 @@ from typing import IO, Any
 from uuid import uuid4
 
 DRAFT_SUFFIX = ".draft"
+FULL_CODES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL_WORDS = ("No space left", "File too large", "quota", "disk is full")
+FULL_IN_WORDS = ("SafetensorError", "OperationalError")
+"""Errors of safetensors and SQLite, which have no code."""
 
 
 def sha256_of(file: Path) -> str:
@@ -91,6 +96,15 @@ def write_json(file: Path, content: Any, *, is_durable: bool = False) -> None:
 def draft_of(path: Path) -> Path:
     """A new hidden name beside `path`; no two processes or threads get the same."""
     return path.with_name(f".{path.name}.{os.getpid()}-{uuid4().hex[:8]}{DRAFT_SUFFIX}")
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether no space was left to write, here or in the cause of it."""
+    if isinstance(error, OSError) and error.errno in FULL_CODES:
+        return True
+    if type(error).__name__ in FULL_IN_WORDS and any(words in str(error) for words in FULL_WORDS):
+        return True
+    return error.__cause__ is not None and is_full(error.__cause__)
 
 
 def flush(path: Path) -> None:

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -200,3 +201,25 @@ def test_the_room_opens_without_torch() -> None:
     code = "import sys, loratrack.tracking.writer, loratrack.tracking.environment as e; e.environment()"
     code += "; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_run_ends_as_its_first_end_says(client: MlflowClient) -> None:
+    """A second Ctrl-C while it waits for the store does not make a finished run a killed one."""
+    run = start()
+    assert run.finish("FINISHED")
+    run.finish("KILLED", 0)
+    assert sync(store_folder(), store_name(), client).waiting == 0
+    assert client.get_run(run.run_id).info.status == "FINISHED"
+
+
+def test_whoever_is_in_a_hurry_does_not_wait_for_a_store_that_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    run = start()
+    began = time.monotonic()
+    assert not run.finish("FINISHED", is_urgent=lambda: True)
+    assert time.monotonic() - began < writer.GIVE_UP_SECONDS / 4

@@ -243,18 +243,17 @@ def saved_one(training: Training, folder: Path) -> Saved:
     ("use_lora", "change", "message"),
     [
         (True, {"num_rows": 1234}, "was trained on 1,234 rows, and there are 48 now; begin a new run"),
-        (True, {"step": 4}, "step 4 is not in epoch 1 of this run; begin a new run"),
-        (True, {"epoch": 3}, "step 2 is not in epoch 3 of this run; begin a new run"),
+        (True, {"step": 4}, "does not fit this run: step 4 of 6 in epoch 1; begin a new run"),
+        (True, {"epoch": 3}, "does not fit this run: step 2 of 6 in epoch 3; begin a new run"),
         (
             True,
             {"unread_targets": [16]},
-            "holds 2 losses that are not read, and their targets are 1; begin a new run",
+            "does not fit this run: unread_losses of shape (2, 2); begin a new run",
         ),
         (
             False,
             {"python_random": [3]},
-            "holds random states that cannot be set (not enough values to unpack (expected 3, got 1)); begin"
-            " a new run",
+            "does not fit this run: not enough values to unpack (expected 3, got 1); begin a new run",
         ),
     ],
 )
@@ -280,7 +279,7 @@ def test_a_state_that_does_not_fit_is_refused(
         (
             {},
             {"optimizer": "adafactor"},
-            "holds 2 states of an optimizer that has 10 parameters; begin a new run",
+            "2 states of an optimizer that has 10 parameters; begin a new run",
         ),
     ],
 )
@@ -338,17 +337,21 @@ def test_a_state_with_nonsense_is_refused(
     saved = saved_one(new_training(), tmp_path)
     file = saved.folder / STATE
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    with pytest.raises(UserError, match=f"^{re.escape(f'{file}: {message}; as another version wrote it')}$"):
+    with pytest.raises(
+        UserError, match=f"^{re.escape(f'{file}: {message}; as another version wrote it; begin a new run')}$"
+    ):
         read(saved.folder, saved.about)
 
 
 def test_files_that_are_no_checkpoint_are_refused(new_training: NewTraining, tmp_path: Path) -> None:
     saved = saved_one(new_training(), tmp_path)
     (saved.folder / STATE).write_text("{")
-    with pytest.raises(UserError, match=r"state\.json: : Invalid JSON: .*; as another version wrote it$"):
+    with pytest.raises(
+        UserError, match=r"state\.json: : Invalid JSON: .*; as another version wrote it; begin a new run$"
+    ):
         read(saved.folder, saved.about)
     (saved.folder / STATE).unlink()
-    with pytest.raises(UserError, match=r"cannot be read: .*No such file.*; resume from another checkpoint$"):
+    with pytest.raises(UserError, match=r"cannot be read: .*No such file.*; begin a new run$"):
         read(saved.folder, saved.about)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from loratrack.checkpoints import Home
 from loratrack.config import RunConfig
+from loratrack.experiments.differences import surroundings
 from loratrack.training.checkpoint import TRAINED, Facts, Keeper, read
 from loratrack.training.cohort import Cohort
 from loratrack.training.member import Member
@@ -32,7 +33,7 @@ def begin(new_cohort: NewCohort, config_of: ConfigOf, seat: Seat, tmp_path: Path
         member = seat(cohort, config, tmp_path / "best")
         home = Home(tmp_path / "checkpoints")
         keeper = Keeper(cohort)
-        keeper.follow(member, home, Facts("run", home.claim(), "0", "0", "0", {}, []))
+        keeper.follow(member, home, Facts("run", home.claim(), "0", "0", "0", surroundings(), []))
         keeper.wait()
         cohort.network.train()
         return cohort, member, keeper, home
@@ -75,7 +76,7 @@ def test_no_room_is_made_long_before_the_first_save(begin: Begin) -> None:
 def test_room_is_made_in_the_second_half_of_the_time_to_the_first_save(begin: Begin) -> None:
     cohort, member, keeper, home = begin(MONTH)
     cohort.step()
-    keeper._last -= 60 * MONTH * 0.6
+    keeper._followed[member.name].saved_at -= 60 * MONTH * 0.6
     keeper.between_steps([])
     keeper.wait()
     assert TRAINED in room(keeper, member)

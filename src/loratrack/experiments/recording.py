@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from loratrack import __version__, disk
 from loratrack.checkpoints import FencedError, Home, home_of
@@ -339,32 +340,40 @@ def failing(log: WriterLog, home: Home | None = None) -> Iterator[None]:
 def keep_reason(log: WriterLog, reason: str) -> None:
     """Why a run failed: its tag `error` and the last of its notices, as far as the disk takes them."""
     log.notices.append(reason)
-    with suppress(OSError, StoreError), work_folder(log.writer.run_id):
+    with suppress(OSError, StoreError):
         log.writer.set_tags({ERROR_TAG: failures.shown(reason)})
         hand_over_notices(log)
 
 
 def hand_over_notices(log: WriterLog) -> None:
     """`notices.txt` once more, with what came after the other files."""
-    folder = new_work_folder(log.writer.run_id) / "notices"
-    folder.mkdir(exist_ok=True)
-    disk.write_text(folder / NOTICES, notices(log))
-    log.writer.hand_over(folder)
+    folder = new_work_folder(log.writer.run_id)
+    try:
+        disk.write_text(folder / ARTIFACTS / NOTICES, notices(log))
+        log.writer.hand_over(folder / ARTIFACTS)
+    finally:
+        remove_work_folder(folder)
 
 
 @contextmanager
 def work_folder(run_id: str) -> Iterator[Path]:
-    """Where a run keeps its files until they are handed over; gone afterwards."""
-    folder = outbox.work_folder(store_folder(), run_id)
-    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed
-    new_work_folder(run_id)
+    """Where an attempt at a run keeps its files until they are handed over; gone afterwards."""
+    shutil.rmtree(outbox.work_folder(store_folder(), run_id), ignore_errors=True)  # of an attempt that died
+    folder = new_work_folder(run_id)
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_work_folder(folder)
 
 
 def new_work_folder(run_id: str) -> Path:
-    folder = outbox.work_folder(store_folder(), run_id)
-    (folder / ARTIFACTS).mkdir(parents=True, exist_ok=True)
+    """Of its own name: an attempt that was taken for dead does not write among the files of the next one."""
+    folder = outbox.work_folder(store_folder(), run_id) / uuid4().hex[:8]
+    (folder / ARTIFACTS).mkdir(parents=True)
     return folder
+
+
+def remove_work_folder(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # another attempt has its own in there
+        folder.parent.rmdir()

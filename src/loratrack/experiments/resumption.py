@@ -78,8 +78,11 @@ def run_or_resume(
     left = unfinished(config, corpus.sha256)
     if left is not None and resume == "auto":
         saved, own = left_behind(left.run_id, watcher.notice)
-        own = own.model_copy(update={"data": config.data})  # whose paths may hold a secret that is not stored
-        return _go_on(saved, own, corpus, None, watcher)
+        # What was measured or chosen is the run's; all else is ours, such as trust and paths with a secret.
+        measured = {name: getattr(own.train, name) for name in ("layout", "precision", "lr")}
+        config = texts_hidden(pinned(config))
+        config = config.model_copy(update={"train": config.train.model_copy(update=measured)})
+        return _go_on(saved, config, corpus, None, watcher)
     if left is not None:
         watcher.notice(f"the same was begun before and stopped at {left}; this is a new run")
     return run(config, watcher, corpus, changed)
@@ -104,6 +107,8 @@ def left_behind(run_id: str, notice: Callable[[str], None]) -> tuple[Saved, RunC
     checkpoint = home.newest(notice)
     if checkpoint is None:
         raise RefusedError(f"run {run_id}: has no whole checkpoint in {home.folder}; begin a new run")
+    if checkpoint.about.run_id != run_id:
+        raise RefusedError(f"{checkpoint.folder}: is of run {checkpoint.about.run_id}; begin a new run")
     return read(checkpoint.folder, checkpoint.about), load(checkpoint.folder / CONFIG_COPY)
 
 
@@ -111,7 +116,7 @@ def changes(saved: Saved, data_sha256: str, base_sha256: str) -> list[Difference
     """What is different now: data, base, packages, machine."""
     pairs = [("data", saved.about.data_sha256, data_sha256), ("base", saved.state.base_sha256, base_sha256)]
     found = [Difference(what, then[:12], now[:12]) for what, then, now in pairs if then != now]
-    then, now = dict(saved.state.environment), surroundings()
+    then, now = saved.state.environment.model_dump(), surroundings()
     threads, can_have = saved.state.threads, max(os.cpu_count() or 1, torch.get_num_threads())
     then["torch"], now["torch"] = {"threads": threads}, {"threads": min(threads, can_have)}
     return found + environment_differences(then, now)
@@ -131,6 +136,8 @@ def take_over(
 ) -> tuple[WriterLog, Attempt]:
     """The run is ours to write, and RUNNING again; RefusedError when another process was quicker."""
     run_id = saved.about.run_id
+    if leases.is_held(store_folder(), run_id) or not saved.folder.is_dir():
+        raise RefusedError(f"run {run_id}: another process has gone on with it")
     writer = RunWriter.attach(run_id, with_sampler=True)
     if not writer.is_ours:
         writer.leave()

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from loratrack.bases.trust import Trust
 from loratrack.config import RunConfig
 from loratrack.data import Corpus
+from loratrack.disk import is_full
 from loratrack.errors import StoppedError, StoreError, UserError
 from loratrack.experiments import recording
 from loratrack.experiments.checking import check
@@ -59,9 +61,9 @@ def run(
         writer = recording.start(config, changed=changed)
         watcher.notice(f"{config.exp_id}: run {writer.run_id}")
         log = WriterLog(writer, watcher.notice)
-        return carry_out(
-            Work(config, corpus, log, recording.first_attempt(log, config), watcher, interruption)
-        )
+        with recording.failing(log):
+            attempt = recording.first_attempt(log, config)
+        return carry_out(Work(config, corpus, log, attempt, watcher, interruption))
 
 
 @dataclass(frozen=True)
@@ -81,30 +83,35 @@ class Work:
 
 
 def carry_out(work: Work) -> Training:
-    """Train until the end or a signal; then files, their check, and a version."""
+    """Train until the end, a signal or a full disk; then files, their check, and a version."""
     config, log = work.config, work.log
     writer = log.writer
     with recording.failing(log, work.attempt.home), recording.work_folder(writer.run_id) as folder:
         try:
             prepared, member, outcome = train_one(work, folder)
+            work.attempt.home.check_attempt(work.attempt.number)
+            metrics = recording.keep(prepared, member, outcome, log, folder)
+            if outcome is None:
+                work.attempt.home.remove()  # it would fail in the same way again
+                raise UserError(f"{config.exp_id}: {member.reason}")
+            has_learned = learned_nothing(config, member.history, outcome.answers) is None
+            rows = prepared.dataset.validation_sha256
+            choice = choose(config, writer.run_id, metrics, rows, has_learned)
+            if choice.why:
+                log.notice(choice.why)
+                recording.hand_over_notices(log)
+            model = config.registered_model if choice.is_registered else None
+            if model is not None:
+                text = pages.about(writer.run_id, recording.description(config), metrics)
+                writer.ask_version(model, pages.tags(config.exp_id, metrics), text)
+            is_sent = writer.finish("FINISHED", is_urgent=lambda: bool(work.interruption))
         except StoppedError:
             return _stopped(work)
-        work.attempt.home.check_attempt(work.attempt.number)
-        metrics = recording.keep(prepared, member, outcome, log, folder)
-        if outcome is None:
-            work.attempt.home.remove()  # it would fail in the same way again
-            raise UserError(f"{config.exp_id}: {member.reason}")
-        has_learned = learned_nothing(config, member.history, outcome.answers) is None
-        rows = prepared.dataset.validation_sha256
-        choice = choose(config, writer.run_id, metrics, rows, has_learned)
-        if choice.why:
-            log.notice(choice.why)
-            recording.hand_over_notices(log)
-        model = config.registered_model if choice.is_registered else None
-        if model is not None:
-            text = pages.about(writer.run_id, recording.description(config), metrics)
-            writer.ask_version(model, pages.tags(config.exp_id, metrics), text)
-        is_sent = writer.finish("FINISHED")
+        except (OSError, SafetensorError, UserError) as error:
+            if not is_full(error):
+                raise
+            log.notice(str(error))
+            return _stopped(work)
         work.attempt.home.remove()
     number = registered(writer.run_id, model) if model is not None and is_sent else None
     return Training(
@@ -158,7 +165,9 @@ def _stopped(work: Work) -> Training:
         log.notice(f"stopped ({why}): {about}; loratrack resume {writer.run_id} goes on")
     with suppress(OSError, StoreError):  # on a full disk it stands on the screen alone
         recording.hand_over_notices(log)
-    is_sent = writer.finish("KILLED", STOP_SECONDS)
+    is_sent = False
+    with suppress(StoreError):  # the same: it stays RUNNING, with a process that is gone
+        is_sent = writer.finish("KILLED", STOP_SECONDS)
     return Training(
         config=work.config,
         exp_id=work.config.exp_id,

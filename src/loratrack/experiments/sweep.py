@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from optuna.trial import TrialState
 from loratrack.config import RunConfig, files, flat, plain
 from loratrack.config.sweep import SweepConfig
 from loratrack.data import Corpus
-from loratrack.errors import RefusedError, StoppedError
+from loratrack.errors import RefusedError, StoppedError, StoreError
 from loratrack.experiments import recording
 from loratrack.experiments.checking import check
 from loratrack.experiments.hiding import storable, texts_hidden
@@ -149,7 +150,8 @@ def _end(work: Work, *, is_stopped: bool) -> Sweep:
                 is_stopped = True
             parent.finish("KILLED" if is_stopped else "FINISHED")
         else:
-            parent.finish("KILLED", STORE_WAIT_SECONDS)
+            with suppress(StoreError):  # on a full disk it stays RUNNING, with a process that is gone
+                parent.finish("KILLED", STORE_WAIT_SECONDS)
     best = search.best()
     bests = {} if best is None else dict(zip(search.sweep.metrics, best.values, strict=True))
     return Sweep(

@@ -12,15 +12,20 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 import torch
+from optuna.exceptions import StorageInternalError
+from safetensors import SafetensorError
 
+from loratrack.checkpoints import FencedError
 from loratrack.config import RunConfig
 from loratrack.data import Corpus
-from loratrack.errors import StoppedError, UserError
+from loratrack.disk import is_full
+from loratrack.errors import StoppedError, StoreError, UserError
 from loratrack.experiments import recording, resumption
 from loratrack.experiments.recording import Attempt, WriterLog
 from loratrack.experiments.result import RunStatus
@@ -100,16 +105,33 @@ class TrialRunner:
             self.is_stopped = True
         except StoppedError:
             self.is_stopped = True
+        except (OSError, SafetensorError, StorageInternalError, UserError) as error:
+            if not is_full(error):
+                raise
+            self.watcher.notice(str(error))
+            self.is_stopped = True
         finally:
             # trials in the middle of their training are left here, and whoever goes on takes them up
             for running in self._running.values():
-                running.log.writer.set_tags({"trial_state": "interrupted"})
-                shutil.rmtree(running.work, ignore_errors=True)
+                recording.remove_work_folder(running.work)
+                self._leave(running)
             for writer in self._writers.values():
-                writer.finish("KILLED", STORE_WAIT_SECONDS)
-            self.search.give_all_back()
+                with suppress(StoreError):  # on a full disk it stays RUNNING, with a process that is gone
+                    writer.finish("KILLED", STORE_WAIT_SECONDS)
+            with suppress(StorageInternalError):  # the same: their process will be seen to be gone
+                self.search.give_all_back()
             self._running.clear()
             self._writers.clear()
+
+    def _leave(self, running: RunningTrial) -> None:
+        """The trial's run says that it was left, unless another process has taken it over."""
+        try:
+            running.attempt.home.check_attempt(running.attempt.number)
+        except FencedError:
+            self._writers.pop(running.trial.number).leave()
+            return
+        with suppress(StoreError):
+            running.log.writer.set_tags({"trial_state": "interrupted"})
 
     def _train_cohort(self, first: Trial) -> None:
         """One cohort: the trial, and all that can share its base, until no more come."""
@@ -215,7 +237,7 @@ class TrialRunner:
             member = recording.enter(prepared, config, log, work, attempt, f"trial-{trial.number}")
             recording.follow(keeper, prepared, member, log, attempt)
         except (UserError, RuntimeError, MemoryError) as error:
-            if not isinstance(error, UserError) and not is_out_of_memory(error):
+            if not _is_its_own_fault(error):
                 raise
             self._fail(trial, str(error))
             attempt.home.remove()
@@ -251,6 +273,7 @@ class TrialRunner:
         outcome = None
         if self._keeper is not None:
             self._keeper.leave(member)
+        running.attempt.home.check_attempt(running.attempt.number)
         is_done, keep = member.status == "finished", search.sweep.keep
         try:
             if is_done:
@@ -270,7 +293,7 @@ class TrialRunner:
                 with_pictures=False,
             )
         except (UserError, RuntimeError, MemoryError) as error:
-            if not isinstance(error, UserError) and not is_out_of_memory(error):
+            if not _is_its_own_fault(error):
                 raise
             member.status, member.reason, values = "failed", str(error), []
         state = TRIAL_STATES[member.status]
@@ -291,7 +314,7 @@ class TrialRunner:
         if prepared.network.use_lora:
             prepared.network.remove(member.name)
         prepared.network.train()
-        shutil.rmtree(running.work, ignore_errors=True)
+        recording.remove_work_folder(running.work)
 
         metrics = dict(zip(search.sweep.metrics, values, strict=False))
         epochs = len(member.history), member.epochs
@@ -345,6 +368,13 @@ class TrialRunner:
             num_wanted=self._num_wanted,
         )
         self.watcher.trial(end)
+
+
+def _is_its_own_fault(error: Exception) -> bool:
+    """Whether the trial alone has failed; the next one can be trained."""
+    if isinstance(error, FencedError) or is_full(error):
+        return False
+    return isinstance(error, UserError) or is_out_of_memory(error)
 
 
 def memory_left() -> int:

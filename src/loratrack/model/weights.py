@@ -9,7 +9,6 @@ safetensors only: a pickle is neither written nor read.
 
 from __future__ import annotations
 
-import errno
 import json
 import shutil
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from torch import Tensor
 from loratrack.bases import base as bases
 from loratrack.bases.base import quiet
 from loratrack.bases.files import ADAPTER_CONFIG
-from loratrack.disk import whole_folder, write_json
+from loratrack.disk import is_full, whole_folder, write_json
 from loratrack.errors import UserError
 from loratrack.model.network import Network
 from loratrack.places import ADAPTER, FULL, HEADS
@@ -133,13 +132,10 @@ def _replacing(folder: Path) -> Iterator[Path]:
         with whole_folder(folder) as draft:
             yield draft
     except (OSError, SafetensorError) as error:
-        is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
-            words in str(error) for words in ("No space left", "File too large", "quota")
-        )
-        if not is_full:
+        if not is_full(error):
             raise
         free = shutil.disk_usage(folder.parent).free // 2**20
         raise UserError(
             f"{folder}: the disk is full ({free} MiB free) while writing the weights; nothing"
-            " half-written is left; free some space and start the run again"
+            " half-written is left; free some space"
         ) from error

@@ -51,11 +51,13 @@ def find(store: Path, text: str) -> StoppedRun:
     """The run that `text` means: its id or the beginning of it, or an exp_id for the newest one stopped."""
     runs = [run for run_id in homes(store) if (run := stopped_run(store, run_id)) is not None]
     runs.sort(key=lambda run: (run.is_held, run.age_seconds))
-    words = text.removeprefix("runs:/")
+    words = text.removeprefix("runs:/").strip()
+    if not words:
+        raise UserError(f"RUN|EXP: must be a run's id, the beginning of one, or an exp_id, got {text!r}")
     named = [run for run in runs if words in (run.run_id, run.about.exp_id)]
     if named:
         return named[0]
-    begins = [run for run in runs if words and run.run_id.startswith(words)]
+    begins = [run for run in runs if run.run_id.startswith(words)]
     if len(begins) > 1:
         listed = ", ".join(f"{run.run_id} ({run.about.exp_id})" for run in begins[:MAX_LISTED])
         raise UserError(f"{text}: must be the beginning of one run's id, got {len(begins)}: {listed}")

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -57,6 +57,7 @@ class RunWriter:
         self.run_id, self.experiment_id = run_id, experiment_id
         self._outbox, self._shipper = outbox, sender
         self._sampler: sampler.Sampler | None = None
+        self._has_ended = False
 
     @classmethod
     def start(
@@ -197,9 +198,14 @@ class RunWriter:
         }
         self._outbox.add(self.run_id, "dataset", content)
 
-    def flush(self, wait_seconds: float = GIVE_UP_SECONDS, run_id: str | None = None) -> bool:
+    def flush(
+        self,
+        wait_seconds: float = GIVE_UP_SECONDS,
+        run_id: str | None = None,
+        is_urgent: Callable[[], bool] = lambda: False,
+    ) -> bool:
         """Wait until all of this run, or of `run_id`, is sent, but no longer than `wait_seconds` for a store
-        that does not take it.
+        that does not take it, and not at all for it when it `is_urgent`.
 
         False: something is still in the outbox.
         """
@@ -210,21 +216,30 @@ class RunWriter:
             failing_since = self._shipper.failing_since
             is_ours = self._shipper.sends(run_id)
             stuck = failing_since is not None or not is_ours or self._outbox.is_held_up(run_id)
-            if stuck and time.monotonic() - max(begin, failing_since or begin) >= wait_seconds:
+            waited = time.monotonic() - max(begin, failing_since or begin)
+            if stuck and (waited >= wait_seconds or is_urgent()):
                 return False
             time.sleep(LOOK_SECONDS)
         return self._outbox.count("refused", run_id) == 0
 
     def finish(
-        self, status: Literal["FINISHED", "FAILED", "KILLED"], wait_seconds: float = GIVE_UP_SECONDS
+        self,
+        status: Literal["FINISHED", "FAILED", "KILLED"],
+        wait_seconds: float = GIVE_UP_SECONDS,
+        is_urgent: Callable[[], bool] = lambda: False,
     ) -> bool:
-        """End the run; False: something is still in the outbox, and goes out with `loratrack sync`."""
+        """End the run, as its first end says; False: something is still in the outbox, and goes out with
+        `loratrack sync`.
+        """
         if self._sampler is not None:
             self._sampler.stop()
-        self._outbox.add(self.run_id, "status", status)
-        is_sent = self.flush(wait_seconds)
-        self._shipper.release(self.run_id)
-        return is_sent
+        try:
+            if not self._has_ended:
+                self._outbox.add(self.run_id, "status", status)
+                self._has_ended = True
+            return self.flush(wait_seconds, is_urgent=is_urgent)
+        finally:
+            self._shipper.release(self.run_id)
 
 
 def _create(client: Client, experiment: str, named: Mapping[str, str], is_numbered: bool) -> tuple[str, str]:

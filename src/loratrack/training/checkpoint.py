@@ -37,7 +37,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from loratrack.checkpoints import About, FencedError, Home
+from loratrack.checkpoints import About, Count, FencedError, Home, Positive, Words
 from loratrack.config import files
 from loratrack.disk import write_text
 from loratrack.errors import UserError
@@ -47,14 +47,12 @@ from loratrack.training.memory import Memory
 
 FORMAT: Literal[1] = 1
 STATE, TENSORS, BEST = "state.json", "training.safetensors", "best"
+MAX_STATE_BYTES = 2**28
+MAX_THREADS = 4096
 GIVE_UP_AFTER = 2
 """Saves in a row that failed: training on would only lose more."""
 TRAINED, UNREAD = "trained", "unread_losses"
 OPTIMIZER, RANDOM = "optimizer.", "random."
-
-
-Count = Annotated[int, Field(ge=0)]
-Number = Annotated[int, Field(ge=1)]
 
 
 class _Strict(BaseModel):
@@ -62,25 +60,42 @@ class _Strict(BaseModel):
 
 
 class SavedBest(_Strict):
-    epoch: Number
+    epoch: Positive
     step: Count
     values: dict[str, float]
-    since: int
+    since: Positive
+
+
+class _Device(_Strict):
+    name: Words
+
+
+class _Gpu(_Strict):
+    devices: list[_Device]
+
+
+class _Environment(_Strict):
+    """As much of it as is read again."""
+
+    python: Words
+    packages: dict[str, Words]
+    cpu: dict[str, Words]
+    gpu: _Gpu
 
 
 class State(_Strict):
     """What `state.json` holds."""
 
     format: Literal[1]
-    base_sha256: str
-    environment: dict[str, Any]
+    base_sha256: Words
+    environment: _Environment
     """What the numbers come from: packages, processor, GPU, as in `env_info.json`."""
     notices: list[str]
-    num_rows: Number
+    num_rows: Count
     step: Count
-    epoch: Number
+    epoch: Positive
     evaluated_step: Count
-    epoch_seconds: float
+    epoch_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     is_trained: bool
     reason: str
     history: list[dict[str, float]]
@@ -88,14 +103,14 @@ class State(_Strict):
     meter_rows: Count
     meter_targets: Count
     meter_sums: list[float] | None
-    unread_targets: list[int]
-    optimizer: dict[str, dict[str, float | int]]
+    unread_targets: list[Positive]
+    optimizer: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], dict[str, float | int]]
     """The numbers in it that are no tensors, by parameter and name."""
     python_random: list[Any] | None
-    threads: Number
-    threads_at_start: Number | None
-    passes: Number
-    micro_batch_limit: Number | None
+    threads: Annotated[int, Field(ge=1, le=MAX_THREADS)]
+    threads_at_start: Annotated[int, Field(ge=1, le=MAX_THREADS)] | None
+    passes: Positive
+    micro_batch_limit: Positive | None
 
 
 @dataclass(frozen=True)
@@ -302,7 +317,7 @@ class Keeper:
         state = State(
             format=FORMAT,
             base_sha256=facts.base_sha256,
-            environment=dict(facts.environment),
+            environment=_Environment.model_validate(facts.environment),
             notices=list(facts.notices),
             num_rows=member.num_rows,
             step=member.step,
@@ -344,35 +359,42 @@ class Keeper:
 def read(folder: Path, about: About) -> Saved:
     """A checkpoint whose files were found to be whole; UserError when they are not as we write them."""
     try:
+        if (folder / STATE).stat().st_size > MAX_STATE_BYTES:
+            raise UserError(f"{folder / STATE}: must have at most {MAX_STATE_BYTES:,} bytes; begin a new run")
         state = State.model_validate_json((folder / STATE).read_bytes())
         tensors = load_file(folder / TENSORS)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder}: cannot be read: {error}; resume from another checkpoint") from None
+        raise UserError(f"{folder}: cannot be read: {error}; begin a new run") from None
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"]))
-        raise UserError(f"{folder / STATE}: {place}: {first['msg']}; as another version wrote it") from None
+        raise UserError(
+            f"{folder / STATE}: {place}: {first['msg']}; as another version wrote it; begin a new run"
+        ) from None
+    if (state.step, state.is_trained) != (about.step, about.is_trained):
+        raise UserError(f"{folder / STATE}: is at step {state.step}, its manifest at {about.step}")
     return Saved(folder, about, state, tensors)
 
 
 def restore(saved: Saved, member: Member, cohort: Shared) -> None:
-    """Put the member where it was. It is new, with the settings of the checkpoint."""
+    """Put the member where it was. It is new, with the settings of the checkpoint.
+
+    UserError where what was saved is not of such a run: nothing in it is taken at its word.
+    """
+    try:
+        _restore(saved, member, cohort)
+    except (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+        why = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        raise UserError(f"{saved.folder}: does not fit this run: {why}; begin a new run") from error
+
+
+def _restore(saved: Saved, member: Member, cohort: Shared) -> None:
     state, tensors, network = saved.state, saved.tensors, member.network
+    _check_place(saved, member)
     if state.num_rows != member.num_rows:
         raise UserError(
             f"{saved.folder}: was trained on {state.num_rows:,} rows, and there are {member.num_rows:,} now;"
             " begin a new run"
-        )
-    last = min(state.epoch * member.epoch_steps, member.total_steps)
-    if not (state.epoch - 1) * member.epoch_steps <= state.step <= last:
-        raise UserError(
-            f"{saved.folder}: step {state.step:,} is not in epoch {state.epoch} of this run; begin a new run"
-        )
-    losses = tensors[UNREAD].to(network.device) if UNREAD in tensors else ()
-    if len(losses) != len(state.unread_targets):
-        raise UserError(
-            f"{saved.folder}: holds {len(losses)} losses that are not read, and their targets are"
-            f" {len(state.unread_targets)}; begin a new run"
         )
     if state.best is not None:
         member.best = Best(**dict(state.best))
@@ -392,18 +414,36 @@ def restore(saved: Saved, member: Member, cohort: Shared) -> None:
     meter = member.meter
     meter.rows, meter.targets = state.meter_rows, state.meter_targets
     meter.sums = None if state.meter_sums is None else np.array(state.meter_sums)
+    losses = tensors[UNREAD].to(network.device) if UNREAD in tensors else ()
     meter.unread = list(zip(losses, state.unread_targets, strict=True))
     cohort.threads_at_start = cohort.threads_at_start or state.threads_at_start
     cohort.memory.passes = max(cohort.memory.passes, state.passes)
     if state.micro_batch_limit is not None:
         cohort.memory.micro_batch_limits[member.name] = state.micro_batch_limit
     if not network.use_lora:
-        try:
-            _restore_random(state, tensors)
-        except (KeyError, OverflowError, RuntimeError, TypeError, ValueError) as error:
-            raise UserError(
-                f"{saved.folder}: holds random states that cannot be set ({error}); begin a new run"
-            ) from None
+        _restore_random(state, tensors)
+
+
+def _check_place(saved: Saved, member: Member) -> None:
+    """ValueError where a training with these settings is never at such a place."""
+    state = saved.state
+    epoch_begin = (state.epoch - 1) * member.epoch_steps
+    if not epoch_begin <= state.step <= min(epoch_begin + member.epoch_steps, member.total_steps):
+        raise ValueError(f"step {state.step:,} of {member.total_steps:,} in epoch {state.epoch:,}")
+    if len(state.history) - (state.epoch - 1) not in (0, int(state.is_trained)):
+        raise ValueError(f"{len(state.history):,} epochs have ended, in epoch {state.epoch:,}")
+    if state.is_trained and state.best is None:
+        raise ValueError("it is trained and has no best epoch")
+    names = set(member.config.metric_names)
+    for scores in [*state.history, *([] if state.best is None else [state.best.values])]:
+        if missing := names - scores.keys():
+            raise ValueError(f"an epoch has no {sorted(missing)[0]}")
+    parts = len(member.config.loss_weights)
+    losses = saved.tensors.get(UNREAD)
+    if state.meter_sums is not None and (len(state.meter_sums) != parts or not state.meter_targets):
+        raise ValueError(f"{len(state.meter_sums)} losses, of {parts} tasks")
+    if losses is not None and losses.shape != (len(state.unread_targets), parts):
+        raise ValueError(f"{UNREAD} of shape {tuple(losses.shape)}")
 
 
 def _parts(member: Member) -> tuple[dict[str, Tensor], dict[str, dict[str, float | int]]]:
@@ -434,26 +474,16 @@ def _restore_optimizer(
         if key.startswith(OPTIMIZER):
             index, _, name = key.removeprefix(OPTIMIZER).partition(".")
             states.setdefault(int(index), {})[name] = value.clone()
-    trained = [parameter for group in member.optimizer.param_groups for parameter in group["params"]]
-    if set(states) != set(range(len(trained))):
-        raise UserError(
-            f"{folder}: holds {len(states)} states of an optimizer that has {len(trained)} parameters;"
-            " begin a new run"
-        )
-    for number, parameter in enumerate(trained):
-        for name, value in states[number].items():
-            if isinstance(value, Tensor) and value.shape not in _shapes_of_state(parameter):
-                raise UserError(
-                    f"{folder}: {OPTIMIZER}{number}.{name} is {tuple(value.shape)}, which is for no parameter"
-                    f" of {tuple(parameter.shape)}; begin a new run"
-                )
+    parameters = [each for group in member.optimizer.param_groups for each in group["params"]]
+    if set(states) != set(range(len(parameters))):
+        raise ValueError(f"{len(states)} states of an optimizer that has {len(parameters)} parameters")
+    for number, values in states.items():
+        own_shape = parameters[number].shape  # Adafactor keeps a mean for each row and each column
+        fitting = ((), own_shape, own_shape[:-1], (*own_shape[:-2], *own_shape[-1:]))
+        for name, value in values.items():
+            if isinstance(value, Tensor) and tuple(value.shape) not in fitting:
+                raise ValueError(f"{OPTIMIZER}{number}.{name} of shape {tuple(value.shape)}")
     member.optimizer.load_state_dict({"state": states, "param_groups": own["param_groups"]})
-
-
-def _shapes_of_state(parameter: Tensor) -> set[tuple[int, ...]]:
-    """A number for each of its numbers, for each row, for each column, or one for all."""
-    shape = tuple(parameter.shape)
-    return {shape, shape[:-1], (*shape[:-2], *shape[-1:]), ()}
 
 
 def _random_states() -> dict[str, Tensor]:
