@@ -10,7 +10,7 @@ DEMO := mlflow run . -P config=projects/clinc/dual.yaml
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup moved demo test test-slow test-all lint format bench lock clean
+.PHONY: help setup moved demo test test-slow test-all chaos lint format bench lock clean
 
 help:                   ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 11
@@ -52,6 +52,9 @@ test-slow: $(READY)     ## the tests that take eight seconds and more each
 	$(PYTEST) -m 'slow and not gpu'
 
 test-all: test test-slow ## both
+
+chaos: $(READY)         ## kill tiny trainings 500 times at any moment, begin them again, and compare
+	STORM_KILLS=$${STORM_KILLS:-500} pytest -m slow tests/end_to_end/test_storm.py
 
 lint: $(READY)          ## format, style and types
 	ruff format --check .

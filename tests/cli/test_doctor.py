@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from loratrack.checkpoints import home_of
 from loratrack.cli import main
 from loratrack.store import leases, process, relocation
 from loratrack.store.client import connect, ensure_experiment
@@ -162,6 +163,22 @@ def test_a_run_elsewhere_is_ended_on_the_users_word(findings: Any, capsys: Any) 
     assert f"--run {living}: cannot be ended, its process lives" in capsys.readouterr().err
     assert main(["doctor", "--run", living]) == 2
     assert "--run: means nothing without --fix" in capsys.readouterr().err
+
+
+def test_what_nobody_can_go_on_from_is_cleared_away(findings: Any) -> None:
+    """Of a run that was killed before it was saved, and of a removal that was cut short."""
+    dead, living = open_run(a_dead_process()), open_run(process.own_tags())
+    for run_id in (dead, living):
+        home_of(store_folder(), run_id).claim()
+    half_removed = store_folder() / "checkpoints" / f".{dead}.1-a.draft"
+    half_removed.mkdir()
+    lease = leases.take(store_folder(), living)
+    assert lease is not None
+    findings()
+    assert half_removed.exists()
+    findings("--fix")
+    assert [path.name for path in (store_folder() / "checkpoints").iterdir()] == [living]
+    lease.close()
 
 
 def test_paths_that_lead_elsewhere_are_told_and_corrected(findings: Any, tmp_path: Path) -> None:

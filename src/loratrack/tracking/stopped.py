@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,15 @@ def stopped_runs(store: Path) -> list[StoppedRun]:
     found = [stopped_run(store, run_id) for run_id in homes(store)]
     gone = [each for each in found if each is not None and not each.is_held]
     return sorted(gone, key=lambda each: each.age_seconds)
+
+
+def clear_away(store: Path) -> None:
+    """Remove what nobody can go on from: of runs killed before anything was saved, of removals cut short."""
+    for run_id, home in homes(store).items():
+        if not home.folders() and not leases.is_held(store, run_id):
+            home.remove()
+    for half_removed in (store / "checkpoints").glob(".*"):
+        shutil.rmtree(half_removed, ignore_errors=True)
 
 
 def find(store: Path, text: str) -> StoppedRun:

@@ -16,7 +16,7 @@ from loratrack.store import process
 from loratrack.store.client import answering, connect, names_of_files, status_of, use_short_requests
 from loratrack.store.place import store_folder, store_name
 from loratrack.tracking.outbox import Outbox
-from loratrack.tracking.stopped import stopped_run, stopped_runs
+from loratrack.tracking.stopped import clear_away, stopped_run, stopped_runs
 
 MAX_RUNS = 1000
 State = Literal["ok", "note", "fault"]
@@ -173,6 +173,8 @@ def end_dead(runs: list[OpenRun], by_word: str | None = None) -> list[Finding]:
 
 def check_stopped(*, is_fix: bool, kept_days: int) -> Iterator[Finding]:
     """Runs that can go on; `is_fix` removes the checkpoints of those that are finished or too old."""
+    if is_fix:
+        clear_away(store_folder())
     for left in stopped_runs(store_folder()):
         days = left.age_seconds / (24 * 3600)
         is_finished = status_of(left.run_id) == "FINISHED"
