@@ -27,11 +27,12 @@ import torch
 
 from bench import saving, workloads
 from bench.assignment import Recipe, Workload
+from bench.machine import BUSY
 from bench.ours import config
 from bench.page import CHECKPOINTS, keep
 from bench.peers.saving import Peers, damage_each, sizes
 from bench.saving import Checkpoints, Loop, Saves
-from bench.train import BUSY, describe
+from bench.train import describe
 from loratrack.checkpoints import Home
 from loratrack.config import RunConfig
 from loratrack.experiments.differences import surroundings
