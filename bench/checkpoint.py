@@ -27,11 +27,12 @@ import torch
 
 from bench import saving, workloads
 from bench.assignment import Recipe, Workload
+from bench.machine import BUSY
 from bench.ours import config
 from bench.page import CHECKPOINTS, keep
 from bench.peers.saving import Peers, damage_each, sizes
 from bench.saving import Checkpoints, Loop, Saves
-from bench.train import BUSY, describe
+from bench.train import describe
 from loratrack.checkpoints import Home
 from loratrack.config import RunConfig
 from loratrack.experiments.differences import surroundings
@@ -276,18 +277,29 @@ def one_save(cohort: Cohort, member: Member, keeper: TimedKeeper) -> tuple[float
 
 
 def our_damages(wanted: RunConfig, folder: Path) -> dict[str, str]:
-    """What is found when the newest of two checkpoints is damaged."""
+    """What comes of going on when the newest of two checkpoints is damaged, by the weights at the end."""
     with following(wanted, folder) as (prepared, member, keeper, home):
         step_and_evaluate(prepared.cohort, member)
         for _ in range(2):
             one_save(prepared.cohort, member, keeper)
+        prepared.cohort.step()
 
         def go_on() -> str:
             notices: list[str] = []
-            found = home.newest(notices.append)
-            if found is None:
+            checkpoint = home.newest(notices.append)
+            if checkpoint is None:
                 return "refused"
-            return "the same weights" if not notices else "told, and the checkpoint before it is taken"
+            again = session.set_up(wanted, notices.append)
+            saved = read(checkpoint.folder, checkpoint.about)
+            with tempfile.TemporaryDirectory(dir=folder) as work:
+                other = session.enter(again, wanted, ListLog(), Path(work) / "best", saved=saved)
+                again.network.train()
+                while other.step < member.step:
+                    again.cohort.step()
+            same = torch.equal(other.flat_parameters.values, member.flat_parameters.values)
+            end = "the same weights" if same else "other weights"
+            is_newest = checkpoint.about.step == member.step - 1
+            return end if is_newest else f"told, and from the checkpoint before it {end}"
 
         files = (TENSORS, f"{BEST}/lora_adapter/adapter_model.safetensors")
         return damage_each(home.folders()[0], files, go_on)

@@ -15,6 +15,8 @@ from torch import nn
 SHAPES = ((2048, 2048, 2048), (4096, 384, 1536), (4096, 1536, 384))
 """Rows, inputs, outputs: a large square, and the built-in base's two largest products on 4,096 tokens."""
 SHAPE_SECONDS = 0.25
+BUSY = 0.5
+"""A machine with a higher load than this at the start gives figures that are not to be trusted."""
 
 
 def matrix_rate(dtype: torch.dtype) -> float:

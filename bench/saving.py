@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.assignment import Frozen
+from bench.machine import BUSY
 from bench.report import spread, table
 
 DEFAULT_SECONDS = 300
@@ -80,7 +81,8 @@ def section_page(results: Checkpoints) -> str:
             sizes_table(results.rounds[-1]),
             damages_table(results.damages),
             f"{len(results.rounds)} round(s) on {machine['date']}, load {machine['load_at_start']} at the"
-            f" start, {machine['threads']} thread(s), {versions}.",
+            f" start{' (a busy machine)' if machine['load_at_start'] > BUSY else ''},"
+            f" {machine['threads']} thread(s), {versions}.",
         ]
     )
 
@@ -95,8 +97,11 @@ def saves_table(rounds: Sequence[Mapping[str, Saves]]) -> str:
             [each.whole_ms for each in saves],
             [each.back_ms for each in saves],
         ]
-        rows.append([title, *(spread(values, milliseconds) for values in columns)])
+        ratios = [each[key].loop_ms / each["ours"].loop_ms for each in rounds]
+        cells = [spread(values, milliseconds) for values in columns]
+        rows.append([title, *cells, spread(ratios, lambda value: f"{value:.1f}")])
     headings = ["one save, ms", "the loop waits, first save", "later ones", "until it is there", "restored"]
+    headings.append("later ones / ours, r16")
     return table(headings, rows)
 
 

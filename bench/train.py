@@ -27,6 +27,7 @@ import torch
 
 from bench import machine, report, workloads
 from bench.assignment import Answer
+from bench.machine import BUSY
 from bench.page import keep
 from bench.processes import ProcessFailed, run
 from bench.report import Figures, Results
@@ -34,8 +35,6 @@ from bench.sections import NAMES, Section, section_named
 from loratrack.tracking.environment import device_name
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-BUSY = 0.5
-"""A machine with a higher load than this at the start gives figures that are not to be trusted."""
 
 
 def main() -> int:

@@ -29,6 +29,8 @@ from bench.saving import Saves
 from loratrack.bases.base import quiet, resolve
 
 SAVES = 8
+ORDINARY = range(0x30, 0x40)
+"""What the highest byte of a number in fp32 is, without its sign, from 5e-10 to 2."""
 REFUSALS = (OSError, ValueError, RuntimeError, KeyError, SafetensorError)
 
 
@@ -193,8 +195,10 @@ def damage_each(folder: Path, names: tuple[str, ...], go_on: Callable[[], str]) 
 
 
 def flipped(content: bytes) -> bytes:
-    """A bit of the exponent of a number in the middle is another one: the number is 4 times, or a fourth."""
-    place = len(content) // 2 // 4 * 4 + 3  # numbers lie in four bytes, and the last has sign and exponent
+    """The first number behind the middle that is not tiny is four times as large, or a fourth, by one bit."""
+    middle = len(content) // 2 // 4 * 4
+    last_bytes = range(middle + 3, len(content), 4)  # of four: they hold the sign and most of the exponent
+    place = next(place for place in last_bytes if content[place] & 127 in ORDINARY)
     return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
 
 
