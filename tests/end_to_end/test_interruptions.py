@@ -256,7 +256,7 @@ def test_auto_goes_on_with_the_run_of_this_config_and_data_and_no_other(
 
     def found(settings: str = SETTINGS) -> str | None:
         asked = load_run(place.config, [settings])
-        stopped = unfinished(asked, check(asked))
+        stopped = unfinished(asked, check(asked).sha256)
         return None if stopped is None else stopped.run_id
 
     words = ["run", str(place.config), "--set", SETTINGS]
