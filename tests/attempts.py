@@ -23,6 +23,7 @@ from loratrack.checkpoints import Home
 from loratrack.config import RunConfig, load
 from loratrack.disk import sha256_of
 from loratrack.errors import StoppedError
+from loratrack.experiments.differences import surroundings
 from loratrack.experiments.watcher import Nobody
 from loratrack.places import CONFIG_COPY
 from loratrack.training.checkpoint import Facts, Keeper, Saved, read, restore
@@ -120,7 +121,7 @@ class Training:
 
 
 def facts(attempt: int = 1) -> Facts:
-    return Facts("0" * 32, attempt, "config", "data", "base", {"torch": {"threads": 1}}, ["said before"])
+    return Facts("0" * 32, attempt, "config", "data", "base", surroundings(), ["said before"])
 
 
 def newest(home: Home) -> Saved | None:
