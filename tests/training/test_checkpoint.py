@@ -177,18 +177,23 @@ def test_a_checkpoint_is_made_when_its_time_has_come(
 
 
 def drawing(cohort: Cohort) -> Cohort:
-    """A base that draws from all generators there are, an odd number of normal ones from each."""
+    """A base that draws from all generators there are, and counts its passes in a buffer."""
+    dropout = cohort.network.encoder.embeddings.dropout
+    dropout.register_buffer("passes", torch.zeros(()), persistent=False)
 
     def draw(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor | None:
         if not module.training:
             return None
-        return output * (1 + 0.1 * np.random.standard_normal() + 0.1 * random.gauss(0, 1))
+        dropout.passes += 1
+        # an odd number of normal ones: the generators keep every second for the next call
+        factor: float = 1 + 0.1 * np.random.standard_normal() + 0.1 * random.gauss(0, 1)
+        return output * factor * dropout.passes.sqrt()
 
-    cohort.network.encoder.embeddings.dropout.register_forward_hook(draw)
+    dropout.register_forward_hook(draw)
     return cohort
 
 
-def test_random_numbers_of_every_kind_go_on(new_training: NewTraining, tmp_path: Path) -> None:
+def test_random_numbers_of_every_kind_and_buffers_go_on(new_training: NewTraining, tmp_path: Path) -> None:
     plain = new_training({"lr": 1e-3}, **WHOLE)
     training = dataclasses.replace(plain, new_cohort=lambda: drawing(plain.new_cohort()))
     expected = training.ended(tmp_path / "undisturbed")
