@@ -187,7 +187,8 @@ def drawing(cohort: Cohort) -> Cohort:
         dropout.passes += 1
         # an odd number of normal ones: the generators keep every second for the next call
         factor: float = 1 + 0.1 * np.random.standard_normal() + 0.1 * random.gauss(0, 1)
-        return output * factor * dropout.passes.sqrt()
+        scaled: torch.Tensor = output * factor * dropout.passes.sqrt()
+        return scaled
 
     dropout.register_forward_hook(draw)
     return cohort
