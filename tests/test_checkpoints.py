@@ -105,8 +105,8 @@ def test_attempts_are_counted_from_one_and_not_by_their_letters(tmp_path: Path) 
 def test_an_older_attempt_may_not_publish(tmp_path: Path) -> None:
     home = Home(tmp_path / "run")
     first = home.claim()
-    before = published(home, first, 1)
-    late = sealed(home, first, 2)
+    before = published(home, first, 5)
+    late = sealed(home, first, 6)
     home.check_attempt(first)
     (home.folder / "attempt-2").touch()  # by a process that has not seen the draft
     message = rf"^{home.folder}: attempt 2 has taken this run over, so attempt 1 must not go on$"

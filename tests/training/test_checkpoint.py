@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import random
 import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from tests.attempts import Ending, KilledError, Training, check_same, entered, facts, newest
 from tests.cohorts import DATASET, TASKS
 from tests.plain import Plain
@@ -22,7 +26,8 @@ from loratrack.config.schema import SINGLE_TASK
 from loratrack.data import LabelMap
 from loratrack.errors import UserError
 from loratrack.model.batch import Layout
-from loratrack.training.checkpoint import STATE, Keeper, Saved, read, restore
+from loratrack.training import checkpoint
+from loratrack.training.checkpoint import STATE, Keeper, Saved, SavedBest, read, restore
 from loratrack.training.cohort import Cohort
 from loratrack.training.member import Member
 
@@ -107,7 +112,7 @@ KINDS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_training_that_is_stopped_after_each_step_comes_to_the_same(
+def test_a_training_that_is_stopped_again_and_again_comes_to_the_same(
     new_training: NewTraining, tmp_path: Path, kind: str
 ) -> None:
     trains, settings = KINDS[kind]
@@ -115,12 +120,13 @@ def test_a_training_that_is_stopped_after_each_step_comes_to_the_same(
     watched = Ending()
     expected = training.ended(tmp_path / "undisturbed", watched)
     assert watched.looks >= 6, "so often it could be stopped"
-    # the first look of an attempt is where the one before was stopped
-    found = training.ended(tmp_path / "stopped", *(Ending(look=2) for _ in range(watched.looks)))
+    # After one turn of the loop or two: where an epoch ends, a single turn only evaluates and is not saved.
+    stops = (Ending(look=2 + number % 2) for number in range(watched.looks))
+    found = training.ended(tmp_path / "stopped", *stops)
     check_same(found, expected)
 
 
-@pytest.mark.parametrize("kind", ["lora", "the whole base"])
+@pytest.mark.parametrize("kind", ["lora", pytest.param("the whole base", marks=pytest.mark.slow)])
 def test_one_stop_at_any_step_changes_nothing(new_training: NewTraining, tmp_path: Path, kind: str) -> None:
     """Here the step before was saved as well, and losses of several steps are not read yet."""
     trains, settings = KINDS[kind]
@@ -145,8 +151,9 @@ def test_an_evaluation_that_is_given_up_is_made_again(
         check_same(training.ended(tmp_path / f"stopped-{number}", Ending(evaluation=number)), expected)
 
 
-@pytest.mark.parametrize("kind", ["lora", "the whole base", "three members"])
-@pytest.mark.parametrize("minutes", [None, EACH_STEP, 600])
+@pytest.mark.parametrize(
+    ("kind", "minutes"), [("lora", 600), ("the whole base", EACH_STEP), ("three members", None)]
+)
 def test_a_killed_training_goes_on_from_what_was_saved_last(
     new_training: NewTraining, tmp_path: Path, kind: str, minutes: float | None
 ) -> None:
@@ -168,6 +175,83 @@ def test_a_checkpoint_is_made_when_its_time_has_come(
     assert about is not None
     assert (about.step, about.attempt, about.is_trained) == (step, 1, False)
     assert str(about) == f"epoch {step / 3:.1f} of 2"
+
+
+def drawing(cohort: Cohort) -> Cohort:
+    """A base that draws from all generators there are, and counts its passes in a buffer."""
+    dropout = cohort.network.encoder.embeddings.dropout
+    dropout.register_buffer("passes", torch.zeros(()), persistent=False)
+
+    def draw(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor | None:
+        if not module.training:
+            return None
+        dropout.passes += 1
+        # an odd number of normal ones: the generators keep every second for the next call
+        factor: float = 1 + 0.1 * np.random.standard_normal() + 0.1 * random.gauss(0, 1)
+        scaled: torch.Tensor = output * factor * dropout.passes.sqrt()
+        return scaled
+
+    dropout.register_forward_hook(draw)
+    return cohort
+
+
+def test_random_numbers_of_every_kind_and_buffers_go_on(new_training: NewTraining, tmp_path: Path) -> None:
+    plain = new_training({"lr": 1e-3}, **WHOLE)
+    training = dataclasses.replace(plain, new_cohort=lambda: drawing(plain.new_cohort()))
+    expected = training.ended(tmp_path / "undisturbed")
+    found = training.ended(tmp_path / "stopped", *(Ending(look=2) for _ in range(8)))
+    check_same(found, expected)
+
+
+def test_the_writing_thread_sees_nothing_of_later_steps(
+    new_training: NewTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It begins to write when the loop has taken a step, and when it wants to save again."""
+    training, home = new_training({"eval_steps": 1}), Home(tmp_path / "home")
+    cohort = training.new_cohort()
+    member = training.seat(cohort, training.configs[0], tmp_path)
+    keeper = Keeper(cohort)
+    keeper.follow(member, home, facts(home.claim()))
+    keeper.wait()
+    begun = threading.Event()
+
+    def late(tensors: dict[str, torch.Tensor], file: Path) -> None:
+        begun.wait(timeout=0.3)
+        save_file(tensors, file)
+
+    monkeypatch.setattr(checkpoint, "save_file", late)
+    weights, best = [], []
+    for _ in range(3):
+        cohort.evaluate_due()
+        cohort.step()
+        weights.append(member.flat_parameters.values.clone())
+        best.append(member.best)
+        keeper.save([member])
+    begun.set()
+    keeper.wait()
+    about = home.about()
+    assert about is not None
+    folders = zip(home.folders(), (3, 2), strict=True)
+    saved = [read(folder, about.model_copy(update={"step": step})) for folder, step in folders]
+    assert [each.state.step for each in saved] == [3, 2]
+    for each in saved:
+        assert torch.equal(each.tensors["trained"], weights[each.state.step - 1])
+        kept = best[each.state.step - 1]
+        assert kept is not None
+        assert each.state.best == SavedBest(**{**dataclasses.asdict(kept), "values": dict(kept.values)})
+
+
+def test_what_is_no_part_of_the_numbers_goes_on_too(new_training: NewTraining, tmp_path: Path) -> None:
+    training = new_training()
+    saved = saved_one(training, tmp_path)
+    assert saved.state.threads == torch.get_num_threads()
+    assert saved.state.notices == ["said before"]
+    state = saved.state.model_copy(update={"epoch_seconds": 1000.0, "threads_at_start": 7})
+    changed = dataclasses.replace(saved, state=state)
+    cohort = training.new_cohort()
+    member = entered(cohort, training.seat, training.configs[0], tmp_path / "new", changed)
+    assert 1000 < member.epoch_seconds() < 1100
+    assert cohort.threads_at_start == 7
 
 
 def test_a_training_that_is_over_comes_back_with_its_best_weights(

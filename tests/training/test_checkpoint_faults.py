@@ -81,6 +81,14 @@ class Disk:
         return name == "fsync" or any(path.startswith(self.folder) for path in paths)
 
 
+class Heard(list[str]):
+    """What is said of checkpoints. That this machine is busy may be said too, at any time."""
+
+    def append(self, text: str) -> None:
+        if text.startswith("checkpoint "):
+            super().append(text)
+
+
 @dataclass
 class Watched:
     """A member with a best epoch that is saved when the test says so."""
@@ -104,7 +112,7 @@ class Watched:
 
 @pytest.fixture
 def watched(new_cohort: NewCohort, config_of: ConfigOf, seat: Seat, tmp_path: Path) -> Watched:
-    notices: list[str] = []
+    notices = Heard()
     cohort = new_cohort(notices)
     member = seat(cohort, config_of(train={"epochs": 999, "batch_size": 48}), tmp_path)
     cohort.network.train()
@@ -195,7 +203,7 @@ def test_a_file_that_the_system_refuses_costs_one_checkpoint(watched: Watched, r
 def test_the_second_fault_in_a_row_ends_the_training(
     new_cohort: NewCohort, config_of: ConfigOf, seat: Seat, tmp_path: Path
 ) -> None:
-    notices: list[str] = []
+    notices = Heard()
     cohort = new_cohort(notices)
     member = seat(cohort, config_of(train={"epochs": 9, "checkpoint_minutes": EACH_STEP}), tmp_path)
     home, keeper = Home(tmp_path / "home"), Keeper(cohort)
@@ -226,7 +234,7 @@ def test_a_success_between_two_faults_lets_the_training_go_on(watched: Watched) 
 def test_members_go_on_from_the_same_step_when_one_cannot_be_saved(
     new_cohort: NewCohort, config_of: ConfigOf, seat: Seat, tmp_path: Path
 ) -> None:
-    notices: list[str] = []
+    notices = Heard()
     cohort = new_cohort(notices)
     keeper, homes = Keeper(cohort), []
     for name in ("one", "two"):
