@@ -66,7 +66,7 @@ def command(arguments: argparse.Namespace) -> int:
         stopped = unfinished(config, corpus)
 
     screen = console(beside_the_answers=arguments.json)
-    with ProgressBar(screen) as bar:
+    with told_to_mlflow(), ProgressBar(screen) as bar:
         if stopped is not None and arguments.resume == "auto":
             result = resume_same(config, corpus, stopped.run_id, bar)
         else:

@@ -32,7 +32,7 @@ from loratrack.store import leases
 from loratrack.store.client import status_of
 from loratrack.store.place import store_folder
 from loratrack.tracking.stopped import StoppedRun, find, stopped_runs
-from loratrack.tracking.writer import RunWriter
+from loratrack.tracking.writer import RunWriter, tell_made_run
 from loratrack.training.checkpoint import Saved, read
 
 CHANGED = "resumed_with"
@@ -153,8 +153,8 @@ def _go_on(
     if not force:
         refuse_changes(saved, counting)
     with interruptible() as interruption:
-        os.environ.pop("MLFLOW_RUN_ID", None)  # of `mlflow run`, whose own run is another one
         log, attempt = take_over(saved, watcher.notice)
+        tell_made_run(saved.about.run_id, config.exp_id)
         if counting:
             log.writer.set_tags({CHANGED: _listed(counting)})
         log.later += [f"different since then: {difference}" for difference in different]
