@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 CODES = (
     "exit codes: 0 done, 2 wrong use or failed;\n"
-    "  stopped, to be resumed: 130 after Ctrl-C, 143 after SIGTERM, 75 after SIGUSR1 or on a full disk"
+    "  stopped, to be resumed: 130 after Ctrl-C, 143 after SIGTERM, 129 when its terminal is closed,\n"
+    "  75 after SIGUSR1 or on a full disk"
 )
 
 
