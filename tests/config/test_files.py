@@ -249,3 +249,9 @@ def test_the_room_opens_without_heavy_libraries() -> None:
     )
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert process.stdout == "[]\n"
+
+
+def test_how_often_is_saved_makes_no_other_config(project: Path) -> None:
+    """A run may go on with other minutes, and has the hash that it had before there were any."""
+    often = load("projects/a/x.yaml", ["train.checkpoint_minutes=1"])
+    assert sha256(often) == sha256(load("projects/a/x.yaml", ["train.checkpoint_minutes=null"]))

@@ -215,6 +215,7 @@ def test_a_run_ends_as_its_first_end_says(client: MlflowClient) -> None:
 def test_whoever_is_in_a_hurry_does_not_wait_for_a_store_that_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "MLproject").write_text("name: loratrack\n")  # else the folder of the user
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

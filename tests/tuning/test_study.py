@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from optuna.trial import TrialState
 from loratrack.config.sweep import SweepConfig
 from loratrack.errors import ConfigError, UserError
 from loratrack.tuning import cohorts, space, study
+from loratrack.tuning.fingerprint import BEGUN_WITH
 from loratrack.tuning.study import Search
 
 Configs = Callable[..., SweepConfig]
@@ -90,6 +92,17 @@ def test_a_changed_sweep_is_refused_with_its_differences(sweep_config: Configs, 
         "  train.epochs: was 3, is 4",
         "  train.loss_weight: is null, was not there",
     ]
+
+
+def test_a_sweep_goes_on_whatever_is_saved_on_the_way(sweep_config: Configs, new_search: Opens) -> None:
+    """Also one that was begun when nothing was saved, and whose study does not know the setting."""
+    begun = new_search(sweep_config())
+    assert "train.checkpoint_minutes" not in json.loads(begun.attr(BEGUN_WITH))
+    trial = begun.next()
+    assert trial is not None
+    begun.complete(trial, [0.5])
+    again = new_search(sweep_config(run={"train": {"checkpoint_minutes": 1}}))
+    assert len(again.trials()) == 1
 
 
 def test_a_sweep_without_results_may_be_changed(sweep_config: Configs, new_search: Opens) -> None:

@@ -43,7 +43,7 @@ def command(arguments: argparse.Namespace) -> int:
         from loratrack.experiments.resumption import resume
 
     screen = console(beside_the_answers=arguments.json)
-    with ProgressBar(screen) as bar:
+    with told_to_mlflow(), ProgressBar(screen) as bar:
         result = resume(
             arguments.run,
             force=arguments.force,

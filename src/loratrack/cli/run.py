@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 CODES = (
     "exit codes: 0 done, 2 wrong use or failed;\n"
-    "  stopped, to be resumed: 130 after Ctrl-C, 143 after SIGTERM, 75 after SIGUSR1 or on a full disk"
+    "  stopped, to be resumed: 130 after Ctrl-C, 143 after SIGTERM, 129 when its terminal is closed,\n"
+    "  75 after SIGUSR1 or on a full disk"
 )
 
 
@@ -63,7 +64,7 @@ def command(arguments: argparse.Namespace) -> int:
         from loratrack.experiments.resumption import run_or_resume
 
     screen = console(beside_the_answers=arguments.json)
-    with ProgressBar(screen) as bar:
+    with told_to_mlflow(), ProgressBar(screen) as bar:
         result = run_or_resume(config, bar, corpus, separated(arguments.set), arguments.resume)
     return end(result, screen, as_json=arguments.json)
 

@@ -71,10 +71,11 @@ def flat(settings: Settings, prefix: str = "") -> Settings:
 def sha256(config: RunConfig) -> str:
     """The same for the same settings on any machine, wherever its files lie.
 
-    `project` and `baseline` have no part in it.
+    `project`, `baseline` and `train.checkpoint_minutes` have no part in it.
     """
     settings = portable(plain(config))
     del settings["project"], settings["baseline"]  # where a run is filed and what it is compared with
+    del settings["train"]["checkpoint_minutes"]  # what is saved on the way changes no result
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 

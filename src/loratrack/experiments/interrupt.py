@@ -1,6 +1,7 @@
 """Signals that end a training between two steps, with everything that it has learned on the disk.
 
 Ctrl-C, SIGTERM     stop: a person or a machine wants it to end        exit code 130, 143
+SIGHUP              stop: its terminal was closed, without nohup       exit code 129
 SIGUSR1             pause: it will be wanted again, as Slurm asks it   exit code 75
 the same again      now: what was saved last is what there is
 """
@@ -18,7 +19,7 @@ from loratrack.errors import StoppedError
 PAUSE = signal.SIGUSR1
 PAUSED = 75
 """The exit code of a run that wants to be resumed: EX_TEMPFAIL, try again later."""
-SIGNALS = (signal.SIGTERM, signal.SIGINT, PAUSE)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, PAUSE)
 
 
 class Interruption:
@@ -61,8 +62,9 @@ def interruptible() -> Iterator[Interruption]:
         yield interruption
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
-    for number in before:
-        signal.signal(number, interruption.request)
+    for number, handler in before.items():
+        if (number, handler) != (signal.SIGHUP, signal.SIG_IGN):  # nohup
+            signal.signal(number, interruption.request)
     try:
         yield interruption
     finally:

@@ -33,7 +33,7 @@ from loratrack.store import leases
 from loratrack.store.client import status_of
 from loratrack.store.place import store_folder
 from loratrack.tracking.stopped import StoppedRun, find, stopped_runs
-from loratrack.tracking.writer import RunWriter
+from loratrack.tracking.writer import RunWriter, tell_made_run
 from loratrack.training.checkpoint import Saved, read
 from loratrack.training.session import Prepared
 
@@ -181,8 +181,8 @@ def _go_on(
     if not force:
         refuse_changes(saved, different)
     with interruptible() as interruption:
-        os.environ.pop("MLFLOW_RUN_ID", None)  # of `mlflow run`, whose own run is another one
         log, attempt = take_over(saved, watcher.notice, different)
+        tell_made_run(saved.about.run_id, config.exp_id)
         for line in (f"{config.exp_id}: run {saved.about.run_id}", *attempt.notices):
             watcher.notice(line)
         return carry_out(Work(config, corpus, log, attempt, watcher, interruption, trust, is_ended=end))

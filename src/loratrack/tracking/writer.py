@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,11 +18,13 @@ from mlflow.utils.mlflow_tags import MLFLOW_RUN_NAME
 from loratrack.errors import StoreError
 from loratrack.store import process, secrets
 from loratrack.store.client import (
+    DESCRIPTION,
     EXPERIMENT,
     PARENT_TAG,
     REFUSALS,
     Client,
     Run,
+    answering,
     connect,
     ensure_experiment,
     fault_text,
@@ -43,6 +46,8 @@ LOOKED_AT = 100
 """Runs of the same exp_id that a new name is compared with."""
 DIGEST_LENGTH = 32
 """MLflow keeps 36 characters; the whole sha256 is a tag."""
+RESUMES = "resumes"
+"""The tag that names the run which went on, at the run that `mlflow run` has made for it."""
 MEASURED_AREAS = (sampler.PREFIX,)
 """Metrics that differ whenever a step is done again."""
 
@@ -240,6 +245,20 @@ class RunWriter:
             return self.flush(wait_seconds, is_urgent=is_urgent)
         finally:
             self._shipper.release(self.run_id)
+
+
+def tell_made_run(run_id: str, name: str) -> None:
+    """`mlflow run` has made a run for a training that goes on in this one: it says so, and stays empty."""
+    made = os.environ.pop("MLFLOW_RUN_ID", None)
+    if made is None or made == run_id:
+        return
+    use_short_requests()
+    with suppress(StoreError), answering():
+        client = connect()
+        _hide_secrets(client, client.get_run(made))
+        client.set_tag(made, MLFLOW_RUN_NAME, f"resume {name}")
+        client.set_tag(made, DESCRIPTION, f"Went on with run {run_id}, where all that was logged is.")
+        client.set_tag(made, RESUMES, run_id)
 
 
 def _create(client: Client, experiment: str, named: Mapping[str, str], is_numbered: bool) -> tuple[str, str]:

@@ -24,6 +24,7 @@ WITHOUT_EFFECT = (
     "experiment",
     "baseline",
     "resources.",
+    "train.checkpoint_minutes",
 )
 """Settings that change no result."""
 
