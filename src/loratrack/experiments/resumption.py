@@ -8,13 +8,15 @@ unfinished(config, corpus)                      # the run of exactly this config
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 
 from loratrack.bases import base as bases
 from loratrack.bases.trust import Trust, said_by_loader
-from loratrack.checkpoints import home_of
+from loratrack.checkpoints import home_of, homes
 from loratrack.config import RunConfig, files, load
 from loratrack.data import Corpus
 from loratrack.errors import RefusedError
@@ -31,10 +33,13 @@ from loratrack.places import CONFIG_COPY
 from loratrack.store import leases
 from loratrack.store.client import status_of
 from loratrack.store.place import store_folder
-from loratrack.tracking.stopped import StoppedRun, find, stopped_runs
+from loratrack.tracking.stopped import StoppedRun, find, stopped_run
 from loratrack.tracking.writer import RunWriter
 from loratrack.training.checkpoint import Saved, read
 
+SENDING_SECONDS = 3.0
+"""How long a run may be held by a process that only sends what is left of it."""
+LOOK_SECONDS = 0.05
 CHANGED = "resumed_with"
 """The tag of a run that went on although something that counts was different."""
 
@@ -75,24 +80,36 @@ def resume_same(config: RunConfig, corpus: Corpus, run_id: str, watcher: Watcher
 def unfinished(config: RunConfig, corpus: Corpus) -> StoppedRun | None:
     """The newest run of exactly this config and data that was stopped, or whose process is gone."""
     wanted = files.sha256(storable(texts_hidden(pinned(config)))), corpus.sha256
-    runs = [
-        run
-        for run in stopped_runs(store_folder())
-        if wanted == (run.about.config_sha256, run.about.data_sha256)
-    ]
-    return next((run for run in runs if status_of(run.run_id) != "FINISHED"), None)
+    store = store_folder()
+    runs = [run for run_id in homes(store) if (run := stopped_run(store, run_id)) is not None]
+    same = [run for run in runs if wanted == (run.about.config_sha256, run.about.data_sha256)]
+    left = [run for run in same if not _is_trained(store, run.run_id) and status_of(run.run_id) != "FINISHED"]
+    return min(left, key=lambda run: run.age_seconds, default=None)
 
 
 def left_behind(run_id: str, notice: Callable[[str], None]) -> tuple[Saved, RunConfig]:
     """The newest whole checkpoint of a run, and its settings; RefusedError where a process trains it."""
     store = store_folder()
-    if leases.is_held(store, run_id):
+    if _is_trained(store, run_id):
         raise RefusedError(f"run {run_id}: is being trained, by a process that lives")
     home = home_of(store, run_id)
     checkpoint = home.newest(notice)
     if checkpoint is None:
         raise RefusedError(f"run {run_id}: has no whole checkpoint in {home.folder}; begin a new run")
     return read(checkpoint.folder, checkpoint.about), load(checkpoint.folder / CONFIG_COPY)
+
+
+def _is_trained(store: Path, run_id: str) -> bool:
+    """Whether a living process trains it: one that sends what a dead one has left holds it for a moment."""
+    return not _comes_true(lambda: not leases.is_held(store, run_id))
+
+
+def _comes_true(condition: Callable[[], bool]) -> bool:
+    """Whether it is so within the moment that a lease may be held to send something."""
+    deadline = time.monotonic() + SENDING_SECONDS
+    while not (is_so := condition()) and time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS)
+    return is_so
 
 
 def changes(saved: Saved, data_sha256: str, base_sha256: str) -> list[Difference]:
@@ -118,7 +135,7 @@ def take_over(saved: Saved, show: Callable[[str], None]) -> tuple[WriterLog, Att
     """The run is ours to write, and RUNNING again; RefusedError when another process was quicker."""
     run_id = saved.about.run_id
     writer = RunWriter.attach(run_id, with_sampler=True)
-    if not writer.is_ours:
+    if not _comes_true(lambda: writer.is_ours):
         writer.leave()
         raise RefusedError(f"run {run_id}: is being trained by another process")
     home = home_of(store_folder(), run_id)
