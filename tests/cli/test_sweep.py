@@ -20,6 +20,8 @@ from typing import Any
 import optuna
 import pytest
 from mlflow import MlflowClient
+from tests import traces
+from tests.forks import Blow, ended, start
 
 from loratrack.cli import main
 
@@ -306,23 +308,88 @@ def num_ended(store: Store, name: str) -> int:
         return 0
 
 
-def test_interrupted_trials_are_begun_again(store: Store, start_worker: Callable[..., Worker]) -> None:
-    file = store.write("broken-off", trials=3, parallel=1, register=False, run={"train": {"epochs": 3}})
-    worker = start_worker(file)
-    wait_for(lambda: num_ended(store, "broken-off") >= 1)
-    worker.process.send_signal(signal.SIGINT)
-    code, output = worker.ended()
-    assert code == 128 + signal.SIGINT, output
-    assert re.search(
-        r"^interrupted \(SIGINT\); \d trials? done; the same command goes on$", output, re.MULTILINE
-    )
-    assert not {run.info.status for run in store.children("broken-off").values()} & {"RUNNING"}
-    assert store.parent("broken-off").info.status == "KILLED"
-    assert call("sweep", str(file))[0] == 0
-    states = [trial.state.name for trial in store.trials("broken-off")]
-    assert states.count("COMPLETE") == 3
-    assert "RUNNING" not in states
-    assert store.parent("broken-off").info.status == "FINISHED"
+OFTEN: dict[str, Any] = {"epochs": 4, "checkpoint_minutes": 0.001}
+"""Steps: 9 in an epoch; a checkpoint of each trial every 60 milliseconds."""
+STEP = "loratrack.training.cohort:take_step"
+
+
+def struck(store: Store, file: Path, *blows: Blow) -> tuple[int, str]:
+    """A process that works on the sweep and is sent signals at exact moments."""
+    output = store.folder.parent / f"{file.stem}.txt"
+    before = len(output.read_text("utf-8")) if output.exists() else 0
+    code = ended(start(["sweep", str(file)], store.folder, output, *blows))
+    return code, output.read_text("utf-8")[before:]
+
+
+def check_whole(store: Store, name: str, num_trials: int) -> None:
+    """All trials complete, each in one run; every epoch logged once; no checkpoint left."""
+    trials, runs = store.trials(name), store.children(name)
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * num_trials
+    assert {run.info.status for run in runs.values()} == {"FINISHED"}
+    assert store.parent(name).info.status == "FINISHED"
+    for trial in trials:
+        run_id = runs[f"{name}-{trial.number}"].info.run_id
+        assert run_id == trial.user_attrs["run_id"]
+        told = [step for key, step, _ in traces.metrics(store.folder, run_id) if key == "avg_f1"]
+        assert told == list(range(1, OFTEN["epochs"] + 1))
+    assert traces.doubled(store.folder) == []
+    assert traces.leftovers(store.folder) == []
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGUSR1, 75)])
+def test_trials_of_a_stopped_sweep_go_on_where_they_were(
+    store: Store, number: signal.Signals, exit_code: int
+) -> None:
+    name = f"broken-off-{number.name}"
+    file = store.write(name, trials=2, parallel=2, register=False, run={"train": OFTEN})
+    code, output = struck(store, file, Blow(STEP, number, call=22))
+    assert code == exit_code, output
+    assert output.splitlines()[-1] == f"stopped ({number.name}); 0 trials done; the same command goes on"
+    runs = {name: run.info.run_id for name, run in store.children(name).items()}
+    assert {run.info.status for run in store.children(name).values()} == {"KILLED"}
+    assert store.parent(name).info.status == "KILLED"
+    assert [trial.state.name for trial in store.trials(name)] == ["WAITING"] * 2
+    code, output = struck(store, file)
+    assert code == 0, output
+    for trial in (0, 1):
+        assert f"trial {trial} goes on at epoch 2.4 of 4\n" in output
+    assert {name: run.info.run_id for name, run in store.children(name).items()} == runs
+    check_whole(store, name, 2)
+
+
+def test_trials_of_a_killed_process_go_on_in_one_that_lives(store: Store) -> None:
+    """The second one has been there all the time, with a trial of its own."""
+    file = store.write("died", trials=3, parallel=2, register=False, run={"train": OFTEN})
+    outputs = [store.folder.parent / f"died-{number}.txt" for number in range(2)]
+    words = ["sweep", str(file)]
+    dying = start(words, store.folder, outputs[0], Blow(STEP, signal.SIGKILL, call=25))
+    living = start(words, store.folder, outputs[1])
+    assert ended(dying) == -signal.SIGKILL
+    assert ended(living) == 0, outputs[1].read_text("utf-8")
+    text = outputs[1].read_text("utf-8")
+    assert re.search(r"^trial \d goes on at epoch [12]\.\d of 4$", text, re.MULTILINE), text
+    assert "begins anew" not in text
+    check_whole(store, "died", 3)
+
+
+@pytest.mark.parametrize(
+    "blow",
+    [
+        Blow("loratrack.experiments.recording:keep", signal.SIGKILL),
+        Blow("loratrack.tuning.study:Search.complete", signal.SIGKILL, is_after=True),
+        Blow("loratrack.checkpoints:Home.remove", signal.SIGKILL),
+        Blow("loratrack.checkpoints:Home.remove", signal.SIGKILL, is_after=True),
+    ],
+    ids=["before its files", "when it is complete", "before its checkpoints go", "before its folder goes"],
+)
+def test_a_trial_whose_process_is_killed_at_its_end_has_one_run(store: Store, blow: Blow) -> None:
+    name = f"at-its-end-{blow.function.rpartition('.')[2]}-{blow.is_after}".replace(":", "-")
+    file = store.write(name, trials=1, register=False, run={"train": OFTEN})
+    assert struck(store, file, blow)[0] == -signal.SIGKILL
+    code, output = struck(store, file)
+    assert code == 0, output
+    assert "begins anew" not in output
+    check_whole(store, name, 1)
 
 
 @pytest.mark.parametrize(("num_workers", "num_trials"), [(2, 6), (4, 40)])
@@ -331,7 +398,7 @@ def test_nothing_is_lost_when_a_process_is_killed(
 ) -> None:
     name = f"shared-{num_workers}"
     sweep = {"trials": num_trials, "parallel": 2, "heartbeat_seconds": 2, "keep": "best", "register": False}
-    file = store.write(name, **sweep, run={"train": {"epochs": 1}})
+    file = store.write(name, **sweep, run={"train": {"epochs": 1, "checkpoint_minutes": 0.001}})
     workers = [start_worker(file) for _ in range(num_workers)]
     enough = random.randint(1, num_trials // 3)
     wait_for(lambda: num_ended(store, name) >= enough)
@@ -349,6 +416,8 @@ def test_nothing_is_lost_when_a_process_is_killed(
     assert {trials[number].state.name for number in replaced} <= {"FAIL"}
     runs = store.children(name)
     assert "RUNNING" not in {run.info.status for run in runs.values()}
+    assert traces.doubled(store.folder) == []
+    assert traces.leftovers(store.folder) == []
     assert {runs[f"{name}-{trial.number}"].info.status for trial in standing} == {"FINISHED"}
     assert store.parent(name).info.status == "FINISHED"
 

@@ -40,9 +40,9 @@ def new_search(tmp_path: Path) -> Iterator[Callable[..., Search]]:
     """Opens the same study whenever it is called: as another process, or as a continuation would."""
     opened: list[Search] = []
 
-    def open_study(config: SweepConfig, notices: list[str] | None = None) -> Search:
+    def open_study(config: SweepConfig, notices: list[str] | None = None, **options: Any) -> Search:
         notice = (notices if notices is not None else []).append
-        opened.append(Search(config, f"sqlite:///{tmp_path}/optuna.db", tmp_path / "lock", notice))
+        opened.append(Search(config, f"sqlite:///{tmp_path}/optuna.db", tmp_path / "lock", notice, **options))
         return opened[-1]
 
     yield open_study

@@ -53,6 +53,23 @@ def test_the_next_proposal_does_not_depend_on_the_process(
     assert [trial.values for trial in (other.next(), another.next()) if trial] == values
 
 
+def test_what_another_process_has_taken_up_is_not_given_back(
+    sweep_config: Configs, new_search: Opens
+) -> None:
+    """Between the end of its run and its return another process may find it without an owner."""
+    config = sweep_config(trials=1)
+    first = new_search(config)
+    trial = first.next()
+    assert trial is not None
+    first.note_run(trial, "a" * 32)
+    other = new_search(config, is_alive=lambda run_id: False)
+    taken = other.next()
+    assert taken is not None
+    assert taken.number == trial.number
+    first.give_all_back()
+    assert states(other) == ["RUNNING"]
+
+
 def test_what_was_interrupted_waits_for_whoever_goes_on(sweep_config: Configs, new_search: Opens) -> None:
     search = new_search(sweep_config(trials=2))
     trial = search.next()

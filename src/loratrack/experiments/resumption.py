@@ -8,14 +8,16 @@ unfinished(config, corpus.sha256)               # the run of exactly this config
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
 
 from loratrack.bases import base as bases
 from loratrack.bases.trust import Trust, said_by_loader
-from loratrack.checkpoints import home_of
+from loratrack.checkpoints import home_of, homes
 from loratrack.config import RunConfig, files, load
 from loratrack.data import Corpus
 from loratrack.errors import RefusedError
@@ -32,11 +34,14 @@ from loratrack.places import CONFIG_COPY
 from loratrack.store import leases
 from loratrack.store.client import status_of
 from loratrack.store.place import store_folder
-from loratrack.tracking.stopped import StoppedRun, find, stopped_runs
+from loratrack.tracking.stopped import StoppedRun, find, stopped_run
 from loratrack.tracking.writer import RunWriter, tell_made_run
 from loratrack.training.checkpoint import Saved, read
 from loratrack.training.session import Prepared
 
+SENDING_SECONDS = 3.0
+"""How long a run may be held by a process that only sends what is left of it."""
+LOOK_SECONDS = 0.05
 CHANGED = "resumed_with"
 """The tag of a run that went on although something that counts was different."""
 
@@ -91,17 +96,17 @@ def run_or_resume(
 def unfinished(config: RunConfig, data_sha256: str) -> StoppedRun | None:
     """The newest run of exactly this config and data that was stopped, or whose process is gone."""
     wanted = files.sha256(storable(texts_hidden(pinned(config)))), data_sha256
-    for left in stopped_runs(store_folder()):
-        is_same = wanted == (left.about.config_sha256, left.about.data_sha256)
-        if is_same and status_of(left.run_id) != "FINISHED":
-            return left
-    return None
+    store = store_folder()
+    runs = [run for run_id in homes(store) if (run := stopped_run(store, run_id)) is not None]
+    same = [run for run in runs if wanted == (run.about.config_sha256, run.about.data_sha256)]
+    left = [run for run in same if not _is_trained(store, run.run_id) and status_of(run.run_id) != "FINISHED"]
+    return min(left, key=lambda run: run.age_seconds, default=None)
 
 
 def left_behind(run_id: str, notice: Callable[[str], None]) -> tuple[Saved, RunConfig]:
     """The newest whole checkpoint of a run, and its settings; RefusedError where a process trains it."""
     store = store_folder()
-    if leases.is_held(store, run_id):
+    if _is_trained(store, run_id):
         raise RefusedError(f"run {run_id}: is being trained, by a process that lives")
     home = home_of(store, run_id)
     checkpoint = home.newest(notice)
@@ -110,6 +115,19 @@ def left_behind(run_id: str, notice: Callable[[str], None]) -> tuple[Saved, RunC
     if checkpoint.about.run_id != run_id:
         raise RefusedError(f"{checkpoint.folder}: is of run {checkpoint.about.run_id}; begin a new run")
     return read(checkpoint.folder, checkpoint.about), load(checkpoint.folder / CONFIG_COPY)
+
+
+def _is_trained(store: Path, run_id: str) -> bool:
+    """Whether a living process trains it: one that sends what a dead one has left holds it for a moment."""
+    return not _comes_true(lambda: not leases.is_held(store, run_id))
+
+
+def _comes_true(condition: Callable[[], bool]) -> bool:
+    """Whether it is so within the moment that a lease may be held to send something."""
+    deadline = time.monotonic() + SENDING_SECONDS
+    while not (is_so := condition()) and time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS)
+    return is_so
 
 
 def changes(saved: Saved, data_sha256: str, base_sha256: str) -> list[Difference]:
@@ -136,10 +154,10 @@ def take_over(
 ) -> tuple[WriterLog, Attempt]:
     """The run is ours to write, and RUNNING again; RefusedError when another process was quicker."""
     run_id = saved.about.run_id
-    if leases.is_held(store_folder(), run_id) or not saved.folder.is_dir():
+    if _is_trained(store_folder(), run_id) or not saved.folder.is_dir():
         raise RefusedError(f"run {run_id}: another process has gone on with it")
     writer = RunWriter.attach(run_id, with_sampler=True)
-    if not writer.is_ours:
+    if not _comes_true(lambda: writer.is_ours):
         writer.leave()
         raise RefusedError(f"run {run_id}: is being trained by another process")
     home = home_of(store_folder(), run_id)

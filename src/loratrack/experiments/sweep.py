@@ -15,6 +15,7 @@ from pathlib import Path
 import optuna
 from optuna.trial import TrialState
 
+from loratrack.checkpoints import home_of
 from loratrack.config import RunConfig, files, flat, plain
 from loratrack.config.sweep import SweepConfig
 from loratrack.data import Corpus
@@ -44,7 +45,7 @@ from loratrack.tracking.writer import RunWriter
 from loratrack.tuning import report as reports
 from loratrack.tuning import space, study
 from loratrack.tuning.report import Report
-from loratrack.tuning.study import CONCLUDED, PARENT, Search
+from loratrack.tuning.study import CONCLUDED, PARENT, RUN, Search
 from loratrack.views import answers
 from loratrack.views import sweep as views
 
@@ -130,12 +131,7 @@ def _parent(search: Search, config: SweepConfig) -> RunWriter:
 def _end(work: Work, *, is_stopped: bool) -> Sweep:
     """The last process to leave concludes the sweep, unless it was stopped."""
     search, parent, interruption = work.search, work.parent, work.interruption
-    for child in child_runs.running(parent.run_id):
-        name, _, number = child.name.rpartition("-")
-        if name == search.sweep.name and number.isdecimal() and search.is_over(int(number)):
-            # a run whose trial is over and that is still RUNNING belongs to a process that was killed
-            is_complete = search.trials()[int(number)].state == TrialState.COMPLETE
-            child_runs.end(child.run_id, "FINISHED" if is_complete else "KILLED", "its process died")
+    _end_left_behind(search, parent.run_id)
     concluded: Mapping[str, str] | None = None
     with search.last_one_out() as is_last:
         if not is_last or search.running_elsewhere():
@@ -170,6 +166,22 @@ def _end(work: Work, *, is_stopped: bool) -> Sweep:
         best_run_id=None if best is None else best.user_attrs.get("run_id"),
         best_settings={} if best is None else dict(best.params),
     )
+
+
+def _end_left_behind(search: Search, parent_run_id: str) -> None:
+    """Runs, checkpoints and files of trials that are over, as a process has left them that was killed."""
+    run_ids = {trial.user_attrs.get(RUN) for trial in search.trials() if trial.state.is_finished()}
+    for child in child_runs.running(parent_run_id):
+        name, _, number = child.name.rpartition("-")
+        if name == search.sweep.name and number.isdecimal() and search.is_over(int(number)):
+            trial = search.trials()[int(number)]
+            # another run of the trial was killed before it was saved, and the trial began anew
+            is_complete = trial.state == TrialState.COMPLETE and trial.user_attrs.get(RUN) == child.run_id
+            child_runs.end(child.run_id, "FINISHED" if is_complete else "KILLED", "its process died")
+            run_ids.add(child.run_id)
+    for run_id in run_ids - {None}:
+        home_of(store_folder(), str(run_id)).remove()
+        shutil.rmtree(work_folder(store_folder(), str(run_id)), ignore_errors=True)
 
 
 def _conclude(work: Work) -> dict[str, str]:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import optuna
 from optuna.exceptions import ExperimentalWarning, StorageInternalError
@@ -79,6 +80,7 @@ class Search:
         shown = shown or config
         self.config, self.sweep, self.notice, self._is_alive = config, config.sweep, notice, is_alive
         self._lock, self._running = lock, dict[int, Trial]()
+        self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         with self.locked():
             self._storage = storage(url, self.sweep.heartbeat_seconds)
@@ -137,7 +139,7 @@ class Search:
                     warnings.filterwarnings("ignore", "Heartbeat of storage is supposed", UserWarning)
                     handle = self.study.ask()
                 self._heartbeat.add(handle._trial_id)
-                handle.set_user_attr(WORKER, f"{socket.gethostname()}:{os.getpid()}")
+                handle.set_user_attr(WORKER, self._name)
                 values = space.sample(handle, self.config)
                 shown = {  # `8` in a file is text
                     key: space.as_stored(value) if isinstance(value, str) else value
@@ -184,10 +186,12 @@ class Search:
         self._tell(trial.handle, TrialState.FAIL, reason=reason)
 
     def give_all_back(self) -> None:
-        """Our trials were interrupted: they wait for whoever goes on with them."""
+        """Our trials were interrupted: they wait for whoever goes on with them, if nobody has done so yet."""
         for trial in tuple(self._running.values()):
             with self.locked():
-                self._storage.set_trial_state_values(trial.handle._trial_id, TrialState.WAITING)
+                stored = self._storage.get_trial(trial.handle._trial_id)
+                if stored.state == TrialState.RUNNING and stored.user_attrs.get(WORKER) == self._name:
+                    self._storage.set_trial_state_values(trial.handle._trial_id, TrialState.WAITING)
                 self._heartbeat.drop(trial.handle._trial_id)
             del self._running[trial.number]
 
