@@ -37,8 +37,9 @@ from loratrack.checkpoints import Home
 from loratrack.config import RunConfig
 from loratrack.experiments.differences import surroundings
 from loratrack.training import session
-from loratrack.training.checkpoint import BEST, TENSORS, Facts, Keeper, read, restore
+from loratrack.training.checkpoint import BEST, TENSORS, read, restore
 from loratrack.training.cohort import Cohort, train
+from loratrack.training.keeper import Facts, Keeper
 from loratrack.training.log import ListLog
 from loratrack.training.member import Member
 from loratrack.training.session import Prepared

@@ -26,8 +26,9 @@ from loratrack.errors import StoppedError
 from loratrack.experiments.differences import surroundings
 from loratrack.experiments.watcher import Nobody
 from loratrack.places import CONFIG_COPY
-from loratrack.training.checkpoint import Facts, Keeper, Saved, read, restore
+from loratrack.training.checkpoint import Saved, read, restore
 from loratrack.training.cohort import NEVER, Cohort, Stop, train
+from loratrack.training.keeper import Facts, Keeper
 from loratrack.training.log import ListLog
 from loratrack.training.member import Member
 

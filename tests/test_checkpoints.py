@@ -26,8 +26,8 @@ from loratrack.checkpoints import (
     remove,
 )
 from loratrack.config import RunConfig
-from loratrack.training.checkpoint import Keeper
 from loratrack.training.cohort import Cohort
+from loratrack.training.keeper import Keeper
 from loratrack.training.member import Member
 
 ABOUT = About(

@@ -26,9 +26,10 @@ from loratrack.config.schema import SINGLE_TASK
 from loratrack.data import LabelMap
 from loratrack.errors import UserError
 from loratrack.model.batch import Layout
-from loratrack.training import checkpoint
-from loratrack.training.checkpoint import STATE, Keeper, Saved, SavedBest, read, restore
+from loratrack.training import keeper as keepers
+from loratrack.training.checkpoint import STATE, Saved, SavedBest, read, restore
 from loratrack.training.cohort import Cohort
+from loratrack.training.keeper import Keeper
 from loratrack.training.member import Member
 
 NewCohort = Callable[..., Cohort]
@@ -219,7 +220,7 @@ def test_the_writing_thread_sees_nothing_of_later_steps(
         begun.wait(timeout=0.3)
         save_file(tensors, file)
 
-    monkeypatch.setattr(checkpoint, "save_file", late)
+    monkeypatch.setattr(keepers, "save_file", late)
     weights, best = [], []
     for _ in range(3):
         cohort.evaluate_due()

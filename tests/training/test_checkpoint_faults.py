@@ -21,9 +21,9 @@ from loratrack.checkpoints import FencedError, Home
 from loratrack.config import RunConfig
 from loratrack.errors import StoppedError
 from loratrack.experiments.watcher import Nobody
-from loratrack.training import checkpoint
-from loratrack.training.checkpoint import Keeper
+from loratrack.training import keeper as keepers
 from loratrack.training.cohort import Cohort, train
+from loratrack.training.keeper import Keeper
 from loratrack.training.member import Member
 
 NewCohort = Callable[..., Cohort]
@@ -37,7 +37,7 @@ CALLS: dict[str, tuple[Any, ...]] = {
     "fsync": (os,),
     "replace": (os,),
     "rename": (os,),
-    "save_file": (checkpoint,),
+    "save_file": (keepers,),
 }
 """All through which a save changes the disk. Deletions of what is left over are not in it: they may fail."""
 EACH_STEP = 1e-9
@@ -141,9 +141,7 @@ def only_whole(home: Home) -> list[int]:
 def test_whatever_fails_in_a_save_costs_one_checkpoint(watched: Watched, number: int, stays: bool) -> None:
     """Each call of a save fails once, alone or with all that come after it."""
     member, notices, disk = watched.member, watched.notices, Disk(watched.home.folder, number, stays)
-    told = (
-        f"checkpoint not saved: {os.strerror(number)}; the training goes on, and can be resumed from epoch "
-    )
+    told = f"checkpoint not saved: {os.strerror(number)}; the training can be resumed from epoch "
     with disk.watched():
         watched.step()
         watched.saved()
@@ -194,9 +192,7 @@ def test_a_file_that_the_system_refuses_costs_one_checkpoint(watched: Watched, r
     [notice] = watched.notices
     assert notice.startswith("checkpoint not saved: ")
     assert "File too large" in notice
-    assert notice.endswith(
-        "; the training goes on, and can be resumed from epoch 1.0 of 999; free some space"
-    )
+    assert notice.endswith("; the training can be resumed from epoch 1.0 of 999; free some space")
     assert watched.saved() == [2, 1]
 
 
@@ -215,7 +211,7 @@ def test_the_second_fault_in_a_row_ends_the_training(
     assert keeper.has_given_up
     assert only_whole(home) == [0]
     goes_on, *stops = [notice.partition("; ")[2] for notice in notices]
-    assert goes_on == "the training goes on, and can be resumed from the beginning; free some space"
+    assert goes_on == "the training can be resumed from the beginning; free some space"
     assert stops
     assert set(stops) == {"the training stops here, and can be resumed from the beginning; free some space"}
 
@@ -278,7 +274,7 @@ def test_a_member_that_enters_does_not_put_off_the_others(
 ) -> None:
     """Trials of a sweep enter all the time, and each is saved at once."""
     seconds = [0.0]
-    monkeypatch.setattr(checkpoint, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
+    monkeypatch.setattr(keepers, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
     cohort = new_cohort([])
     keeper, homes = Keeper(cohort), []
     for name in ("one", "two", "three"):

@@ -12,8 +12,9 @@ from torch import Tensor
 from loratrack.checkpoints import Home
 from loratrack.config import RunConfig
 from loratrack.experiments.differences import surroundings
-from loratrack.training.checkpoint import TRAINED, Facts, Keeper, read
+from loratrack.training.checkpoint import TRAINED, read
 from loratrack.training.cohort import Cohort
+from loratrack.training.keeper import Facts, Keeper
 from loratrack.training.member import Member
 
 MONTH = 44_640.0

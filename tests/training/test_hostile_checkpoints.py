@@ -18,8 +18,9 @@ from loratrack.checkpoints import CHECKPOINT, MANIFEST, MAX_MANIFEST_BYTES, Home
 from loratrack.config import RunConfig
 from loratrack.errors import StoppedError, UserError
 from loratrack.experiments.differences import surroundings
-from loratrack.training.checkpoint import BEST, STATE, TENSORS, UNREAD, Facts, Keeper, read, restore
+from loratrack.training.checkpoint import BEST, STATE, TENSORS, UNREAD, read, restore
 from loratrack.training.cohort import Cohort, StopWhen, train
+from loratrack.training.keeper import Facts, Keeper
 from loratrack.training.member import Member
 
 Seat = Callable[[Cohort, RunConfig, Path], Member]

@@ -54,7 +54,8 @@ from loratrack.tracking import failures, outbox
 from loratrack.tracking.environment import device_name, environment, git
 from loratrack.tracking.writer import RunWriter
 from loratrack.training import session
-from loratrack.training.checkpoint import Facts, Keeper, Saved
+from loratrack.training.checkpoint import Saved
+from loratrack.training.keeper import Facts, Keeper
 from loratrack.training.member import Member
 from loratrack.training.session import Outcome, Prepared
 from loratrack.views import class_scores, curves

@@ -12,8 +12,8 @@ from loratrack.experiments import recording, resumption
 from loratrack.experiments.recording import Attempt, WriterLog
 from loratrack.experiments.watcher import Nobody
 from loratrack.training import session
-from loratrack.training.checkpoint import Keeper
 from loratrack.training.cohort import Stop, train
+from loratrack.training.keeper import Keeper
 from loratrack.training.session import Prepared
 from loratrack.tuning.cohorts import group
 

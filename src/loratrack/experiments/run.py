@@ -32,8 +32,8 @@ from loratrack.experiments.watcher import Nobody, Watcher
 from loratrack.registry import pages
 from loratrack.tracking.registration import registered
 from loratrack.training import session
-from loratrack.training.checkpoint import Keeper
 from loratrack.training.cohort import train
+from loratrack.training.keeper import Keeper
 from loratrack.training.member import Member
 from loratrack.training.session import Outcome, Prepared
 

@@ -35,8 +35,8 @@ from loratrack.store.place import store_folder
 from loratrack.tracking.outbox import work_folder
 from loratrack.tracking.writer import RunWriter
 from loratrack.training import session
-from loratrack.training.checkpoint import Keeper
 from loratrack.training.cohort import Stop, train
+from loratrack.training.keeper import Keeper
 from loratrack.training.member import Member, Status
 from loratrack.training.session import Prepared
 from loratrack.tuning import samplers

@@ -17,8 +17,8 @@ import torch
 from loratrack.errors import StoppedError
 from loratrack.model.network import Network
 from loratrack.model.out_of_memory import TooLargeError
-from loratrack.training.checkpoint import Keeper
 from loratrack.training.cuda_graphs import GraphCache
+from loratrack.training.keeper import Keeper
 from loratrack.training.member import Member
 from loratrack.training.memory import Memory
 from loratrack.training.objectives.objective import Evaluation, Objective
