@@ -13,6 +13,7 @@ import pytest
 from mlflow import MlflowClient
 
 import loratrack as lt
+from loratrack import api
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +25,7 @@ def test_the_door_is_complete() -> None:
     assert sorted(lt.__all__) == sorted(set(lt.__all__))
     assert all(hasattr(lt, name) for name in lt.__all__)
     assert set(lt.__all__) <= set(dir(lt))
+    assert lt.__all__ == api.__all__
     with pytest.raises(AttributeError, match="has no attribute 'trian'"):
         lt.trian  # noqa: B018
 

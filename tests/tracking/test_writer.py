@@ -184,7 +184,7 @@ def test_read_only_files_may_be_told_again(client: MlflowClient, tmp_path: Path)
 
 def test_an_unknown_run_cannot_be_joined(client: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
-    with pytest.raises(StoreError, match=r"MLFLOW_RUN_ID: must name a run of sqlite:.*, got '0{32}'"):
+    with pytest.raises(StoreError, match=r"MLFLOW_RUN_ID: must be a run of sqlite:.*, got '0{32}'"):
         start()
 
 
@@ -224,3 +224,15 @@ def test_whoever_is_in_a_hurry_does_not_wait_for_a_store_that_is_away(
     began = time.monotonic()
     assert not run.finish("FINISHED", is_urgent=lambda: True)
     assert time.monotonic() - began < writer.GIVE_UP_SECONDS / 4
+
+
+def test_a_deleted_run_does_not_go_on_and_the_message_says_how_it_may(client: MlflowClient) -> None:
+    run = start()
+    assert run.finish("KILLED")
+    client.delete_run(run.run_id)
+    with pytest.raises(StoreError) as caught:
+        RunWriter.attach(run.run_id)
+    assert str(caught.value) == (
+        f"the run to go on with: must be a run of {store_name()}, got '{run.run_id}'; where it was deleted,"
+        f" mlflow runs restore --run-id {run.run_id} brings it back"
+    )

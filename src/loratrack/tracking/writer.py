@@ -108,7 +108,8 @@ class RunWriter:
         outbox = Outbox(store_folder(), store_name())
         outbox.take_back_status(run_id)  # before there is anybody to send it
         outbox.close()
-        experiment_id, *_ = _join(client, run_id)
+        remedy = f"; where it was deleted, mlflow runs restore --run-id {run_id} brings it back"
+        experiment_id, *_ = _join(client, run_id, place="the run to go on with", remedy=remedy)
         writer = cls._open(run_id, experiment_id, client)
         writer.set_tags(process.own_tags())
         if with_sampler:
@@ -303,7 +304,12 @@ def _number_of(run_name: str, name: str) -> int:
 
 
 def _join(
-    client: Client, run_id: str, named: Mapping[str, str] | None = None
+    client: Client,
+    run_id: str,
+    named: Mapping[str, str] | None = None,
+    *,
+    place: str = "MLFLOW_RUN_ID",
+    remedy: str = "",
 ) -> tuple[str, set[str], str | None]:
     """The experiment of the run, the params it has already, and what it is to be called if it is `named`."""
     try:
@@ -316,7 +322,7 @@ def _join(
         run_name = None if named is None else _numbered(client, run.info.experiment_id, named)
     except MlflowException as error:
         if error.error_code in REFUSALS:
-            raise StoreError(f"MLFLOW_RUN_ID: must name a run of {store_name()}, got {run_id!r}") from error
+            raise StoreError(f"{place}: must be a run of {store_name()}, got {run_id!r}{remedy}") from error
         fault = secrets.scrub_text(str(error))
         log.warning("the tracking store does not answer; run %s starts without it: %s", run_id, fault)
         return os.environ.get("MLFLOW_EXPERIMENT_ID", ""), {"config", "set"}, None
