@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 from dataclasses import dataclass
 
@@ -51,8 +52,8 @@ def _train(configs: list[RunConfig], parent_run_id: str, stop: Stop) -> list[dic
     prepared = session.set_up(configs[0], lambda text: None)
     logs = [WriterLog(recording.start(config, parent_run_id)) for config in configs]
     open_runs = {log.writer.run_id: log.writer for log in logs}
+    works = [recording.new_work_folder(log.writer.run_id) for log in logs]
     try:
-        works = [recording.new_work_folder(log.writer.run_id) for log in logs]
         members = [
             recording.enter(prepared, config, log, work, name=f"seed-{config.train.seed}")
             for config, log, work in zip(configs, logs, works, strict=True)
@@ -72,3 +73,5 @@ def _train(configs: list[RunConfig], parent_run_id: str, stop: Stop) -> list[dic
     finally:
         for writer in open_runs.values():
             writer.finish("KILLED")
+        for work in works:
+            shutil.rmtree(work, ignore_errors=True)

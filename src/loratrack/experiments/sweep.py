@@ -26,7 +26,7 @@ from loratrack.experiments.interrupt import Interruption, interruptible
 from loratrack.experiments.recording import WriterLog
 from loratrack.experiments.registration import Choice, choose_stored
 from loratrack.experiments.result import Sweep
-from loratrack.experiments.retraining import retrain
+from loratrack.experiments.retraining import retrain, run_name
 from loratrack.experiments.run import artifact_uri
 from loratrack.experiments.trained_bases import pinned
 from loratrack.experiments.trials import STORE_WAIT_SECONDS, TrialRunner
@@ -85,7 +85,9 @@ def leases_of(folder: Path) -> Callable[[str], bool | None]:
     def is_alive(run_id: str) -> bool | None:
         if leases.is_held(folder, run_id):
             return True
-        return False if leases.lock_file(folder, run_id).exists() else None
+        # whoever cleans up takes the file of a dead run's lease; its checkpoints stay
+        is_known = leases.lock_file(folder, run_id).exists() or home_of(folder, run_id).attempt() > 0
+        return False if is_known else None
 
     return is_alive
 
@@ -170,6 +172,9 @@ def _end_left_behind(search: Search, parent_run_id: str) -> None:
     """Runs, checkpoints and files of trials that are over, as a process has left them that was killed."""
     run_ids = {trial.user_attrs.get(RUN) for trial in search.trials() if trial.state.is_finished()}
     for child in child_runs.running(parent_run_id):
+        if child.name.startswith(run_name(search.sweep.name)) and child.is_gone:
+            child_runs.end(child.run_id, "KILLED", "its process died")  # and its seed is trained once more
+            run_ids.add(child.run_id)
         name, _, number = child.name.rpartition("-")
         if name == search.sweep.name and number.isdecimal() and search.is_over(int(number)):
             trial = search.trials()[int(number)]
