@@ -65,6 +65,8 @@ class About(BaseModel):
     epochs: Positive
     is_trained: bool = False
     """The training is over; the run's files were not handed over yet."""
+    sweep: Words = ""
+    """The sweep that it is a part of, and that alone goes on with it."""
 
     def __str__(self) -> str:
         """`epoch 2.4 of 8`"""

@@ -392,6 +392,20 @@ def test_a_trial_whose_process_is_killed_at_its_end_has_one_run(store: Store, bl
     check_whole(store, name, 1)
 
 
+def test_a_retraining_whose_process_was_killed_goes_on(store: Store) -> None:
+    file = store.write("again", trials=1, retrain_best=1, register=False, run={"train": OFTEN})
+    code, output = struck(store, file, Blow("loratrack.experiments.retraining:train", signal.SIGKILL))
+    assert code == -signal.SIGKILL, output
+    code, output = struck(store, file)
+    assert code == 0, output
+    parent = store.parent("again").info.run_id
+    own = [run for run in store.runs() if run.data.tags.get("mlflow.parentRunId") == parent]
+    ends = sorted((run.info.run_name, run.info.status) for run in own)
+    seed = "again-best-seed-43"
+    assert ends == [("again-0", "FINISHED"), (seed, "FINISHED")]
+    assert traces.leftovers(store.folder) == []
+
+
 @pytest.mark.parametrize(("num_workers", "num_trials"), [(2, 6), (4, 40)])
 def test_nothing_is_lost_when_a_process_is_killed(
     store: Store, start_worker: Callable[..., Worker], num_workers: int, num_trials: int

@@ -23,7 +23,9 @@ from tests import traces
 from tests.forks import ended, lives_for, start
 from tests.traces import Learned
 
-SETTINGS = "train.epochs=7; train.eval_steps=4; train.checkpoint_minutes=0.001; baseline=false"
+SETTINGS = (
+    "train.epochs=7; train.lr=0.005; train.eval_steps=4; train.checkpoint_minutes=0.001; baseline=false"
+)
 """63 steps, a checkpoint every 60 milliseconds, an evaluation after every fourth step."""
 KINDS = {"LoRA": SETTINGS, "full": f"{SETTINGS}; model.use_lora=false; train.lr=0.002"}
 FEWEST_KILLS, MOST_KILLS = 2, 6

@@ -27,7 +27,7 @@ from loratrack.serving.classifier import Classifier
 
 pytestmark = pytest.mark.slow
 
-SETTINGS = "train.epochs=8; train.checkpoint_minutes=0.001; baseline=false"
+SETTINGS = "train.epochs=8; train.lr=0.005; train.checkpoint_minutes=0.001; baseline=false"
 """72 steps, 9 in an epoch, and a checkpoint every 60 milliseconds."""
 STEP = "loratrack.training.cohort:take_step"
 EVALUATION = "loratrack.training.objectives.classification:Classification.evaluate"
@@ -107,6 +107,7 @@ def undisturbed(new_place: Callable[[], Place]) -> Learned:
     learned = traces.learned(place.store, place.run_id)
     assert {"lora_adapter/adapter_model.safetensors", "heads.safetensors"} <= learned.weights.keys()
     assert len(learned.metrics) > 50
+    assert learned.scores["best"]["epoch"] > 4, "else its weights would be those of before the interruption"
     return learned
 
 

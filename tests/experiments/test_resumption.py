@@ -10,6 +10,7 @@ import pytest
 from loratrack.checkpoints import About, home_of
 from loratrack.errors import RefusedError, UserError
 from loratrack.experiments.resumption import left_behind
+from loratrack.experiments.sweep import leases_of
 from loratrack.store import leases
 from loratrack.store.place import store_folder
 
@@ -52,3 +53,15 @@ def test_a_run_whose_rest_is_being_sent_was_left(store: Path) -> None:
         left_behind(RUN, print)
     assert not isinstance(raised.value, RefusedError)
     sending.join()
+
+
+def test_a_trial_that_has_left_checkpoints_alone_is_known_to_be_dead(store: Path) -> None:
+    """Nobody waits for its heartbeat, although the file of its lease was cleared away."""
+    is_alive = leases_of(store)
+    assert not leases.lock_file(store, RUN).exists()
+    assert is_alive(RUN) is False
+    assert is_alive("b" * 32) is None
+    lease = leases.take(store, RUN)
+    assert lease is not None
+    with lease:
+        assert is_alive(RUN) is True

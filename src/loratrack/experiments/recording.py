@@ -91,11 +91,14 @@ class Attempt:
     saved: Saved | None = None
     notices: tuple[str, ...] = ()
     """How it goes on, and what is different since."""
+    sweep: str = ""
+    """The sweep that the run is a part of."""
 
 
-def first_attempt(log: WriterLog, config: RunConfig) -> Attempt:
+def first_attempt(log: WriterLog, config: RunConfig, sweep: str = "") -> Attempt:
+    """`sweep`: which the run is a part of."""
     home = home_of(store_folder(), log.writer.run_id)
-    return Attempt(home, home.claim(), files.sha256(storable(config)))
+    return Attempt(home, home.claim(), files.sha256(storable(config)), sweep=sweep)
 
 
 def start(config: RunConfig, parent_run_id: str | None = None, changed: Sequence[str] = ()) -> RunWriter:
@@ -206,6 +209,7 @@ def follow(keeper: Keeper, prepared: Prepared, member: Member, log: WriterLog, a
         base_sha256=prepared.base.sha256,
         environment=surroundings(),
         notices=log.notices,
+        sweep=attempt.sweep,
     )
     keeper.follow(member, attempt.home, facts)
 

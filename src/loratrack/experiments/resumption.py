@@ -19,6 +19,7 @@ from loratrack.bases import base as bases
 from loratrack.bases.trust import Trust, said_by_loader
 from loratrack.checkpoints import home_of, homes
 from loratrack.config import RunConfig, files, load
+from loratrack.config.schema import data_paths
 from loratrack.data import Corpus
 from loratrack.errors import RefusedError
 from loratrack.experiments import checking
@@ -32,8 +33,9 @@ from loratrack.experiments.trained_bases import pinned
 from loratrack.experiments.watcher import Nobody, Watcher
 from loratrack.places import CONFIG_COPY
 from loratrack.store import leases
-from loratrack.store.client import status_of
+from loratrack.store.client import DELETED, status_of
 from loratrack.store.place import store_folder
+from loratrack.store.secrets import HIDDEN
 from loratrack.tracking.stopped import StoppedRun, find, stopped_run
 from loratrack.tracking.writer import RunWriter, tell_made_run
 from loratrack.training.checkpoint import Saved, read
@@ -64,7 +66,14 @@ def resume(
     stopped = find(store_folder(), named)
     if status_of(stopped.run_id) == "FINISHED":  # it was killed before it removed its checkpoints
         raise RefusedError(f"run {stopped.run_id}: is finished; there is nothing to go on with")
+    if stopped.about.sweep:
+        raise RefusedError(f"run {stopped.run_id}: is a part of a sweep; go on with {stopped.remedy}")
     saved, config = left_behind(stopped.run_id, watcher.notice)
+    if any(HIDDEN in str(path) for path in data_paths(config).values()):
+        raise RefusedError(
+            f"run {stopped.run_id}: its data paths hold a secret, which is not stored; go on with"
+            " loratrack run CONFIG --resume auto"
+        )
     trust = said_by_loader(trust_remote_code) if config.model.trust_remote_code else False
     if end and saved.state.best is None:
         raise RefusedError(f"run {stopped.run_id}: no epoch of it has ended, so it has no model to keep")
@@ -93,13 +102,18 @@ def run_or_resume(
     return run(config, watcher, corpus, changed)
 
 
-def unfinished(config: RunConfig, data_sha256: str) -> StoppedRun | None:
-    """The newest run of exactly this config and data that was stopped, or whose process is gone."""
-    wanted = files.sha256(storable(texts_hidden(pinned(config)))), data_sha256
+def unfinished(config: RunConfig, data_sha256: str, sweep: str = "") -> StoppedRun | None:
+    """The newest run of exactly this config and data that was stopped, or whose process is gone; with
+    `sweep` of those that are a part of it.
+    """
+    wanted = files.sha256(storable(texts_hidden(pinned(config)))), data_sha256, sweep
     store = store_folder()
     runs = [run for run_id in homes(store) if (run := stopped_run(store, run_id)) is not None]
-    same = [run for run in runs if wanted == (run.about.config_sha256, run.about.data_sha256)]
-    left = [run for run in same if not _is_trained(store, run.run_id) and status_of(run.run_id) != "FINISHED"]
+    same = [
+        run for run in runs if wanted == (run.about.config_sha256, run.about.data_sha256, run.about.sweep)
+    ]
+    over = ("FINISHED", DELETED)
+    left = [run for run in same if not _is_trained(store, run.run_id) and status_of(run.run_id) not in over]
     return min(left, key=lambda run: run.age_seconds, default=None)
 
 
@@ -171,7 +185,8 @@ def take_over(
         f"attempt {number} goes on {where}",
         *(f"different since then: {difference}" for difference in different),
     )
-    return WriterLog(writer, show), Attempt(home, number, saved.about.config_sha256, saved, notices)
+    about = saved.about
+    return WriterLog(writer, show), Attempt(home, number, about.config_sha256, saved, notices, about.sweep)
 
 
 def take_up(

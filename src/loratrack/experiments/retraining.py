@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,7 +35,9 @@ def retrain(best: RunConfig, name: str, times: int, parent_run_id: str, stop: St
         config = best.model_copy(update={"exp_id": f"{run_name(name)}{seed}", "train": settings})
         key = group(config) if config.model.use_lora else config.exp_id
         cohorts.setdefault(key, []).append(config)
-    results = [metrics for configs in cohorts.values() for metrics in _train(configs, parent_run_id, stop)]
+    results = [
+        metrics for configs in cohorts.values() for metrics in _train(configs, name, parent_run_id, stop)
+    ]
     if len(results) < times:
         raise UserError(f"{name}: only {len(results)} of {times} retrainings came to their end")
     spreads = {}
@@ -49,15 +52,15 @@ def run_name(sweep: str) -> str:
     return f"{sweep}-best-seed-"
 
 
-def _train(configs: list[RunConfig], parent_run_id: str, stop: Stop) -> list[dict[str, float]]:
+def _train(configs: list[RunConfig], sweep: str, parent_run_id: str, stop: Stop) -> list[dict[str, float]]:
     """One cohort; the metrics of each member that came to its end. One that was stopped before goes on."""
     with stop.at_once():
         prepared = session.set_up(configs[0], lambda text: None)
     keeper = Keeper(prepared.cohort)
-    begun = [_begun(config, prepared, parent_run_id) for config in configs]
+    begun = [_begun(config, prepared, sweep, parent_run_id) for config in configs]
     open_runs = {log.writer.run_id: log.writer for _, log, _ in begun}
+    works = [recording.new_work_folder(log.writer.run_id) for _, log, _ in begun]
     try:
-        works = [recording.new_work_folder(log.writer.run_id) for _, log, _ in begun]
         members = []
         for (config, log, attempt), work in zip(begun, works, strict=True):
             name = f"seed-{config.train.seed}"
@@ -80,13 +83,17 @@ def _train(configs: list[RunConfig], parent_run_id: str, stop: Stop) -> list[dic
     finally:
         for writer in open_runs.values():
             writer.finish("KILLED")
+        for work in works:
+            shutil.rmtree(work, ignore_errors=True)
 
 
-def _begun(config: RunConfig, prepared: Prepared, parent_run_id: str) -> tuple[RunConfig, WriterLog, Attempt]:
+def _begun(
+    config: RunConfig, prepared: Prepared, sweep: str, parent_run_id: str
+) -> tuple[RunConfig, WriterLog, Attempt]:
     """A new run, or the one that was left when these seeds were trained before."""
-    left = resumption.unfinished(config, prepared.dataset.sha256)
+    left = resumption.unfinished(config, prepared.dataset.sha256, sweep)
     if left is not None:
         with suppress(RefusedError):
             return resumption.take_up(left.run_id, prepared, lambda text: None)
     log = WriterLog(recording.start(config, parent_run_id))
-    return config, log, recording.first_attempt(log, config)
+    return config, log, recording.first_attempt(log, config, sweep)

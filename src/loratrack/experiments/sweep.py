@@ -27,7 +27,7 @@ from loratrack.experiments.interrupt import Interruption, interruptible
 from loratrack.experiments.recording import WriterLog
 from loratrack.experiments.registration import Choice, choose_stored
 from loratrack.experiments.result import Sweep
-from loratrack.experiments.retraining import retrain
+from loratrack.experiments.retraining import retrain, run_name
 from loratrack.experiments.run import artifact_uri
 from loratrack.experiments.trained_bases import pinned
 from loratrack.experiments.trials import STORE_WAIT_SECONDS, TrialRunner
@@ -86,7 +86,9 @@ def leases_of(folder: Path) -> Callable[[str], bool | None]:
     def is_alive(run_id: str) -> bool | None:
         if leases.is_held(folder, run_id):
             return True
-        return False if leases.lock_file(folder, run_id).exists() else None
+        # whoever cleans up takes the file of a dead run's lease; its checkpoints stay
+        is_known = leases.lock_file(folder, run_id).exists() or home_of(folder, run_id).attempt() > 0
+        return False if is_known else None
 
     return is_alive
 
@@ -172,6 +174,10 @@ def _end_left_behind(search: Search, parent_run_id: str) -> None:
     """Runs, checkpoints and files of trials that are over, as a process has left them that was killed."""
     run_ids = {trial.user_attrs.get(RUN) for trial in search.trials() if trial.state.is_finished()}
     for child in child_runs.running(parent_run_id):
+        home = home_of(store_folder(), child.run_id)
+        if child.name.startswith(run_name(search.sweep.name)) and child.is_gone and home.about() is None:
+            child_runs.end(child.run_id, "KILLED", "its process died")  # before anything of it was saved
+            run_ids.add(child.run_id)
         name, _, number = child.name.rpartition("-")
         if name == search.sweep.name and number.isdecimal() and search.is_over(int(number)):
             trial = search.trials()[int(number)]

@@ -251,7 +251,7 @@ class TrialRunner:
         writer.set_tags({"sweep": self.search.sweep.name, "trial": str(trial.number)})
         self.search.note_run(trial, writer.run_id)
         log = WriterLog(writer)
-        return trial.config, log, recording.first_attempt(log, trial.config)
+        return trial.config, log, recording.first_attempt(log, trial.config, self.search.sweep.name)
 
     def _left(self, trial: Trial, prepared: Prepared) -> tuple[RunConfig, WriterLog, Attempt] | None:
         """The trial as another process has left it; None where it must begin anew."""

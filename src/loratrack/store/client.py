@@ -336,11 +336,16 @@ def _experiment_tags(name: str) -> dict[str, str]:
     return {DESCRIPTION: about, "mlflow.experimentKind": "custom_model_development"}
 
 
+DELETED = "DELETED"
+"""The status of a run that somebody has deleted, which MLflow keeps for a while."""
+
+
 def status_of(run_id: str) -> str | None:
-    """What the store says of the run; None where it knows no such run, or does not answer."""
+    """What the store says of the run, also DELETED; None where it knows no such run, or does not answer."""
     use_short_requests()
     with suppress(StoreError), answering():
-        return str(connect().get_run(run_id).info.status)
+        info = connect().get_run(run_id).info
+        return DELETED if info.lifecycle_stage == "deleted" else str(info.status)
     return None
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from loratrack.store import process
 from loratrack.store.client import answering, connect, pages
 
 
@@ -14,6 +15,8 @@ from loratrack.store.client import answering, connect, pages
 class Child:
     run_id: str
     name: str
+    is_gone: bool | None
+    """Whether the process that began it has ended; None where this cannot be told from here."""
 
 
 def running(parent_run_id: str) -> list[Child]:
@@ -23,7 +26,8 @@ def running(parent_run_id: str) -> list[Child]:
     with answering():
         experiment_id = client.get_run(parent_run_id).info.experiment_id
         runs = pages(lambda token: client.search_runs([experiment_id], condition, page_token=token))
-        return [Child(run.info.run_id, run.info.run_name) for run in runs]
+        infos = [(run.info.run_id, run.info.run_name, run.data.tags) for run in runs]
+        return [Child(run_id, name, process.is_gone(tags)) for run_id, name, tags in infos]
 
 
 def end(run_id: str, status: Literal["FINISHED", "KILLED", "FAILED"], reason: str) -> None:

@@ -25,6 +25,8 @@ class StoppedRun:
 
     @property
     def remedy(self) -> str:
+        if self.about.sweep:
+            return f"loratrack sweep CONFIG, the command of the sweep {self.about.sweep}"
         return f"loratrack resume {self.run_id}"
 
     def __str__(self) -> str:
@@ -73,6 +75,9 @@ def find(store: Path, text: str) -> StoppedRun:
         raise UserError(f"{text}: must be the beginning of one run's id, got {len(begins)}: {listed}")
     if begins:
         return begins[0]
+    trial = next((run for run in runs if run.about.sweep == words), None)
+    if trial is not None:
+        raise RefusedError(f"{text}: is a sweep; go on with {trial.remedy}")
     close = did_you_mean(words, {run.about.exp_id for run in runs})
     shown = ", ".join(
         f"{run.about.exp_id} ({run.run_id[:8]})" for run in runs[:MAX_LISTED] if not run.is_held

@@ -56,6 +56,8 @@ class Facts:
     environment: Mapping[str, Any]
     notices: Sequence[str]
     """Grows while the run goes on."""
+    sweep: str = ""
+    """The sweep that the run is a part of."""
 
 
 @dataclass
@@ -235,6 +237,7 @@ class Keeper:
             epoch_steps=member.epoch_steps,
             epochs=member.epochs,
             is_trained=member.status == "finished",
+            sweep=facts.sweep,
         )
         draft = followed.home.draft()
         return _Job(followed.home, draft, about, state, followed.config, copies)

@@ -36,7 +36,7 @@ MISSED_HEARTBEATS = 3
 MAX_RETRIES = 3
 """A trial that kills its process each time is given up after this many retries."""
 RETRIES = "retries"
-"""How often its process has died."""
+"""How many epochs it had when its process died, and how often since it had so many."""
 SQLITE_WAIT_SECONDS = 60
 WORKER, RUN, PARENT, CONCLUDED = "worker", "run_id", "parent_run_id", "concluded"
 
@@ -262,8 +262,12 @@ class Search:
             is_unowned = WORKER not in trial.user_attrs and trial.datetime_start is not None
             is_late = is_unowned and datetime.now() - (trial.datetime_start or datetime.now()) > patience
             if is_alive is False or (is_alive is None and (trial._trial_id in silent or is_late)):
-                retries = trial.user_attrs.get(RETRIES, 0)
-                self._storage.set_trial_user_attr(trial._trial_id, RETRIES, retries + 1)
+                epochs, (before, retries) = (
+                    len(trial.intermediate_values),
+                    trial.user_attrs.get(RETRIES, (0, 0)),
+                )
+                retries = 0 if epochs > before else retries  # it got further, so it did not kill its process
+                self._storage.set_trial_user_attr(trial._trial_id, RETRIES, (epochs, retries + 1))
                 state = TrialState.WAITING if retries < MAX_RETRIES else TrialState.FAIL
                 self._storage.set_trial_state_values(trial._trial_id, state)
 

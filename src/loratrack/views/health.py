@@ -13,7 +13,14 @@ from loratrack.errors import RefusedError, StoreError, counted
 from loratrack.places import PYFUNC
 from loratrack.registry import lookup, promotion
 from loratrack.store import process
-from loratrack.store.client import answering, connect, names_of_files, status_of, use_short_requests
+from loratrack.store.client import (
+    DELETED,
+    answering,
+    connect,
+    names_of_files,
+    status_of,
+    use_short_requests,
+)
 from loratrack.store.place import store_folder, store_name
 from loratrack.tracking.outbox import Outbox
 from loratrack.tracking.stopped import clear_away, stopped_run, stopped_runs
@@ -177,15 +184,16 @@ def check_stopped(*, is_fix: bool, kept_days: int) -> Iterator[Finding]:
         clear_away(store_folder())
     for left in stopped_runs(store_folder()):
         days = left.age_seconds / (24 * 3600)
-        is_finished = status_of(left.run_id) == "FINISHED"
+        status = status_of(left.run_id)
+        is_over = status in ("FINISHED", DELETED)
         size = sum(path.stat().st_size for path in left.folder.rglob("*") if path.is_file())
         about = f"{left.about.exp_id} ({left.run_id})"
-        if is_fix and (is_finished or days > kept_days):
+        if is_fix and (is_over or days > kept_days):
             Home(left.folder).remove()
-            why = "it is finished" if is_finished else f"it was left {counted(int(days), 'day')} ago"
+            why = f"it is {status}" if is_over else f"it was left {counted(int(days), 'day')} ago"
             yield Finding("checkpoints", "ok", f"{about}: removed, {size / 2**20:.1f} MiB, since {why}")
-        elif is_finished:
-            yield Finding("checkpoints", "note", f"{about}: is finished", "loratrack doctor --fix")
+        elif is_over:
+            yield Finding("checkpoints", "note", f"{about}: is {status}", "loratrack doctor --fix")
         else:
             text = f"{about}: stopped at {left.about}, {size / 2**20:.1f} MiB; kept {kept_days} days"
             yield Finding("checkpoints", "note", text, left.remedy)
