@@ -100,3 +100,16 @@ def test_a_save_that_comes_while_room_is_made_waits_for_it(begin: Begin) -> None
         assert checkpoint.about.step == step
         tensors = read(checkpoint.folder, checkpoint.about).tensors
         assert torch.equal(tensors[TRAINED], member.flat_parameters.values)
+
+
+def test_whoever_may_read_a_checkpoint_may_read_all_of_it(begin: Begin) -> None:
+    cohort, member, keeper, home = begin(None)
+    while member.best is None:
+        cohort.end_epochs(cohort.step())
+    keeper.save([member])
+    keeper.wait()
+    newest = home.newest()
+    assert newest is not None
+    files = [path for path in newest.folder.rglob("*") if path.is_file()]
+    assert "heads.safetensors" in {path.name for path in files}
+    assert len({path.stat().st_mode for path in files}) == 1

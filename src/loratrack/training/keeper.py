@@ -40,6 +40,7 @@ from loratrack.training.checkpoint import (
 )
 from loratrack.training.member import Member
 
+SAFETENSORS = ".safetensors"
 GIVE_UP_AFTER = 2
 """Saves in a row that failed: training on would only lose more."""
 
@@ -207,6 +208,7 @@ class Keeper:
                 write_text(job.draft / STATE, job.state.model_dump_json())
                 write_text(job.draft / CONFIG_COPY, job.config)
                 save_file(dict(job.tensors), job.draft / TENSORS)
+                _open_to_readers(job.draft)
                 sealed.append((job.home, job.home.seal(job.draft, job.about)))
             for home, each in sealed:
                 home.publish(each)
@@ -271,6 +273,13 @@ def _link(folder: Path, target: Path) -> None:
     except (OSError, shutil.Error):  # a disk without links
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(folder, target)
+
+
+def _open_to_readers(draft: Path) -> None:
+    """safetensors makes its files for their owner alone, whatever the umask says."""
+    mode = (draft / STATE).stat().st_mode
+    for file in draft.rglob(f"*{SAFETENSORS}"):
+        file.chmod(mode)
 
 
 def _remove_drafts(jobs: Sequence[_Job]) -> None:
