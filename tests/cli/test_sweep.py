@@ -352,7 +352,7 @@ def test_trials_of_a_stopped_sweep_go_on_where_they_were(
     code, output = struck(store, file)
     assert code == 0, output
     for trial in (0, 1):
-        assert f"trial {trial} goes on at epoch 2.4 of 4\n" in output
+        assert f"trial {trial}: attempt 2 goes on at epoch 2.4 of 4, step " in output
     assert {name: run.info.run_id for name, run in store.children(name).items()} == runs
     check_whole(store, name, 2)
 
@@ -367,7 +367,9 @@ def test_trials_of_a_killed_process_go_on_in_one_that_lives(store: Store) -> Non
     assert ended(dying) == -signal.SIGKILL
     assert ended(living) == 0, outputs[1].read_text("utf-8")
     text = outputs[1].read_text("utf-8")
-    assert re.search(r"^trial \d goes on at epoch [12]\.\d of 4$", text, re.MULTILINE), text
+    assert re.search(r"^trial \d: attempt 2 goes on at epoch [12]\.\d of 4, step \d+$", text, re.MULTILINE), (
+        text
+    )
     assert "begins anew" not in text
     check_whole(store, "died", 3)
 
@@ -432,7 +434,8 @@ def test_nothing_is_lost_when_a_process_is_killed(
     assert "RUNNING" not in {run.info.status for run in runs.values()}
     assert traces.doubled(store.folder) == []
     assert traces.leftovers(store.folder) == []
-    assert {runs[f"{name}-{trial.number}"].info.status for trial in standing} == {"FINISHED"}
+    own = {run.info.run_id: run.info.status for run in store.runs()}
+    assert {own[trial.user_attrs["run_id"]] for trial in standing} == {"FINISHED"}
     assert store.parent(name).info.status == "FINISHED"
 
 

@@ -134,7 +134,7 @@ def test_where_runs_are_shown_it_is_told_where_one_stopped(
     where, remedy = "stopped at epoch 2.4 of 8", f"loratrack resume {run_id}"
     capsys.readouterr()
     main(["compare"])
-    assert f" baseline=false {where}, resume with {remedy}\n" in capsys.readouterr().out
+    assert f"dual {where}, resume with {remedy}\n" in capsys.readouterr().out
     main(["show", run_id])
     assert f"stopped at   epoch 2.4 of 8, resume with {remedy}\n" in capsys.readouterr().out
     main(["doctor", "--json"])
@@ -199,7 +199,7 @@ def test_a_run_that_writes_its_files_ends_in_spite_of_a_signal(place: Place, und
 
 KILLS = {
     "in a step": Blow(STEP, SIGKILL, call=40),
-    "inside a save": Blow("loratrack.training.checkpoint:save_file", SIGKILL, call=3),
+    "inside a save": Blow("loratrack.training.keeper:save_file", SIGKILL, call=3),
     "before a save is visible": Blow("loratrack.checkpoints:Home.publish", SIGKILL, call=3),
     "before an old save is removed": Blow("loratrack.checkpoints:remove", SIGKILL, call=2),
     "inside an evaluation": Blow(EVALUATION, SIGKILL, call=3),
@@ -291,7 +291,8 @@ def test_without_auto_a_new_run_tells_of_the_one_that_was_left(place: Place) -> 
     left = place.run_id
     assert place.run(Blow(STEP, SIGTERM, call=5)) == 143
     told = (
-        f"the same was begun before, epoch 2.4 of 8, resume with loratrack resume {left}; this is a new run"
+        f"the same was begun before and stopped at epoch 2.4 of 8, resume with loratrack resume {left};"
+        " this is a new run"
     )
     assert told in place.output.read_text("utf-8").splitlines()
     assert len(traces.statuses(place.store)) == 2

@@ -76,7 +76,10 @@ def test_without_conda_the_stand_in_says_what_it_does(two: Two) -> None:
 
 def test_the_entry_point_gets_config_and_settings(two: Two) -> None:
     config = str(two.project.folder / "projects/clinc/dual.yaml")
-    expected = [[config, "--set", ""], [config, "--set", "train.epochs=1; description=a b"]]
+    expected = [
+        [config, "--set", "", "--resume", "never"],
+        [config, "--set", "train.epochs=1; description=a b", "--resume", "never"],
+    ]
     assert sorted(run["arguments"] for run in told(two.project)) == expected
 
 

@@ -363,7 +363,6 @@ def hand_over_notices(log: WriterLog) -> None:
 @contextmanager
 def work_folder(run_id: str) -> Iterator[Path]:
     """Where an attempt at a run keeps its files until they are handed over; gone afterwards."""
-    shutil.rmtree(outbox.work_folder(store_folder(), run_id), ignore_errors=True)  # of an attempt that died
     folder = new_work_folder(run_id)
     try:
         yield folder

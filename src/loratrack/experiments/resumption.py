@@ -8,6 +8,7 @@ unfinished(config, corpus.sha256)               # the run of exactly this config
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,6 +37,7 @@ from loratrack.store import leases
 from loratrack.store.client import DELETED, status_of
 from loratrack.store.place import store_folder
 from loratrack.store.secrets import HIDDEN
+from loratrack.tracking.outbox import work_folder
 from loratrack.tracking.stopped import StoppedRun, find, stopped_run
 from loratrack.tracking.writer import RunWriter, tell_made_run
 from loratrack.training.checkpoint import Saved, read
@@ -174,6 +176,7 @@ def take_over(
     if not _comes_true(lambda: writer.is_ours):
         writer.leave()
         raise RefusedError(f"run {run_id}: is being trained by another process")
+    shutil.rmtree(work_folder(store_folder(), run_id), ignore_errors=True)  # of an attempt that died
     home = home_of(store_folder(), run_id)
     number = home.claim()
     tags = {"attempt": str(number)}

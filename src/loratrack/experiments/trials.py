@@ -9,7 +9,6 @@ A trial that another process has left in the middle of its training goes on from
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -31,8 +30,6 @@ from loratrack.experiments.recording import Attempt, WriterLog
 from loratrack.experiments.result import RunStatus
 from loratrack.experiments.watcher import TrialEnd, TrialState, UnderWay, Watcher
 from loratrack.model.out_of_memory import is_out_of_memory
-from loratrack.store.place import store_folder
-from loratrack.tracking.outbox import work_folder
 from loratrack.tracking.writer import RunWriter
 from loratrack.training import session
 from loratrack.training.cohort import Stop, train
@@ -231,7 +228,6 @@ class TrialRunner:
         left = self._left(trial, prepared)
         config, log, attempt = left or self._begun(trial)
         self._writers[trial.number] = log.writer
-        shutil.rmtree(work_folder(store_folder(), log.writer.run_id), ignore_errors=True)
         work = recording.new_work_folder(log.writer.run_id)
         try:
             member = recording.enter(prepared, config, log, work, attempt, f"trial-{trial.number}")

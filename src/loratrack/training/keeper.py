@@ -107,6 +107,7 @@ class Keeper:
         )
         if member.is_training:
             self.save([member])
+            self.wait()
 
     def leave(self, member: Member) -> None:
         """Nothing is saved of this member any more."""

@@ -79,7 +79,7 @@ def remarks(result: SearchResult, *, sort_by: str | None = None, is_diff: bool =
         more += f"; {result.num_failed:,} failed, shown with --all"
     lines.append(f"{len(result.runs):,} of {result.total:,} runs, {order}{more}")
     left = [(run, each) for run in result.runs if (each := columns.stopped(run)) is not None]
-    lines += [f"{run.summary.name} stopped at {each}" for run, each in left[:MAX_STOPPED]]
+    lines += [f"{run.summary.exp_id} stopped at {each}" for run, each in left[:MAX_STOPPED]]
     if len(left) > MAX_STOPPED:
         lines.append(f"and {len(left) - MAX_STOPPED} more that can be resumed")
     return lines
