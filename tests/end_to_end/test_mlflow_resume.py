@@ -58,7 +58,7 @@ def test_it_says_too_why_nothing_went_on(
     file.write_bytes(before.replace(b"calm", b"clam", 1))
     made = made_by_mlflow(monkeypatch)
     assert main(["resume", stopped]) == 1
-    reason = f"run {stopped}: would not go on to the bit, since there is another data"
+    reason = f"run {stopped}: would not go on to the bit; different since then: data: then "
     assert reason in capsys.readouterr().err
     assert reason in MlflowClient().get_run(made).data.tags["error"]
     file.write_bytes(before)
