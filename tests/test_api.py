@@ -66,6 +66,13 @@ def test_train_gives_what_mlflow_has(tiny_project: Path, trained: lt.Training) -
     assert run.data.tags["project"] == "tiny"
 
 
+def test_a_word_for_resume_that_does_not_exist_begins_no_run(tiny_project: Path) -> None:
+    before = len(lt.runs())
+    with pytest.raises(lt.UserError, match=r"^resume: must be 'auto' or 'never', got True; a run"):
+        lt.train("projects/tiny/dual.yaml", resume=True)  # type: ignore[arg-type]
+    assert len(lt.runs()) == before
+
+
 def test_nothing_is_printed_and_lines_hold_no_terminal_codes(
     tiny_project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

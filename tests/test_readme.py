@@ -211,7 +211,9 @@ def test_a_run_is_stopped_and_goes_on(trained: str, here: Any, capsys: pytest.Ca
     assert process.returncode == 128 + signal.SIGTERM, rest
     assert "go on with: loratrack resume " in rest
     assert cli.main(["compare", "--all"]) == 0
-    assert re.search(rf"^{exp_id} .*stopped at epoch \d+\.\d of 100000", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(
+        rf"^{exp_id} .*stopped at epoch \d+\.\d of 100000", capsys.readouterr().out, re.MULTILINE
+    )
     assert cli.main([*words, "--end"]) == 0
     assert re.search(r"^attempt 2 goes on at epoch \d", capsys.readouterr().out, re.MULTILINE)
 

@@ -94,6 +94,8 @@ def train(
         config = load(config)
     if isinstance(config, SweepConfig):
         raise UserError(f"{config.exp_id}: has a `sweep` section; start it with loratrack.sweep(config)")
+    if resume not in ("auto", "never"):
+        raise UserError(f"resume: must be 'auto' or 'never', got {resume!r}; a run goes on with resume(run)")
     corpus = checking.check(config)
     from loratrack.experiments.resumption import run_or_resume
 

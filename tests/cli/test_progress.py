@@ -71,6 +71,23 @@ def test_a_terminal_shows_share_and_time_left_and_the_scores_on_their_own_lines(
     assert ("examples/s" in first) == speed
 
 
+def test_the_bar_of_a_run_that_goes_on_begins_where_it_was(
+    new_cohort: Callable[[list[str]], Cohort],
+    seat: Callable[[Cohort, RunConfig, Path], Member],
+    config_of: Callable[..., RunConfig],
+    tmp_path: Path,
+) -> None:
+    cohort = new_cohort([])
+    member = seat(cohort, config_of(), tmp_path)
+    for _ in range(5):
+        cohort.step()
+    screen = io.StringIO()
+    with ProgressBar(Console(file=screen, force_terminal=True, width=120, color_system=None)) as bar:
+        bar.step([member])
+    assert re.search(r" 42 % .* 5/12 steps", screen.getvalue())
+    assert "0/12 steps" not in screen.getvalue()
+
+
 @pytest.mark.parametrize("own", [None, "true"])
 def test_the_bar_of_MLflow_is_off_while_ours_is_live(
     own: str | None, monkeypatch: pytest.MonkeyPatch

@@ -196,4 +196,4 @@ def test_a_full_disk_is_told_and_nothing_half_written_stays(sample: Any, tmp_pat
         "the disk is full (0 MiB free) while writing the weights; nothing half-written is left"
         in process.stdout
     )
-    assert re.search(r"^stopped \(the disk is full\) at epoch 0.0 of 2; go on with", process.stdout, re.M)
+    assert re.search(r"^stopped \(the disk is full\) at epoch 0.0 of 2\ngo on with", process.stdout, re.M)

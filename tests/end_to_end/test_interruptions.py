@@ -56,7 +56,12 @@ class Place:
 
     @property
     def last_line(self) -> str:
-        return self.output.read_text("utf-8").splitlines()[-1]
+        return self.last_lines[-1]
+
+    @property
+    def last_lines(self) -> list[str]:
+        """The last two."""
+        return self.output.read_text("utf-8").splitlines()[-2:]
 
     @property
     def run_id(self) -> str:
@@ -117,8 +122,8 @@ def test_a_signal_ends_a_run_between_two_steps_and_it_goes_on(
 ) -> None:
     assert place.run(Blow(STEP, number, call=22)) == exit_code
     run_id = place.run_id
-    stopped = f"stopped ({number.name}) at epoch 2.4 of 8; go on with: loratrack resume {run_id}"
-    assert place.last_line == stopped
+    stopped = [f"stopped ({number.name}) at epoch 2.4 of 8", f"go on with: loratrack resume {run_id}"]
+    assert place.last_lines == stopped
     assert place.status == "KILLED"
     assert "pyfunc" not in {path.name for path in traces.artifacts(place.store, run_id).iterdir()}
     assert place.call("resume", run_id) == 0, place.output.read_text("utf-8")
@@ -152,7 +157,10 @@ def test_a_second_signal_ends_it_at_once_and_it_goes_on_all_the_same(
     )  # at its beginning, after epochs 1 and 2, and when it is stopped
     blows = Blow(STEP, SIGINT, call=22), Blow("loratrack.checkpoints:Home.seal", SIGINT, call=4)
     assert place.run(*blows, settings=seldom) == 130
-    assert place.last_line == "loratrack: interrupted"
+    kept, last = place.last_lines
+    shape = rf"what was trained is kept: epoch \d\.\d of 8; loratrack resume {place.run_id} goes on"
+    assert re.fullmatch(shape, kept), kept
+    assert last == "loratrack: interrupted"
     assert place.status == "KILLED"
     assert place.call("resume", place.run_id) == 0, place.output.read_text("utf-8")
     place.check_finished(undisturbed)
@@ -175,7 +183,8 @@ def test_a_stopped_run_may_be_ended_with_its_best_epoch(place: Place) -> None:
 )
 def test_a_signal_before_the_training_leaves_nothing_to_go_on_from(place: Place, function: str) -> None:
     assert place.run(Blow(function, SIGTERM, is_after=True)) == 143
-    assert place.last_line == "stopped (SIGTERM) before anything was trained; the same command begins again"
+    told = ["stopped (SIGTERM) before anything was trained", "the same command begins again"]
+    assert place.last_lines == told
     assert place.status == "KILLED"
     assert traces.leftovers(place.store) == []
 
@@ -187,7 +196,8 @@ def test_an_evaluation_is_given_up_for_a_signal_and_done_again(
     place: Place, undisturbed: Learned, call: int, where: str
 ) -> None:
     assert place.run(Blow(EVALUATION, SIGTERM, call)) == 143
-    assert place.last_line == f"stopped (SIGTERM) at {where}; go on with: loratrack resume {place.run_id}"
+    told = [f"stopped (SIGTERM) at {where}", f"go on with: loratrack resume {place.run_id}"]
+    assert place.last_lines == told
     assert place.call("resume", place.run_id) == 0, place.output.read_text("utf-8")
     place.check_finished(undisturbed)
 
@@ -243,8 +253,10 @@ def test_a_finished_run_that_was_killed_before_its_checkpoints_went_is_finished(
 ) -> None:
     assert place.run(Blow(REMOVAL, SIGKILL)) == -SIGKILL
     assert place.call("resume", place.run_id) == 1
-    refused = f"loratrack: run {place.run_id}: is finished; there is nothing to go on with"
-    assert place.last_line == refused
+    assert place.last_line == (
+        f"loratrack: run {place.run_id}: is finished, so there is nothing to go on with; loratrack show"
+        f" {place.run_id} tells of it"
+    )
     assert place.call("doctor", "--fix") == 0, place.output.read_text("utf-8")
     place.check_finished(undisturbed)
 
@@ -269,7 +281,7 @@ def test_auto_goes_on_with_the_run_of_this_config_and_data_and_no_other(
         time.sleep(0.05)
     assert found() is None, "its process lives"
     assert place.call("resume", place.run_id) == 1
-    assert place.last_line.endswith("is being trained, by a process that lives")
+    assert place.last_line.endswith("is being trained, by a process that lives; stop that one first")
     process.kill()
     assert ended(process) == -SIGKILL
 
@@ -290,9 +302,19 @@ def test_without_auto_a_new_run_tells_of_the_one_that_was_left(place: Place) -> 
     place.run(Blow(STEP, SIGTERM, call=22))
     left = place.run_id
     assert place.run(Blow(STEP, SIGTERM, call=5)) == 143
+    resume = f"stopped at epoch 2.4 of 8, resume with loratrack resume {left}; this is a new run"
+    assert f"the same was begun before and {resume}" in place.output.read_text("utf-8").splitlines()
+    assert len(traces.statuses(place.store)) == 2
+
+
+def test_auto_tells_of_a_run_that_was_left_with_other_settings(place: Place) -> None:
+    """Whoever asks for 12 epochs instead of 8 learns why it begins anew."""
+    place.run(Blow(STEP, SIGTERM, call=22))
+    left = place.run_id
+    more = SETTINGS.replace("epochs=8", "epochs=12")
+    assert place.run(Blow(STEP, SIGTERM, call=5), words=("--resume", "auto"), settings=more) == 143
     told = (
-        f"the same was begun before and stopped at epoch 2.4 of 8, resume with loratrack resume {left};"
-        " this is a new run"
+        "a run of dual with other settings stopped at epoch 2.4 of 8, resume with"
+        f" loratrack resume {left}; this is a new run"
     )
     assert told in place.output.read_text("utf-8").splitlines()
-    assert len(traces.statuses(place.store)) == 2

@@ -327,7 +327,11 @@ def saved_one(training: Training, folder: Path) -> Saved:
 @pytest.mark.parametrize(
     ("use_lora", "change", "message"),
     [
-        (True, {"num_rows": 1234}, "was trained on 1,234 rows, and there are 48 now; begin a new run"),
+        (
+            True,
+            {"num_rows": 1234, "epoch": 3},
+            "was trained on 1,234 rows, and there are 48 now; put the data back, or begin a new run",
+        ),
         (True, {"step": 4}, "does not fit this run: step 4 of 6 in epoch 1; begin a new run"),
         (True, {"epoch": 3}, "does not fit this run: step 2 of 6 in epoch 3; begin a new run"),
         (

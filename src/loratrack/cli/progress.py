@@ -80,7 +80,9 @@ class ProgressBar(LiveLines):
     def _bar(self, member: Member) -> TaskID:
         if member.name not in self._bars:
             self._bars[member.name] = self._progress.add_task(
-                shortened(member.config.exp_id, MAX_NAME_WIDTH), total=member.total_steps
+                shortened(member.config.exp_id, MAX_NAME_WIDTH),
+                total=member.total_steps,
+                completed=member.step,
             )
         return self._bars[member.name]
 

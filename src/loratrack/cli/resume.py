@@ -13,8 +13,9 @@ def add_to(commands: Commands) -> None:
     parser = commands.add_parser(
         "resume",
         help="go on with a run that was stopped or killed",
-        description="Go on with a run from its last checkpoint, as the same MLflow run and to the bit. What"
-        " is different since (packages, machine, data, base) is told, and refused where it changes numbers.",
+        description="Go on with a run from its last checkpoint, as the same MLflow run, with its own"
+        " settings and to the bit. What is different since (packages, machine, data, base) is told, and"
+        " refused where it changes numbers. Other settings, such as more epochs, need a new run.",
         epilog=examples("loratrack resume clinc_dual", "loratrack resume 0a1b2c3d --end", codes=CODES),
     )
     parser.add_argument("run", metavar="RUN|EXP", help="a run's id or its beginning, or an exp_id")

@@ -73,14 +73,9 @@ def end(result: Training, screen: Console, *, as_json: bool) -> int:
     """What came of a run, and the exit code of the process."""
     if as_json:
         print_json(result.facts())
-    if result.status != "FINISHED":
-        by = "the disk is full" if result.ended_by is None else result.ended_by.name
-        if result.stopped_at is None:
-            screen.print(f"stopped ({by}) before anything was trained; the same command begins again")
-        else:
-            screen.print(
-                f"stopped ({by}) at {result.stopped_at}; go on with: loratrack resume {result.run_id}"
-            )
+    if result.status != "FINISHED":  # a notice has said why, and where
+        again = f"go on with: loratrack resume {result.run_id}"
+        screen.print("the same command begins again" if result.stopped_at is None else again)
     elif not as_json:
         screen.print(scores(result))
         for line in summary(result):

@@ -17,7 +17,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from loratrack import __version__, disk
-from loratrack.checkpoints import FencedError, Home, home_of
+from loratrack.checkpoints import About, FencedError, Home, home_of
 from loratrack.config import RunConfig, files, flat, plain
 from loratrack.config.schema import data_paths
 from loratrack.config.train import AUTO
@@ -329,17 +329,22 @@ def failing(log: WriterLog, home: Home | None = None) -> Iterator[None]:
         log.writer.leave()
         raise
     except KeyboardInterrupt:  # asked a second time: nobody waits for the store
+        _tell_kept(log, None if home is None else home.about())
         log.writer.finish("KILLED", 0)
         raise
     except BaseException as error:
         about = None if home is None else home.about()
         if home is not None and about is None:
             home.remove()
-        if about is not None:
-            log.notice(f"what was trained is kept: {about}; loratrack resume {log.writer.run_id} goes on")
+        _tell_kept(log, about)
         keep_reason(log, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
         log.writer.finish("FAILED")
         raise
+
+
+def _tell_kept(log: WriterLog, about: About | None) -> None:
+    if about is not None:
+        log.notice(f"what was trained is kept: {about}; loratrack resume {log.writer.run_id} goes on")
 
 
 def keep_reason(log: WriterLog, reason: str) -> None:

@@ -38,7 +38,7 @@ from loratrack.store.client import DELETED, status_of
 from loratrack.store.place import store_folder
 from loratrack.store.secrets import HIDDEN
 from loratrack.tracking.outbox import work_folder
-from loratrack.tracking.stopped import StoppedRun, find, stopped_run
+from loratrack.tracking.stopped import StoppedRun, find, stopped_run, stopped_runs
 from loratrack.tracking.writer import RunWriter, tell_made_run
 from loratrack.training.checkpoint import Saved, read
 from loratrack.training.session import Prepared
@@ -46,6 +46,7 @@ from loratrack.training.session import Prepared
 SENDING_SECONDS = 3.0
 """How long a run may be held by a process that only sends what is left of it."""
 LOOK_SECONDS = 0.05
+OVER = ("FINISHED", DELETED)
 CHANGED = "resumed_with"
 """The tag of a run that went on although something that counts was different."""
 
@@ -66,8 +67,12 @@ def resume(
     """
     watcher = watcher or Nobody()
     stopped = find(store_folder(), named)
-    if status_of(stopped.run_id) == "FINISHED":  # it was killed before it removed its checkpoints
-        raise RefusedError(f"run {stopped.run_id}: is finished; there is nothing to go on with")
+    # Finished: it was killed before it removed its checkpoints, or its end is now.
+    if not _is_trained(store_folder(), stopped.run_id) and status_of(stopped.run_id) == "FINISHED":
+        raise RefusedError(
+            f"run {stopped.run_id}: is finished, so there is nothing to go on with; loratrack show"
+            f" {stopped.run_id} tells of it"
+        )
     if stopped.about.sweep:
         raise RefusedError(f"run {stopped.run_id}: is a part of a sweep; go on with {stopped.remedy}")
     saved, config = left_behind(stopped.run_id, watcher.notice)
@@ -78,7 +83,10 @@ def resume(
         )
     trust = said_by_loader(trust_remote_code) if config.model.trust_remote_code else False
     if end and saved.state.best is None:
-        raise RefusedError(f"run {stopped.run_id}: no epoch of it has ended, so it has no model to keep")
+        raise RefusedError(
+            f"run {stopped.run_id}: no epoch of it has ended, so it has no model to keep; without --end it"
+            " trains on"
+        )
     return _go_on(saved, config, checking.check(config), trust, watcher, force=force, end=end)
 
 
@@ -101,21 +109,40 @@ def run_or_resume(
         return _go_on(saved, config, corpus, None, watcher)
     if left is not None:
         watcher.notice(f"the same was begun before and stopped at {left}; this is a new run")
+    elif resume == "auto" and (other := _other_than(config, corpus.sha256)):
+        watcher.notice(other)
     return run(config, watcher, corpus, changed)
+
+
+def _other_than(config: RunConfig, data_sha256: str) -> str:
+    """Of the newest stopped run of this exp_id, which is another: how far it is, and what is other in it."""
+    named = (each for each in stopped_runs(store_folder()) if each.about.exp_id == config.exp_id)
+    left = (each for each in named if not each.about.sweep and status_of(each.run_id) not in OVER)
+    if (newest := next(left, None)) is None:
+        return ""
+    is_other = {
+        "settings": newest.about.config_sha256 != _sha256_of(config),
+        "data": newest.about.data_sha256 != data_sha256,
+    }
+    what = " and ".join(name for name, is_so in is_other.items() if is_so)
+    return f"a run of {config.exp_id} with other {what} stopped at {newest}; this is a new run"
+
+
+def _sha256_of(config: RunConfig) -> str:
+    return files.sha256(storable(texts_hidden(pinned(config))))
 
 
 def unfinished(config: RunConfig, data_sha256: str, sweep: str = "") -> StoppedRun | None:
     """The newest run of exactly this config and data that was stopped, or whose process is gone; with
     `sweep` of those that are a part of it.
     """
-    wanted = files.sha256(storable(texts_hidden(pinned(config)))), data_sha256, sweep
+    wanted = _sha256_of(config), data_sha256, sweep
     store = store_folder()
     runs = [run for run_id in homes(store) if (run := stopped_run(store, run_id)) is not None]
     same = [
         run for run in runs if wanted == (run.about.config_sha256, run.about.data_sha256, run.about.sweep)
     ]
-    over = ("FINISHED", DELETED)
-    left = [run for run in same if not _is_trained(store, run.run_id) and status_of(run.run_id) not in over]
+    left = [run for run in same if not _is_trained(store, run.run_id) and status_of(run.run_id) not in OVER]
     return min(left, key=lambda run: run.age_seconds, default=None)
 
 
@@ -123,7 +150,7 @@ def left_behind(run_id: str, notice: Callable[[str], None]) -> tuple[Saved, RunC
     """The newest whole checkpoint of a run, and its settings; RefusedError where a process trains it."""
     store = store_folder()
     if _is_trained(store, run_id):
-        raise RefusedError(f"run {run_id}: is being trained, by a process that lives")
+        raise RefusedError(f"run {run_id}: is being trained, by a process that lives; stop that one first")
     home = home_of(store, run_id)
     checkpoint = home.newest(notice)
     if checkpoint is None:
@@ -160,8 +187,9 @@ def refuse_changes(saved: Saved, different: Sequence[Difference]) -> None:
     """RefusedError where the run would not go on to the bit."""
     if counting := [each for each in different if each.counts]:
         raise RefusedError(
-            f"run {saved.about.run_id}: would not go on to the bit, since there is another"
-            f" {_listed(counting)}; --force goes on all the same, and the run gets a tag that says so"
+            f"run {saved.about.run_id}: would not go on to the bit; different since then:"
+            f" {_listed(counting)}; make it as it was, or go on all the same with --force, and the run gets"
+            " a tag that says so"
         )
 
 

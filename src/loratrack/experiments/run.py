@@ -159,10 +159,10 @@ def _stopped(work: Work) -> Training:
     about = work.attempt.home.about()
     why = work.interruption.signal.name if work.interruption.signal is not None else "the disk is full"
     if about is None:
-        log.notice(f"stopped ({why}) before the training began")
+        log.notice(f"stopped ({why}) before anything was trained")
         work.attempt.home.remove()
     else:
-        log.notice(f"stopped ({why}): {about}; loratrack resume {writer.run_id} goes on")
+        log.notice(f"stopped ({why}) at {about}")
     with suppress(OSError, StoreError):  # on a full disk it stands on the screen alone
         recording.hand_over_notices(log)
     is_sent = False

@@ -82,7 +82,13 @@ def find(store: Path, text: str) -> StoppedRun:
     shown = ", ".join(
         f"{run.about.exp_id} ({run.run_id[:8]})" for run in runs[:MAX_LISTED] if not run.is_held
     )
+    if words.endswith((".yaml", ".yml")):
+        raise UserError(
+            f"{text}: must be a run's id or an exp_id, got a config; loratrack run {words} --resume auto goes"
+            f" on with a run of it; stopped are: {shown or 'none'}"
+        )
     raise RefusedError(
-        f"{text}: no run of this name has checkpoints in {store / 'checkpoints'}{close};"
-        f" stopped are: {shown or 'none'}; loratrack reproduce trains a finished one once more"
+        f"{text}: no run of this name has checkpoints in {store / 'checkpoints'}{close}; stopped are:"
+        f" {shown or 'none'}; one of another project goes on in its folder, and a finished one has none:"
+        " loratrack reproduce trains it once more"
     )

@@ -19,6 +19,7 @@ from loratrack.errors import StoreError
 from loratrack.store import process, secrets
 from loratrack.store.client import (
     DESCRIPTION,
+    ERROR_TAG,
     EXPERIMENT,
     PARENT_TAG,
     REFUSALS,
@@ -316,8 +317,8 @@ def _join(
         run = client.get_run(run_id)
         if run.info.status != "RUNNING":
             client.update_run(run_id, status="RUNNING")
-        if process.ENDED_BY in run.data.tags:
-            client.delete_tag(run_id, process.ENDED_BY)
+        for how_it_ended in {process.ENDED_BY, ERROR_TAG} & run.data.tags.keys():
+            client.delete_tag(run_id, how_it_ended)
         _hide_secrets(client, run)
         run_name = None if named is None else _numbered(client, run.info.experiment_id, named)
     except MlflowException as error:

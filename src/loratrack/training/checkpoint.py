@@ -152,12 +152,12 @@ def restore(saved: Saved, member: Member, cohort: Shared) -> None:
 
 def _restore(saved: Saved, member: Member, cohort: Shared) -> None:
     state, tensors, network = saved.state, saved.tensors, member.network
-    _check_place(saved, member)
     if state.num_rows != member.num_rows:
         raise UserError(
             f"{saved.folder}: was trained on {state.num_rows:,} rows, and there are {member.num_rows:,} now;"
-            " begin a new run"
+            " put the data back, or begin a new run"
         )
+    _check_place(saved, member)
     if state.best is not None:
         member.best = Best(**dict(state.best))
         shutil.copytree(saved.folder / BEST, member.folder)
