@@ -8,7 +8,9 @@ the same again      now: what was saved last is what there is
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +22,8 @@ PAUSE = signal.SIGUSR1
 PAUSED = 75
 """The exit code of a run that wants to be resumed: EX_TEMPFAIL, try again later."""
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, PAUSE)
+
+SEEN = b"\nstopping after this step; the same again ends at once, and loses what was not saved\n"
 
 
 class Interruption:
@@ -49,6 +53,8 @@ class Interruption:
         is_first, self.signal = self.signal is None, self.signal or signal.Signals(number)
         if is_first and self._is_at_once:
             raise StoppedError
+        if is_first and sys.stderr.isatty():  # a step may take seconds, and who sees nothing presses again
+            os.write(sys.stderr.fileno(), SEEN)
 
 
 @contextmanager

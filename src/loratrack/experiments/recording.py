@@ -61,6 +61,8 @@ from loratrack.training.session import Outcome, Prepared
 from loratrack.views import class_scores, curves
 from loratrack.views.answers import as_json
 
+CHANGED = "resumed_with"
+"""The tag of a run that went on although something that counts was different."""
 MAX_NAME_CHARACTERS = 60
 NOT_IN_NAMES = ("exp_id", "description", "register", "project", "experiment")
 """Settings that make no other model."""
@@ -93,6 +95,8 @@ class Attempt:
     """How it goes on, and what is different since."""
     sweep: str = ""
     """The sweep that the run is a part of."""
+    changed: str = ""
+    """What is different since and changes numbers."""
 
 
 def first_attempt(log: WriterLog, config: RunConfig, sweep: str = "") -> Attempt:
@@ -189,6 +193,8 @@ def enter(
             writer.log_dataset(path.name, str(path), prepared.files_sha256[setting], context, num_rows)
     saved = None if attempt is None else attempt.saved
     member = session.enter(prepared, storable(config), log, work, name or MEMBER, saved)
+    if attempt is not None and attempt.changed:
+        writer.set_tags({CHANGED: attempt.changed})
     if attempt is not None and saved is not None:  # what was said when it entered first is not said again
         log.notices[:] = [*saved.state.notices, *attempt.notices]
     trainable, total = prepared.network.parameter_counts(member.name)

@@ -47,8 +47,6 @@ SENDING_SECONDS = 3.0
 """How long a run may be held by a process that only sends what is left of it."""
 LOOK_SECONDS = 0.05
 OVER = ("FINISHED", DELETED)
-CHANGED = "resumed_with"
-"""The tag of a run that went on although something that counts was different."""
 
 
 def resume(
@@ -207,17 +205,16 @@ def take_over(
     shutil.rmtree(work_folder(store_folder(), run_id), ignore_errors=True)  # of an attempt that died
     home = home_of(store_folder(), run_id)
     number = home.claim()
-    tags = {"attempt": str(number)}
-    if counting := [each for each in different if each.counts]:
-        tags[CHANGED] = _listed(counting)
-    writer.set_tags(tags)
+    writer.set_tags({"attempt": str(number)})
     where = f"at {saved.about}, step {saved.about.step:,}" if saved.about.step else "at its beginning"
     notices = (
         f"attempt {number} goes on {where}",
         *(f"different since then: {difference}" for difference in different),
     )
     about = saved.about
-    return WriterLog(writer, show), Attempt(home, number, about.config_sha256, saved, notices, about.sweep)
+    changed = _listed([each for each in different if each.counts])
+    attempt = Attempt(home, number, about.config_sha256, saved, notices, about.sweep, changed)
+    return WriterLog(writer, show), attempt
 
 
 def take_up(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import statistics
 from contextlib import suppress
 from dataclasses import dataclass
@@ -84,7 +83,7 @@ def _train(configs: list[RunConfig], sweep: str, parent_run_id: str, stop: Stop)
         for writer in open_runs.values():
             writer.finish("KILLED")
         for work in works:
-            shutil.rmtree(work, ignore_errors=True)
+            recording.remove_work_folder(work)
 
 
 def _begun(
