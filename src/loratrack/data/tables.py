@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from loratrack.data.encoding import GUESSED, UndecodableError
+from loratrack.data.encoding import UndecodableError
+from loratrack.data.files import read_bytes
 from loratrack.data.parsed import Parsed
 from loratrack.data.records import parse_excel, parse_json_lines, parse_parquet
 from loratrack.data.separated import parse_separated
@@ -64,27 +65,14 @@ def read_table(
     def refuse(problem: str) -> None:
         problems.append(f"{file}: {problem}")
 
-    suffix = file.suffix.lower()
-    if suffix not in PARSERS:
-        refuse(f"must be one of {', '.join(PARSERS)}, got {file.suffix!r}{REMEDIES.get(suffix, '')}")
-        return None
-    if not file.exists():
-        names = [path.name for path in file.parent.iterdir()] if file.parent.is_dir() else []
-        refuse(f"no such file{did_you_mean(file.name, names)}")
-        return None
-    if not file.is_file():
-        refuse("must be a file, got a folder" if file.is_dir() else "must be a regular file")
-        return None
-    try:
-        raw = file.read_bytes()
-    except OSError as error:
-        refuse(f"cannot be read: {error.strerror}")
+    raw = read_bytes(file, tuple(PARSERS), problems, REMEDIES)
+    if raw is None:
         return None
     if not raw.removeprefix(BOM_UTF8).strip():
         refuse("is empty; it must hold a header and rows")
         return None
     try:
-        parsed = PARSERS[suffix](raw, columns, separators or {})
+        parsed = PARSERS[file.suffix.lower()](raw, columns, separators or {})
     except UndecodableError as error:
         refuse(str(error))
         return None
@@ -129,19 +117,11 @@ def read_table(
     )
 
 
-def lines_text(lines: Sequence[int]) -> str:
+def lines_text(lines: Sequence[int], noun: str = "line") -> str:
     """`line 3`, `lines 3, 5`, or the first ten and how many more."""
     listed = ", ".join(str(line) for line in lines[:MAX_LISTED_LINES])
     more = f", … and {len(lines) - MAX_LISTED_LINES} more" if len(lines) > MAX_LISTED_LINES else ""
-    return f"line {listed}" if len(lines) == 1 else f"lines {listed}{more}"
-
-
-def is_guessed(table: Table) -> bool:
-    return table.encoding in GUESSED
-
-
-def guessed_notice(table: Table) -> str:
-    return f"{table.file}: encoding guessed as {table.encoding}; save the file as UTF-8 to be sure"
+    return f"{noun} {listed}" if len(lines) == 1 else f"{noun}s {listed}{more}"
 
 
 PARSERS: dict[str, Callable[[bytes, Sequence[str], Mapping[str, str]], Parsed]] = {

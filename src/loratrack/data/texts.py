@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from loratrack.data.files import guessed_notices
 from loratrack.data.labelled.checks import text_problems
-from loratrack.data.tables import guessed_notice, is_guessed, read_table
+from loratrack.data.tables import read_table
 from loratrack.errors import DataError, problems_message
 
 
@@ -20,8 +21,6 @@ def read_texts(
         problems += text_problems(table, text_columns)
     if problems or table is None:
         raise DataError(problems_message(str(file), problems))
-    if is_guessed(table):
-        notice(guessed_notice(table))
-    for line in table.notices:
+    for line in (*guessed_notices(file, table.encoding), *table.notices):
         notice(line)
     return {name: [value or "" for value in table.columns[name]] for name in text_columns}

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from loratrack.data.files import guessed_notices
 from loratrack.data.labelled.labels import LabelMap
 from loratrack.data.labelled.rows import Rows
 from loratrack.data.labelled.splits import Ints
-from loratrack.data.tables import guessed_notice, is_guessed, lines_text
+from loratrack.data.tables import lines_text
 from loratrack.errors import counted, quoted
 
 Report = dict[str, Any]
@@ -48,9 +49,7 @@ def rows_report(
             "conflicting_texts": num_conflicting,
             "conflicting_lines": rows.lines(conflicts),
         }
-        if is_guessed(table):
-            warnings.append(guessed_notice(table))
-        warnings += table.notices
+        warnings += [*guessed_notices(file, table.encoding), *table.notices]
         if num_empty[setting]:
             rows_text = counted(num_empty[setting], "row")
             warnings.append(f"{file}: {rows_text} left out for an empty text")
