@@ -1,0 +1,1 @@
+"""Conversations: prompts, and the answers that are learned."""
