@@ -145,6 +145,17 @@ def test_a_neighbour_in_the_packed_row_is_not_seen() -> None:
     torch.testing.assert_close(before[LENGTHS[0] :], after[LENGTHS[0] :])
 
 
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_no_keys_and_values_are_kept(layout: Any) -> None:
+    """With a cache transformers no longer tells packed sequences apart, and it takes memory."""
+    network = network_of("llama")
+    network.layout = layout
+    caches: list[Any] = []
+    network.encoder.register_forward_hook(lambda module, args, output: caches.append(output.past_key_values))
+    log_probabilities(network)
+    assert caches == [None]
+
+
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "cohere"])
 def test_a_prediction_is_the_logits_of_the_next_token(kind: str) -> None:
     network = network_of(kind)

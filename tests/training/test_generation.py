@@ -26,9 +26,10 @@ from loratrack.model import weights
 from loratrack.model.network import Network
 from loratrack.model.passes import predict
 from loratrack.training.cohort import Cohort, train
+from loratrack.training.layout import check_that_nothing_drops, choose_layout, fault_of_packing
 from loratrack.training.member import Member
 from loratrack.training.objectives import generation
-from loratrack.training.objectives.generation import Generation, target_counts
+from loratrack.training.objectives.generation import Generation, target_arrays, target_counts
 from loratrack.training.objectives.objective import MicroBatch
 from loratrack.training.schedule import epoch_batches
 
@@ -111,9 +112,14 @@ def config_of(name: str = "tiny", lora: dict[str, Any] | None = None, **train: A
 
 
 def cohort_of(
-    base: str = "llama", *, use_lora: bool = True, dataset: Splits = DATASET, layout: str = "packed"
+    base: str = "llama",
+    *,
+    use_lora: bool = True,
+    dataset: Splits = DATASET,
+    layout: str = "packed",
+    dtype: torch.dtype = torch.float32,
 ) -> Cohort:
-    network = Network(base_of(base), None, torch.device("cpu"), use_lora=use_lora)
+    network = Network(base_of(base), None, torch.device("cpu"), use_lora=use_lora, dtype=dtype)
     network.layout = layout  # type: ignore[assignment]
     notices: list[str] = []
     return Cohort(network, Generation(dataset), notices.append)
@@ -238,6 +244,47 @@ def test_layouts_and_micro_batches_change_nothing(base: str, seat: Seat, tmp_pat
             torch.testing.assert_close(value, learned[0][name], atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("use_lora", [True, False])
+@pytest.mark.parametrize("base", ["llama", "gpt2"])
+def test_products_of_bf16_learn_nearly_the_same(
+    base: str, use_lora: bool, seat: Seat, tmp_path: Path
+) -> None:
+    losses = []
+    for dtype in (torch.float32, torch.bfloat16):
+        cohort = cohort_of(base, use_lora=use_lora, dtype=dtype)
+        member = seat(cohort, config_of(), tmp_path / str(dtype))
+        steps(cohort, 4)
+        losses.append(losses_of(member))
+        assert all(value.dtype == torch.float32 for value in weights_of(member).values())
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+    assert losses[1] != losses[0]
+
+
+@pytest.mark.parametrize("base", ["llama", "gpt2"])
+def test_what_is_asked_at_the_start_of_a_training_is_answered(base: str, seat: Seat, tmp_path: Path) -> None:
+    cohort = cohort_of(base)
+    network, member = cohort.network, seat(cohort, config_of(), tmp_path)
+    assert fault_of_packing(network, DATASET.train, member.name, 6) is None
+    notices: list[str] = []
+    assert choose_layout(network, DATASET.train, member.name, 6, notices.append) in network.layouts
+    assert len(notices) == 1
+    check_that_nothing_drops(network, DATASET.train, member.name)
+    assert not member.flat_parameters.gradients.any()
+
+
+@pytest.mark.parametrize("use_lora", [True, False])
+def test_recomputed_activations_change_nothing(use_lora: bool, seat: Seat, tmp_path: Path) -> None:
+    losses = []
+    for recomputes in (False, True):
+        cohort = cohort_of(use_lora=use_lora)
+        if recomputes:
+            cohort.network.checkpoint_gradients()
+        member = seat(cohort, config_of(lora={"dropout": 0.1}), tmp_path / str(recomputes))
+        steps(cohort, 3)
+        losses.append(losses_of(member))
+    assert losses[1] == pytest.approx(losses[0], abs=1e-6)
+
+
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 def test_a_cohort_of_two_learns_what_each_does_alone(layout: str, seat: Seat, tmp_path: Path) -> None:
     configs = [
@@ -337,7 +384,11 @@ def test_an_evaluation_is_that_of_whole_logits_whatever_fits(split: Any, seat: S
     for limit in (10_000, 100, 40):
         with limited_to(limit, cohort.network) as asked:
             found = cohort.objective.evaluate(cohort.network, split, members)
-        assert min(asked) <= limit
+            assert min(asked) <= limit
+            asked.clear()
+            cohort.objective.evaluate(cohort.network, split, members)
+            # what was once too large is not tried again, but for the two members in one pass
+            assert sum(count > limit for count in asked) == (limit == 40)
         for member in members:
             weights.save(cohort.network, member.name, tmp_path / f"{member.name}{limit}")
             folder = tmp_path / f"{member.name}{limit}" / "lora_adapter"
@@ -371,6 +422,11 @@ def test_a_probe_holds_the_logits_of_the_last_targets(seat: Seat, tmp_path: Path
 def test_the_first_token_of_a_row_is_no_target() -> None:
     split = replace(DATASET.train, is_target=np.ones_like(DATASET.train.is_target))
     assert target_counts(split).tolist() == (DATASET.train.lengths - 1).tolist()
+    rows, network = np.array([3, 0]), cohort_of().network
+    arrays = target_arrays(split, network.arrange(split, [rows], ["any"]), [rows])
+    third, first = split.lengths[3], split.lengths[0]
+    positions = [*range(third - 1), *range(third, third + first - 1)]
+    assert arrays["positions"][arrays["members"] == 0].tolist() == positions
 
 
 def test_a_row_without_targets_is_refused() -> None:
