@@ -11,8 +11,8 @@ from loratrack.metrics import is_better, is_lower_better
 
 @pytest.mark.parametrize(
     "metric",
-    ["validation/loss", "train/loss_intent", "perplexity", "best_perplexity", "best_validation/loss",
-     "system/epoch_seconds", "trainable_parameters"],
+    ["validation/loss", "train/loss_intent", "perplexity", "best_perplexity", "test_perplexity",
+     "best_validation/loss", "system/epoch_seconds", "trainable_parameters"],
 )  # fmt: skip
 def test_lower_is_better(metric: str) -> None:
     assert is_lower_better(metric)
@@ -22,7 +22,16 @@ def test_lower_is_better(metric: str) -> None:
 
 @pytest.mark.parametrize(
     "metric",
-    ["accuracy", "avg_f1", "test_intent_f1", "gloss_f1", "system/examples_per_second"],
+    [
+        "accuracy",
+        "avg_f1",
+        "token_accuracy",
+        "train/token_accuracy",
+        "best_token_accuracy",
+        "test_intent_f1",
+        "gloss_f1",
+        "system/examples_per_second",
+    ],
 )
 def test_higher_is_better(metric: str) -> None:
     assert not is_lower_better(metric)

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import T5Config, T5EncoderModel, T5Model
+from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5EncoderModel, T5Model
 from transformers.utils import logging as speech
 
-from loratrack.bases.base import Base, load_encoder, load_tokenizer, resolve
+from loratrack.bases.base import Base, load_causal_lm, load_encoder, load_tokenizer, resolve
 from loratrack.bases.trust import Trust
 from loratrack.errors import BaseNotFoundError
 
@@ -304,3 +304,44 @@ def test_an_encoder_decoder_whose_encoder_cannot_be_had_alone_is_told(tiny: Path
     change(tiny / "config.json", model_type="bart", is_encoder_decoder=True)
     with pytest.raises(BaseNotFoundError, match="'bart' is an encoder-decoder network whose encoder"):
         encoder(resolve(str(tiny)))
+
+
+# --- causal LMs
+
+
+def llama(folder: Path, *, tied: bool) -> LlamaForCausalLM:
+    config = LlamaConfig(
+        vocab_size=8,
+        hidden_size=8,
+        intermediate_size=12,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        tie_word_embeddings=tied,
+    )
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_causal_lm_comes_with_its_output_embedding(tiny: Path, tied: bool) -> None:
+    saved = llama(tiny, tied=tied)
+    loaded = load_causal_lm(resolve(str(tiny)), dtype=torch.float32)
+    assert type(loaded) is LlamaForCausalLM
+    assert torch.equal(loaded.lm_head.weight, saved.lm_head.weight)
+    assert (loaded.lm_head.weight is loaded.model.embed_tokens.weight) == tied
+
+
+def test_an_output_embedding_that_the_files_lack_is_not_made_up(tiny: Path) -> None:
+    llama(tiny, tied=False).model.save_pretrained(tiny)
+    with pytest.raises(BaseNotFoundError, match=r"the weights lack 1 tensor\(s\).* 'lm_head.weight'"):
+        load_causal_lm(resolve(str(tiny)), dtype=torch.float32)
+
+
+def test_an_encoder_is_no_causal_lm(tiny: Path) -> None:
+    with pytest.raises(BaseNotFoundError) as raised:
+        load_causal_lm(resolve(str(tiny)), dtype=torch.float32)
+    assert str(raised.value) == (
+        f"{tiny}: 'bert' is no causal LM, so it cannot be taught to write; name one such as Llama, Qwen or"
+        " GPT-2"
+    )

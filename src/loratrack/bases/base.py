@@ -153,13 +153,22 @@ def load_encoder(base: Base, *, dtype: torch.dtype) -> Any:
     Nothing is fetched, no pickle is read and no random number is drawn. The pooler is left out where
     the architecture lets us, since its weights would count as trained and never be used.
     """
+    return _load(base, _encoder_class, dtype)
+
+
+def load_causal_lm(base: Base, *, dtype: torch.dtype) -> Any:
+    """The network with its output embedding, otherwise as `load_encoder`; an encoder is refused."""
+    return _load(base, _causal_lm_class, dtype)
+
+
+def _load(base: Base, class_of: Callable[[Base, Any], Any], dtype: torch.dtype) -> Any:
     from transformers import AutoConfig
 
     with load_faults(base.folder, "the network"), quiet():
         config = AutoConfig.from_pretrained(
             base.folder, local_files_only=True, trust_remote_code=base.runs_code
         )
-        network_class = _encoder_class(base, config)
+        network_class = class_of(base, config)
         if not base.runs_code:
             _check_size(base, network_class, config)
     return load_weights(base.folder, network_class, config, dtype, trust_remote_code=base.runs_code)
@@ -279,6 +288,19 @@ def _encoder_class(base: Base, config: Any) -> Any:
             " cannot load alone; name an encoder or a decoder as base"
         )
     return AutoModelForTextEncoding
+
+
+def _causal_lm_class(base: Base, config: Any) -> Any:
+    from transformers import AutoModelForCausalLM
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    generates = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING or getattr(config, "auto_map", None)
+    if getattr(config, "is_encoder_decoder", False) or without_pooler(config) or not generates:
+        raise BaseNotFoundError(
+            f"{base.folder}: {config.model_type!r} is no causal LM, so it cannot be taught to write; name one"
+            " such as Llama, Qwen or GPT-2"
+        )
+    return AutoModelForCausalLM
 
 
 def without_pooler(config: Any) -> dict[str, bool]:

@@ -3,6 +3,12 @@
 network = Network(encoder, pooling="mean", device=device)
 network.add("member-0", lora, classes={"domain": 10, "intent": 150}, seed=42)
 logits = network(batch, ["member-0"])        # [rows, classes of all tasks]
+
+A causal LM that goes on writing keeps its own output embedding, and pools nothing:
+
+network = Network(causal_lm, pooling=None, device=device)
+network.add("member-0", lora, classes={}, seed=42)
+losses = network.token_loss(batch, positions, targets, weights)
 """
 
 from __future__ import annotations
@@ -35,6 +41,7 @@ from loratrack.model.flat_parameters import FlatParameters
 from loratrack.model.heads import Heads
 from loratrack.model.routing import Router
 from loratrack.model.targets import Coverage, find_targets
+from loratrack.model.token_loss import OutputEmbedding, TokenLoss, output_embedding, token_loss
 
 Pooling = Literal["cls", "mean", "last"]
 
@@ -42,6 +49,8 @@ ROWS_IN_A_PASS = 128
 """Without gradients: more is hardly faster, and the widest passes set the peak of memory."""
 CAUSAL_ROWS, CAUSAL_TOKENS = 4, 8
 """Rows with the same first token, and nothing else in common, tell whether a network is causal."""
+SAME_LOGITS = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+"""How much ours may differ from the architecture's own, relative to the largest."""
 POSITIONS = re.compile(r"^(?!.*rel).*(pos|wpe)")
 """The name of a table of absolute positions."""
 
@@ -51,19 +60,27 @@ class Network:
 
     def __init__(
         self,
-        encoder: PreTrainedModel,
-        pooling: Pooling,
+        base: PreTrainedModel,
+        pooling: Pooling | None,
         device: torch.device,
         *,
         use_lora: bool,
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """`dtype` is what the base multiplies in: a frozen base is held in it, a trained one cast to it."""
-        self.encoder = encoder.to(device, dtype if use_lora else torch.float32)
+        """`dtype` is what the base multiplies in: a frozen base is held in it, a trained one cast to it.
+
+        Without `pooling` the base is a causal LM that generates.
+        """
+        self.base = base.to(device, dtype if use_lora else torch.float32)
+        """What is adapted or trained, and saved: of a causal LM all of it."""
+        self.encoder = encoder = base if pooling is not None else base.base_model
+        """The part of it that gives a state for each token."""
         self.dtype = dtype
         self.config = encoder.config
         self.pooling, self.device, self.use_lora = pooling, device, use_lora
+        self.members: list[str] = []
         self.heads: dict[str, Heads] = {}
+        """Of the members that classify."""
         self.coverage: dict[str, Coverage] = {}
         self.peft: PeftModel | None = None
         self.router = Router()
@@ -89,8 +106,12 @@ class Network:
                 " write model.pooling: last or mean"
             )
         if use_lora:
-            encoder.requires_grad_(False)
-            encoder.eval()  # and so it stays: see `train`
+            base.requires_grad_(False)
+            base.eval()  # and so it stays: see `train`
+        self.output: OutputEmbedding | None = None
+        if pooling is None:
+            self.output = output_embedding(base, dtype)
+            _check_output(base, encoder, self.output, is_causal=self.is_causal)
         self.layout = self.layouts[0]
         self._checkpoints = False
 
@@ -113,17 +134,23 @@ class Network:
         self._layout = layout
 
     def add(self, member: str, lora: Lora, classes: Mapping[str, int], seed: int) -> None:
-        """Give `member` an adapter and heads of its own, drawn from `seed` alone."""
+        """Give `member` an adapter and heads of its own, drawn from `seed` alone.
+
+        One that generates has no classes, and no heads.
+        """
         if self.use_lora:
             self._add_adapter(member, lora, seed)
-        elif self.heads:
+        elif self.members:
             raise ValueError("a fully fine-tuned base has one owner")
-        self.heads[member] = Heads(self.config.hidden_size, classes, seed).to(self.device)
+        self.members.append(member)
+        if self.output is None:
+            self.heads[member] = Heads(self.config.hidden_size, classes, seed).to(self.device)
         if self.use_lora:
-            self.router.attach(self.encoder, member, self.flat_parameters(member), lora.dropout)
+            self.router.attach(self.base, member, self.flat_parameters(member), lora.dropout)
 
     def remove(self, member: str) -> None:
-        del self.heads[member]
+        self.members.remove(member)
+        self.heads.pop(member, None)
         self._trained.pop(member, None)
         if self.use_lora:
             self.router.detach(member)
@@ -132,7 +159,7 @@ class Network:
             with warnings.catch_warnings():  # PEFT tells which adapter it now holds for the active one
                 warnings.filterwarnings("ignore", "Adapter .* was active which is now deleted", UserWarning)
                 self.peft.delete_adapter(member)
-            self._unfreeze(self.heads)
+            self._unfreeze(self.members)
 
     def flat_parameters(self, member: str) -> FlatParameters:
         """What `member` trains as one row of numbers; from the first call on its parameters live there."""
@@ -144,11 +171,11 @@ class Network:
     def parameters(self, member: str) -> list[nn.Parameter]:
         """What `member` trains, in a fixed order."""
         own = [value for value in self.adapter_parameters(member).values() if value.requires_grad]
-        return [*own, *self.heads[member].parameters()]
+        return [*own, *self.heads[member].parameters()] if member in self.heads else own
 
     def adapter_parameters(self, member: str) -> dict[str, nn.Parameter]:
-        """The member's part of the encoder: its LoRA matrices, or all of it without LoRA."""
-        named = self.encoder.named_parameters()
+        """The member's part of the base: its LoRA matrices, or all of it without LoRA."""
+        named = self.base.named_parameters()
         if not self.use_lora:
             return dict(named)
         mine = tuple(f".lora_{part}.{member}." for part in ("A", "B", "magnitude_vector"))
@@ -159,16 +186,16 @@ class Network:
         trainable = sum(value.numel() for value in self.parameters(member))
         frozen = 0
         if self.use_lora:
-            names = self.encoder.named_parameters()
+            names = self.base.named_parameters()
             frozen = sum(value.numel() for name, value in names if ".lora_" not in name)
         return trainable, trainable + frozen
 
     def train(self) -> None:
         """A frozen base stays in eval mode, so that it drops nothing: members have their own dropout."""
-        self.encoder.train(not self.use_lora)
+        self.base.train(not self.use_lora)
 
     def eval(self) -> None:
-        self.encoder.eval()
+        self.base.eval()
 
     def checkpoint_gradients(self) -> None:
         """Keep no activations inside the layers; the backward pass computes them again."""
@@ -227,8 +254,13 @@ class Network:
         return self.router.on(batch, members, dropout) if self.use_lora else nullcontext()
 
     def logits(self, batch: Batch, members: Sequence[str]) -> Tensor:
-        """[rows, classes of all tasks] in fp32; call inside `routed`."""
+        """[rows, classes of all tasks] in fp32; call inside `routed`.
+
+        Of a network that generates, those of the token that comes after each row.
+        """
         pooled = self._pool(self._encode(batch), batch).float()
+        if self.output is not None:
+            return self.output.logits(pooled)
         heads = [self.heads[member] for member in members]
         if len(heads) > 1 and len(set(batch.rows)) == 1:  # as many rows each: one product for all members
             weights = torch.stack([head.weight for head in heads])
@@ -238,28 +270,37 @@ class Network:
         parts = zip(torch.split(pooled, list(batch.rows)), heads, strict=True)
         return torch.cat([F.linear(part, head.weight, head.bias) for part, head in parts])
 
+    def token_loss(self, batch: Batch, positions: Tensor, targets: Tensor, weights: Tensor) -> TokenLoss:
+        """Of the tokens `targets` that come after the flattened `positions`; call inside `routed`."""
+        assert self.output is not None, "a network without pooling generates"
+        states = self._encode(batch).index_select(0, positions)
+        return token_loss(states, targets, weights, self.output)
+
     def _add_adapter(self, member: str, lora: Lora, seed: int) -> None:
+        generates = self.output is not None
         coverage = self.coverage[member] = find_targets(
-            self.encoder,
+            self.base,
             self.config.model_type,
             lora.target_modules,
             allow_partial=lora.allow_partial,
             only=lora.layers,
+            generates=generates,
         )
-        first = self.encoder.get_submodule(coverage.modules[0])
+        first = self.base.get_submodule(coverage.modules[0])
         # GPT-2's Conv1D keeps its weights transposed, and PEFT must be told
         is_transposed = isinstance(getattr(first, "base_layer", first), Conv1D)
-        config = peft_config(lora, coverage.modules, fan_in_fan_out=is_transposed)
+        task = TaskType.CAUSAL_LM if generates else TaskType.FEATURE_EXTRACTION
+        config = peft_config(lora, coverage.modules, task, fan_in_fan_out=is_transposed)
         state = torch.get_rng_state()
         torch.manual_seed(seed)
         with warnings.catch_warnings():  # PEFT asks transformers by a name that will go in v6
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
             if self.peft is None:
-                self.peft = PeftModel(self.encoder, config, adapter_name=member)
+                self.peft = PeftModel(self.base, config, adapter_name=member)
             else:
                 self.peft.add_adapter(member, config)
         torch.set_rng_state(state)
-        self._unfreeze((*self.heads, member))
+        self._unfreeze((*self.members, member))
 
     def _unfreeze(self, members: Iterable[str]) -> None:
         """PEFT keeps one active adapter and freezes the others, whenever one comes or goes."""
@@ -284,7 +325,7 @@ class Network:
     def _pool(self, states: Tensor, batch: Batch) -> Tensor:
         if self.pooling == "cls":
             return states.index_select(0, batch.first_tokens)
-        if self.pooling == "last":
+        if self.pooling in ("last", None):
             return states.index_select(0, batch.first_tokens + batch.lengths - 1)
         if batch.real_tokens is not None:
             real = states.index_select(0, batch.real_tokens)
@@ -295,10 +336,16 @@ class Network:
         return sums.index_add(0, batch.row_of_token, real.float())[:rows] / batch.lengths[:, None]
 
 
-def peft_config(lora: Lora, modules: Sequence[str], *, fan_in_fan_out: bool) -> LoraConfig:
+def peft_config(
+    lora: Lora,
+    modules: Sequence[str],
+    task: TaskType = TaskType.FEATURE_EXTRACTION,
+    *,
+    fan_in_fan_out: bool,
+) -> LoraConfig:
     """Our settings in PEFT's words, for the modules with these full names."""
     return LoraConfig(
-        task_type=TaskType.FEATURE_EXTRACTION,
+        task_type=task,
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
@@ -328,6 +375,32 @@ def is_causal(encoder: PreTrainedModel) -> bool:
     states = encoder(input_ids=rows, attention_mask=torch.ones_like(rows)).last_hidden_state
     encoder.train(was_training)
     return bool((states[:, 0] == states[:1, 0]).all())
+
+
+@torch.no_grad()
+def _check_output(
+    base: PreTrainedModel, encoder: PreTrainedModel, output: OutputEmbedding, *, is_causal: bool
+) -> None:
+    """UserError where the base does more with its states than we know: its loss would be another's."""
+    kind = base.config.model_type
+    if not is_causal:
+        raise UserError(
+            f"model.arch: {kind!r} sees the tokens that come after, so it cannot learn to write them; name a"
+            " causal LM"
+        )
+    was_training = base.training
+    base.eval()
+    tokens = torch.arange(CAUSAL_TOKENS, device=base.device)[None] % len(output.weight)
+    inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+    right = base(**inputs).logits[0].float()
+    ours = output.logits(encoder(**inputs).last_hidden_state[0])
+    base.train(was_training)
+    difference = float((ours - right).abs().max() / right.abs().max().clamp(min=1e-6))
+    if not difference <= SAME_LOGITS[output.dtype]:
+        raise UserError(
+            f"model.arch: {kind!r} makes its logits in another way than by one product with its last states"
+            f" ({difference:.0%} off), which its loss does not know; name another base"
+        )
 
 
 def _max_tokens(encoder: PreTrainedModel) -> int | None:

@@ -52,7 +52,7 @@ def check_tokens(rows: Sequences, network: Network) -> None:
     """UserError for a token that the base has no vector for; on a GPU it would end the process."""
     if len(rows.tokens) and not 0 <= int(rows.tokens.min()) <= int(rows.tokens.max()) < network.num_tokens:
         raise UserError(
-            f"{network.encoder.name_or_path}: the tokenizer gives tokens up to {int(rows.tokens.max())}, the"
+            f"{network.base.name_or_path}: the tokenizer gives tokens up to {int(rows.tokens.max())}, the"
             f" network has vectors for {network.num_tokens}; this tokenizer and this network do not belong"
             " together"
         )

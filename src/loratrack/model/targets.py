@@ -21,6 +21,10 @@ QUERY_OR_VALUE = {"q", "v", "kv", "qv", "qkv", "qkvz", "query", "value", "wq", "
 FUSED = {"c_attn", "w_pack"}
 NO_LAYERS = re.compile(r"head|classif|pool|embed", re.IGNORECASE)
 
+ROUTERS = {"router"}
+GATES = re.compile(r"(^|_)(gate|wg)$")
+"""Beside `experts` these decide who of them is asked; elsewhere a gate is a part of what is computed."""
+
 Layers = dict[str, list[str]]
 """The full names of the linear modules in each layer, in the order of the network."""
 
@@ -49,10 +53,12 @@ def find_targets(
     *,
     allow_partial: bool,
     only: tuple[int, ...] | None = None,
+    generates: bool = False,
 ) -> Coverage:
     """The modules that `auto`, `all-linear` or the named suffixes mean in this network.
 
-    Only linear modules inside its repeated layers: never a head, a pooler or an embedding. The same
+    Only linear modules inside its repeated layers: never a head, a pooler or an embedding, nor what chooses
+    among experts. `auto` of a network that generates is all of them. The same
     answer whether the network has adapters already or not. A name that fits nothing, or only some of
     the layers without `allow_partial`, is a UserError that says what there is. `only`: the layers with these
     numbers, as if there were no others.
@@ -69,7 +75,9 @@ def find_targets(
         )
     if only is not None:
         layers = {name: layers[name] for number, name in enumerate(layers) if number in only}
-    if target_modules == "auto":
+    if target_modules == "auto" and generates:
+        coverage = _detected(layers, lambda name: True, "default of a network that generates", allow_partial)
+    elif target_modules == "auto":
         coverage = _automatic(layers, model_type, allow_partial)
     elif target_modules == "all-linear":
         coverage = _detected(layers, lambda name: True, "named in the config", allow_partial)
@@ -156,6 +164,10 @@ def _stacks(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Modul
             yield from _stacks(child, f"{path}.")
 
 
+def _is_in_stack(network: nn.Module, name: str) -> bool:
+    return any(name.startswith(f"{stack}.") for stack, _ in _stacks(network))
+
+
 def _is_stack(module: nn.Module) -> TypeGuard[nn.ModuleList | nn.Sequential]:
     children = list(module.children())
     if any(_is_linear(child) for child in children):
@@ -169,8 +181,10 @@ def _linears(module: nn.Module, path: str) -> Iterator[str]:
     if _is_linear(module):
         yield path
     elif not isinstance(module, nn.MultiheadAttention):  # it multiplies without calling its modules
+        chooses = any(name == "experts" for name, _ in module.named_children())
         for name, child in module.named_children():
-            yield from _linears(child, f"{path}.{name}")
+            if name not in ROUTERS and not (chooses and GATES.search(name)):
+                yield from _linears(child, f"{path}.{name}")
 
 
 def _is_linear(module: nn.Module) -> bool:
@@ -215,6 +229,8 @@ def _stranger(network: nn.Module, layers: Layers, suffix: str) -> str:
     """Why a name fits no linear module of the layers."""
     there = _suffixes(layers)
     for name, module in network.named_modules():
+        if _fits(name, suffix) and _is_linear(module) and _is_in_stack(network, name):
+            return f"{suffix!r} is {name}, which chooses among experts, where LoRA never goes"
         if _fits(name, suffix) and _is_linear(module):
             return f"{suffix!r} is {name}, outside the layers, where LoRA never goes"
         if _fits(name, suffix):

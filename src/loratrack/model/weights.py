@@ -1,4 +1,4 @@
-"""A member's weights on disk: PEFT's own two files, or the whole network, and the heads beside them.
+"""A member's weights on disk: PEFT's own two files, or the whole network, and the heads, if any.
 
     weights/
       lora_adapter/          adapter_config.json, adapter_model.safetensors (or model/ without LoRA)
@@ -39,8 +39,9 @@ def save(network: Network, member: str, folder: Path) -> None:
             _save_adapter(network, member, draft / ADAPTER)
         else:
             with quiet():
-                network.encoder.save_pretrained(draft / FULL, max_shard_size="1TB")
-        save_file(_contiguous(network.heads[member].by_task()), draft / HEADS)
+                network.base.save_pretrained(draft / FULL, max_shard_size="1TB")
+        if member in network.heads:
+            save_file(_contiguous(network.heads[member].by_task()), draft / HEADS)
 
 
 def load(network: Network, member: str, folder: Path) -> None:
@@ -48,10 +49,12 @@ def load(network: Network, member: str, folder: Path) -> None:
     if network.peft is not None:
         load_adapter(network.peft, folder / ADAPTER, member)
     else:
-        saved = bases.load_weights(folder / FULL, type(network.encoder), network.config, torch.float32)
+        saved = bases.load_weights(folder / FULL, type(network.base), network.base.config, torch.float32)
         _check_numbers(saved.state_dict(), folder / FULL)
-        network.encoder.load_state_dict(saved.state_dict())
-    heads = network.heads[member]
+        network.base.load_state_dict(saved.state_dict())
+    heads = network.heads.get(member)
+    if heads is None:
+        return
     saved_heads = _read(folder / HEADS, network.device)
     _check(saved_heads, heads.by_task(), folder / HEADS)
     heads.load_by_task(saved_heads)
@@ -76,7 +79,7 @@ def _save_adapter(network: Network, member: str, folder: Path) -> None:
     # The base is named in the file alone: of one named in memory PEFT would ask the hub. Lists of names are
     # sets to PEFT; sorted, the same run gives the same bytes.
     content = json.loads((folder / ADAPTER_CONFIG).read_text("utf-8"))
-    content["base_model_name_or_path"] = network.encoder.name_or_path or None
+    content["base_model_name_or_path"] = network.base.name_or_path or None
     for name in ("target_modules", "exclude_modules", "modules_to_save"):
         if isinstance(content.get(name), list):
             content[name] = sorted(content[name])

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from loratrack.data import Encoded
+from loratrack.data import Tokens
 from loratrack.errors import UserError
 from loratrack.model.attention import UnpackableError
 from loratrack.model.batch import Layout
@@ -25,7 +25,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.15}
 """Largest difference of a logit between the two layouts, relative to the largest logit."""
 
 
-def fault_of_packing(network: Network, split: Encoded, member: str, batch_size: int) -> str | None:
+def fault_of_packing(network: Network, split: Tokens, member: str, batch_size: int) -> str | None:
     """Why this base cannot be run packed, as `since …`; None where it gives the logits of padded rows."""
     rows = np.random.default_rng(0).choice(len(split), min(batch_size, len(split)), replace=False)
     try:
@@ -38,7 +38,7 @@ def fault_of_packing(network: Network, split: Encoded, member: str, batch_size: 
 
 
 def choose_layout(
-    network: Network, split: Encoded, member: str, batch_size: int, notice: Callable[[str], None]
+    network: Network, split: Tokens, member: str, batch_size: int, notice: Callable[[str], None]
 ) -> Layout:
     """The layout with the faster training step, of those that the network has."""
     if len(network.layouts) == 1:
@@ -60,7 +60,7 @@ def choose_layout(
     return best
 
 
-def check_that_nothing_drops(network: Network, split: Encoded, member: str) -> None:
+def check_that_nothing_drops(network: Network, split: Tokens, member: str) -> None:
     """UserError where two equal training passes differ: members would then depend on their neighbours."""
     rows = np.arange(1)
     with torch.no_grad():
@@ -77,7 +77,7 @@ def check_that_nothing_drops(network: Network, split: Encoded, member: str) -> N
 
 
 def step_seconds(
-    network: Network, split: Encoded, member: str, layout: Layout, rows: NDArray[np.int64]
+    network: Network, split: Tokens, member: str, layout: Layout, rows: NDArray[np.int64]
 ) -> float:
     """Forward and backward of one batch; no gradient is left."""
     started = time.perf_counter()
@@ -91,7 +91,7 @@ def step_seconds(
 
 
 @torch.inference_mode()
-def _difference(network: Network, split: Encoded, member: str, rows: NDArray[np.int64]) -> float:
+def _difference(network: Network, split: Tokens, member: str, rows: NDArray[np.int64]) -> float:
     packed, padded = (
         _logits(network, split, member, layout, rows, training=False) for layout in ("packed", "padded")
     )
@@ -104,7 +104,7 @@ def _relative_difference(logits: Tensor, right: Tensor) -> float:
 
 def _logits(
     network: Network,
-    split: Encoded,
+    split: Tokens,
     member: str,
     layout: Layout,
     rows: NDArray[np.int64],
