@@ -125,9 +125,12 @@ def test_a_signal_ends_a_run_between_two_steps_and_it_goes_on(
     stopped = [f"stopped ({number.name}) at epoch 2.4 of 8", f"go on with: loratrack resume {run_id}"]
     assert place.last_lines == stopped
     assert place.status == "KILLED"
+    tag = "select value from tags where run_uuid = ? and key = 'stopped'"
+    assert traces.ask(place.store, tag, run_id) == [(f"epoch 2.4 of 8; loratrack resume {run_id}",)]
     assert "pyfunc" not in {path.name for path in traces.artifacts(place.store, run_id).iterdir()}
     assert place.call("resume", run_id) == 0, place.output.read_text("utf-8")
     assert "attempt 2 goes on at epoch 2.4 of 8, step 22" in place.output.read_text("utf-8")
+    assert traces.ask(place.store, tag, run_id) == []
     place.check_finished(undisturbed)
 
 

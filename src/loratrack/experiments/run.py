@@ -30,6 +30,7 @@ from loratrack.experiments.trained_bases import pinned
 from loratrack.experiments.verdict import learned_nothing
 from loratrack.experiments.watcher import Nobody, Watcher
 from loratrack.registry import pages
+from loratrack.store.client import STOPPED_TAG
 from loratrack.tracking.registration import registered
 from loratrack.training import session
 from loratrack.training.cohort import train
@@ -164,6 +165,8 @@ def _stopped(work: Work) -> Training:
     else:
         log.notice(f"stopped ({why}) at {about}")
     with suppress(OSError, StoreError):  # on a full disk it stands on the screen alone
+        if about is not None:
+            writer.set_tags({STOPPED_TAG: f"{about}; loratrack resume {writer.run_id}"})
         recording.hand_over_notices(log)
     is_sent = False
     with suppress(StoreError):  # the same: it stays RUNNING, with a process that is gone

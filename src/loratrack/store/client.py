@@ -27,6 +27,8 @@ PARENT_TAG = "mlflow.parentRunId"
 DESCRIPTION = "mlflow.note.content"
 """The tag that MLflow shows as the description of a run or an experiment."""
 ERROR_TAG = "error"
+STOPPED_TAG = "stopped"
+"""The tag of a run that waits for `resume`: how far it is, and what goes on with it."""
 """Why a run failed."""
 RUN_ID_PREFIX = re.compile(r"[0-9a-f]{4,32}")
 """A run id, or as much of its beginning as may stand for it."""

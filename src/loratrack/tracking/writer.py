@@ -23,6 +23,7 @@ from loratrack.store.client import (
     EXPERIMENT,
     PARENT_TAG,
     REFUSALS,
+    STOPPED_TAG,
     Client,
     Run,
     answering,
@@ -317,7 +318,7 @@ def _join(
         run = client.get_run(run_id)
         if run.info.status != "RUNNING":
             client.update_run(run_id, status="RUNNING")
-        for how_it_ended in {process.ENDED_BY, ERROR_TAG} & run.data.tags.keys():
+        for how_it_ended in {process.ENDED_BY, ERROR_TAG, STOPPED_TAG} & run.data.tags.keys():
             client.delete_tag(run_id, how_it_ended)
         _hide_secrets(client, run)
         run_name = None if named is None else _numbered(client, run.info.experiment_id, named)

@@ -102,9 +102,11 @@ def open_runs() -> list[OpenRun]:
 
 
 def check_runs(runs: list[OpenRun]) -> Iterator[Finding]:
+    """What to do about each; a sweep goes on with the command that its trials go on with."""
+    trials = {left.about.sweep: left for left in stopped_runs(store_folder()) if left.about.sweep}
     for run in runs:
         about = f"{run.name} ({run.run_id}) is marked RUNNING"
-        left = stopped_run(store_folder(), run.run_id)
+        left = stopped_run(store_folder(), run.run_id) or trials.get(run.name)
         if run.is_gone and left is not None:
             yield Finding("runs", "fault", f"{about}, and its process is gone at {left.about}", left.remedy)
         elif run.is_dead:
