@@ -12,7 +12,6 @@ from mlflow import MlflowClient
 from loratrack.checkpoints import About, home_of
 from loratrack.errors import RefusedError, UserError
 from loratrack.experiments.resumption import left_behind, resume
-from loratrack.experiments.sweep import leases_of
 from loratrack.store import leases
 from loratrack.store.place import store_folder
 from loratrack.tracking.stopped import find
@@ -99,15 +98,3 @@ def test_a_run_that_ends_while_somebody_asks_for_it_is_finished(store: Path) -> 
 def test_a_run_that_is_not_there_is_refused_with_what_to_do(store: Path, named: str, told: str) -> None:
     with pytest.raises(UserError, match=f"^{re.escape(named)}: .*{re.escape(told)}"):
         find(store, named)
-
-
-def test_a_trial_that_has_left_checkpoints_alone_is_known_to_be_dead(store: Path) -> None:
-    """Nobody waits for its heartbeat, although the file of its lease was cleared away."""
-    is_alive = leases_of(store)
-    assert not leases.lock_file(store, RUN).exists()
-    assert is_alive(RUN) is False
-    assert is_alive("b" * 32) is None
-    lease = leases.take(store, RUN)
-    assert lease is not None
-    with lease:
-        assert is_alive(RUN) is True

@@ -54,15 +54,16 @@ def test_the_next_proposal_does_not_depend_on_the_process(
 
 
 def test_what_another_process_has_taken_up_is_not_given_back(
-    sweep_config: Configs, new_search: Opens
+    sweep_config: Configs, new_search: Opens, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the end of its run and its return another process may find it without an owner."""
+    """A process that was taken for dead, as on another machine, has lost its trials."""
     config = sweep_config(trials=1)
     first = new_search(config)
     trial = first.next()
     assert trial is not None
     first.note_run(trial, "a" * 32)
-    other = new_search(config, is_alive=lambda run_id: False)
+    other = new_search(config)
+    monkeypatch.setattr(other, "_is_alive", lambda worker: False)
     taken = other.next()
     assert taken is not None
     assert taken.number == trial.number
@@ -229,30 +230,33 @@ def test_a_trial_waits_as_soon_as_its_process_is_known_to_be_gone(
     sweep_config: Configs, new_search: Opens
 ) -> None:
     """And not while it is known to live, however late its heartbeat is."""
-    search = new_search(sweep_config(trials=2, heartbeat_seconds=60))
-    gone, living = search.next(), search.next()
+    first, second = (new_search(sweep_config(trials=2, heartbeat_seconds=60)) for _ in range(2))
+    gone, living = first.next(), second.next()
     assert gone is not None
     assert living is not None
-    search.note_run(gone, "a" * 32)
-    search.note_run(living, "b" * 32)
+    first.note_run(gone, "a" * 32)
+    assert first._lease is not None
+    first._lease.close()  # as its process would, however it ends
     other = new_search(sweep_config(trials=2, heartbeat_seconds=60))
-    other._is_alive = {"a" * 32: False, "b" * 32: True}.get
     again = other.next()
     assert again is not None
     assert (again.number, again.values, again.run_id) == (gone.number, gone.values, "a" * 32)
     assert other.next() is None
+    assert second.next() is None  # nor is the one taken back, whose run is not yet ours, free again
 
 
-def test_a_trial_that_kills_each_process_is_given_up(sweep_config: Configs, new_search: Opens) -> None:
+def test_a_trial_that_kills_each_process_is_given_up(
+    sweep_config: Configs, new_search: Opens, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = sweep_config(trials=1, heartbeat_seconds=60)
     for _ in range(study.MAX_RETRIES + 1):
         search = new_search(config)
-        search._is_alive = lambda run_id: False
+        monkeypatch.setattr(search, "_is_alive", lambda worker: False)
         trial = search.next()
         assert trial is not None
         search.note_run(trial, "a" * 32)
     last = new_search(config)
-    last._is_alive = lambda run_id: False
+    monkeypatch.setattr(last, "_is_alive", lambda worker: False)
     assert last.next() is None
     assert states(last) == ["FAIL"]
 

@@ -7,7 +7,7 @@ result.version, result.best_settings
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +34,6 @@ from loratrack.experiments.trials import STORE_WAIT_SECONDS, TrialRunner
 from loratrack.experiments.watcher import Nobody, Watcher
 from loratrack.places import ANSWERS, ARTIFACTS, METRICS, PLOTS
 from loratrack.registry import pages
-from loratrack.store import leases
 from loratrack.store.client import EXPERIMENT, answering, connect
 from loratrack.store.place import store_folder
 from loratrack.store.secrets import scrub_name
@@ -66,7 +65,7 @@ def sweep(config: SweepConfig, watcher: Watcher | None = None, corpus: Corpus | 
     folder = store_folder()
     folder.mkdir(parents=True, exist_ok=True)
     url = config.sweep.storage or f"sqlite:///{folder / DATABASE}"
-    search = Search(config, url, folder / LOCK, watcher.notice, shown, leases_of(folder))
+    search = Search(config, url, folder / LOCK, watcher.notice, shown)
     try:
         with interruptible() as interruption:
             parent = _parent(search, shown)
@@ -78,19 +77,6 @@ def sweep(config: SweepConfig, watcher: Watcher | None = None, corpus: Corpus | 
                 return _end(work, is_stopped=runner.is_stopped)
     finally:
         search.close()
-
-
-def leases_of(folder: Path) -> Callable[[str], bool | None]:
-    """Whether the process that writes a run lives, by its lease; None where no lease of it is known here."""
-
-    def is_alive(run_id: str) -> bool | None:
-        if leases.is_held(folder, run_id):
-            return True
-        # whoever cleans up takes the file of a dead run's lease; its checkpoints stay
-        is_known = leases.lock_file(folder, run_id).exists() or home_of(folder, run_id).attempt() > 0
-        return False if is_known else None
-
-    return is_alive
 
 
 def existing(name: str, storage: str | None = None) -> tuple[optuna.Study, Report]:

@@ -70,15 +70,13 @@ class Search:
         lock: Path,
         notice: Notice,
         shown: SweepConfig | None = None,
-        is_alive: Callable[[str], bool | None] = lambda run_id: None,
     ) -> None:
         """Opens the study, or makes it; ConfigError where it was begun with other settings.
 
-        `shown`: the config as the study may store it, where that is another one. `is_alive`: whether the
-        process that writes a run lives; None where only its heartbeat can tell.
+        `shown`: the config as the study may store it, where that is another one.
         """
         shown = shown or config
-        self.config, self.sweep, self.notice, self._is_alive = config, config.sweep, notice, is_alive
+        self.config, self.sweep, self.notice = config, config.sweep, notice
         self._lock, self._running = lock, dict[int, Trial]()
         self._name = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -105,6 +103,8 @@ class Search:
         hours = self.sweep.max_hours
         self._deadline = None if hours is None else time.monotonic() + 3600 * hours
         self._heartbeat = _Heartbeat(self._storage, self.sweep.heartbeat_seconds)
+        self._lease = disk.try_lock(self._lease_of(self._name))
+        """Held as long as this process works on the study, however it ends."""
 
     def locked(self) -> AbstractContextManager[None]:
         """One process at a time. SQLite has no row locks, so Optuna's own steps need this too."""
@@ -248,16 +248,22 @@ class Search:
         """Stop the heartbeats, and let the database go."""
         self._heartbeat.stop()
         self._storage.engine.dispose()
+        if self._lease is not None:
+            self._lease_of(self._name).unlink(missing_ok=True)
+            self._lease.close()
 
     def _take_back_stale(self) -> None:
         """Trials whose process is gone wait again, with the values that were drawn for them."""
+        gone = set[str]()
         silent = set(self._storage._get_stale_trial_ids(self.study._study_id))
         patience = timedelta(seconds=MISSED_HEARTBEATS * self.sweep.heartbeat_seconds)
         for trial in self.trials():
             if trial.state != TrialState.RUNNING or trial.number in self._running:
                 continue
-            run_id = trial.user_attrs.get(RUN)
-            is_alive = None if run_id is None else self._is_alive(run_id)
+            worker = trial.user_attrs.get(WORKER)
+            is_alive = None if worker is None else self._is_alive(worker)
+            if worker is not None and is_alive is False:
+                gone.add(worker)
             # Optuna does not see a process that died between drawing a trial and its first heartbeat.
             is_unowned = WORKER not in trial.user_attrs and trial.datetime_start is not None
             is_late = is_unowned and datetime.now() - (trial.datetime_start or datetime.now()) > patience
@@ -270,6 +276,16 @@ class Search:
                 self._storage.set_trial_user_attr(trial._trial_id, RETRIES, (epochs, retries + 1))
                 state = TrialState.WAITING if retries < MAX_RETRIES else TrialState.FAIL
                 self._storage.set_trial_state_values(trial._trial_id, state)
+        for worker in gone:
+            self._lease_of(worker).unlink(missing_ok=True)
+
+    def _is_alive(self, worker: str) -> bool | None:
+        """Whether the process lives; None on another machine, of which only its heartbeat can tell."""
+        lease = self._lease_of(worker)
+        return disk.is_locked(lease) if lease.exists() else None
+
+    def _lease_of(self, worker: str) -> Path:
+        return self._lock.with_name(f"{self._lock.name}.{worker.replace('/', '_')}")
 
     def _tell(
         self, handle: optuna.Trial, state: TrialState, values: Sequence[float] | None = None, reason: str = ""
