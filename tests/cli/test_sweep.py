@@ -8,11 +8,12 @@ import os
 import random
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import closing, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -300,11 +301,16 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 
 def num_ended(store: Store, name: str) -> int:
-    if not (store.folder / "optuna.db").exists():
-        return 0
+    """Read past Optuna, which would make its tables at the same time as the first worker."""
+    file = store.folder / "optuna.db"
+    query = (
+        "select count(*) from trials join studies using (study_id)"
+        " where study_name = ? and state in ('COMPLETE', 'PRUNED', 'FAIL')"
+    )
     try:
-        return sum(trial.state.is_finished() for trial in store.trials(name))
-    except (KeyError, optuna.exceptions.StorageInternalError):  # its tables are being made
+        with closing(sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=30)) as database:
+            return int(database.execute(query, (name,)).fetchone()[0])
+    except sqlite3.OperationalError:  # not there yet
         return 0
 
 
