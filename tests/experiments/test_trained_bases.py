@@ -19,6 +19,8 @@ from loratrack.disk import sha256_of
 from loratrack.model.merge import merged_base
 from loratrack.store.client import connect
 
+pytestmark = pytest.mark.slow
+
 
 def train(*settings: str) -> lt.Training:
     return lt.train(lt.load("projects/tiny/dual.yaml", "train.epochs=1", *settings))

@@ -22,6 +22,7 @@ from loratrack.config import RunConfig
 from loratrack.errors import StoppedError
 from loratrack.experiments.watcher import Nobody
 from loratrack.training import keeper as keepers
+from loratrack.training.checkpoint import read
 from loratrack.training.cohort import Cohort, train
 from loratrack.training.keeper import Keeper
 from loratrack.training.member import Member
@@ -254,15 +255,32 @@ def test_members_go_on_from_the_same_step_when_one_cannot_be_saved(
 
 
 def test_what_is_no_fault_of_the_disk_is_raised_in_the_loop(
+    new_cohort: NewCohort,
+    config_of: ConfigOf,
+    seat: Seat,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def seal(*arguments: object) -> None:
+        raise ValueError("no fault of the disk")
+
+    cohort = new_cohort([])
+    member, home, keeper = seat(cohort, config_of(), tmp_path), Home(tmp_path / "home"), Keeper(cohort)
+    monkeypatch.setattr(Home, "seal", seal)
+    with pytest.raises(ValueError, match="no fault of the disk"):
+        keeper.follow(member, home, facts(home.claim()))
+    assert only_whole(home) == []
+
+
+def test_what_is_no_text_in_a_notice_is_saved_all_the_same(
     new_cohort: NewCohort, config_of: ConfigOf, seat: Seat, tmp_path: Path
 ) -> None:
     cohort = new_cohort([])
     member, home, keeper = seat(cohort, config_of(), tmp_path), Home(tmp_path / "home"), Keeper(cohort)
-    no_text = replace(facts(home.claim()), notices=["\udce9"])
-    keeper.follow(member, home, no_text)
-    with pytest.raises(ValueError, match="surrogates not allowed"):
-        keeper.wait()
-    assert only_whole(home) == []
+    keeper.follow(member, home, replace(facts(home.claim()), notices=["caf\udce9.csv"]))
+    checkpoint = home.newest()
+    assert checkpoint is not None
+    assert read(checkpoint.folder, checkpoint.about).state.notices == ["caf?.csv"]
 
 
 def test_a_member_that_enters_does_not_put_off_the_others(

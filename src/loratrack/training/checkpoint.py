@@ -240,7 +240,7 @@ def state_of(
         format=FORMAT,
         base_sha256=base_sha256,
         environment=_Environment.model_validate(environment),
-        notices=list(notices),
+        notices=[text.encode("utf-8", "replace").decode() for text in notices],  # a path may be no text
         num_rows=member.num_rows,
         step=member.step,
         epoch=member.epoch,
