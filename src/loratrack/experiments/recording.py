@@ -170,8 +170,8 @@ def enter(
     config: RunConfig,
     log: WriterLog,
     work: Path,
-    attempt: Attempt | None = None,
-    name: str | None = None,
+    attempt: Attempt,
+    name: str = MEMBER,
 ) -> Member:
     """A member of the cohort, new or as it was saved; its run says which data, base and size it has."""
     writer, dataset = log.writer, prepared.dataset
@@ -191,12 +191,11 @@ def enter(
         if setting in rows:
             context, num_rows = rows[setting]
             writer.log_dataset(path.name, str(path), prepared.files_sha256[setting], context, num_rows)
-    saved = None if attempt is None else attempt.saved
-    member = session.enter(prepared, storable(config), log, work, name or MEMBER, saved)
-    if attempt is not None and attempt.changed:
+    member = session.enter(prepared, storable(config), log, work, name, attempt.saved)
+    if attempt.changed:
         writer.set_tags({CHANGED: attempt.changed})
-    if attempt is not None and saved is not None:  # what was said when it entered first is not said again
-        log.notices[:] = [*saved.state.notices, *attempt.notices]
+    if attempt.saved is not None:  # what was said when it entered first is not said again
+        log.notices[:] = [*attempt.saved.state.notices, *attempt.notices]
     trainable, total = prepared.network.parameter_counts(member.name)
     sizes = {"trainable_parameters": trainable, "total_parameters": total}
     writer.log_params(

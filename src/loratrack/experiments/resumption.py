@@ -18,7 +18,7 @@ import torch
 
 from loratrack.bases import base as bases
 from loratrack.bases.trust import Trust, said_by_loader
-from loratrack.checkpoints import home_of, homes
+from loratrack.checkpoints import home_of
 from loratrack.config import RunConfig, files, load
 from loratrack.config.schema import data_paths
 from loratrack.data import Corpus
@@ -38,7 +38,7 @@ from loratrack.store.client import DELETED, status_of
 from loratrack.store.place import store_folder
 from loratrack.store.secrets import HIDDEN
 from loratrack.tracking.outbox import work_folder
-from loratrack.tracking.stopped import StoppedRun, find, stopped_run, stopped_runs
+from loratrack.tracking.stopped import StoppedRun, find, stopped_runs, unfinished_runs
 from loratrack.tracking.writer import RunWriter, tell_made_run
 from loratrack.training.checkpoint import Saved, read
 from loratrack.training.session import Prepared
@@ -136,12 +136,11 @@ def unfinished(config: RunConfig, data_sha256: str, sweep: str = "") -> StoppedR
     """
     wanted = _sha256_of(config), data_sha256, sweep
     store = store_folder()
-    runs = [run for run_id in homes(store) if (run := stopped_run(store, run_id)) is not None]
-    same = [
-        run for run in runs if wanted == (run.about.config_sha256, run.about.data_sha256, run.about.sweep)
-    ]
-    left = [run for run in same if not _is_trained(store, run.run_id) and status_of(run.run_id) not in OVER]
-    return min(left, key=lambda run: run.age_seconds, default=None)
+    for left in unfinished_runs(store):
+        is_same = wanted == (left.about.config_sha256, left.about.data_sha256, left.about.sweep)
+        if is_same and not _is_trained(store, left.run_id) and status_of(left.run_id) not in OVER:
+            return left
+    return None
 
 
 def left_behind(run_id: str, notice: Callable[[str], None]) -> tuple[Saved, RunConfig]:

@@ -295,7 +295,7 @@ class TrialRunner:
         state = TRIAL_STATES[member.status]
         if state == "failed":
             recording.keep_reason(running.log, member.reason)
-        match state:  # before its lease is given back: else another process would take it for dead
+        match state:  # before its run ends: what a kill in between leaves RUNNING, the end of the sweep ends
             case "complete":
                 search.complete(trial, values)
             case "pruned":

@@ -6,7 +6,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from loratrack.checkpoints import About, homes
+from loratrack.checkpoints import About, home_of, homes
 from loratrack.errors import RefusedError, UserError, did_you_mean
 from loratrack.store import leases
 
@@ -36,18 +36,22 @@ class StoppedRun:
 
 def stopped_run(store: Path, run_id: str) -> StoppedRun | None:
     """The run, where it has left something to go on from, also while a process trains it."""
-    home = homes(store).get(run_id)
-    about = None if home is None else home.about()
-    if home is None or about is None:
+    home = home_of(store, run_id)
+    about = home.about()
+    if about is None:
         return None
     return StoppedRun(run_id, home.folder, about, leases.is_held(store, run_id), home.age_seconds())
 
 
+def unfinished_runs(store: Path) -> list[StoppedRun]:
+    """All that have checkpoints, the newest first, also those that a process trains."""
+    found = [run for run_id in homes(store) if (run := stopped_run(store, run_id)) is not None]
+    return sorted(found, key=lambda run: run.age_seconds)
+
+
 def stopped_runs(store: Path) -> list[StoppedRun]:
     """All that have checkpoints and no living process, the newest first."""
-    found = [stopped_run(store, run_id) for run_id in homes(store)]
-    gone = [each for each in found if each is not None and not each.is_held]
-    return sorted(gone, key=lambda each: each.age_seconds)
+    return [run for run in unfinished_runs(store) if not run.is_held]
 
 
 def clear_away(store: Path) -> None:
@@ -61,8 +65,7 @@ def clear_away(store: Path) -> None:
 
 def find(store: Path, text: str) -> StoppedRun:
     """The run that `text` means: its id or the beginning of it, or an exp_id for the newest one stopped."""
-    runs = [run for run_id in homes(store) if (run := stopped_run(store, run_id)) is not None]
-    runs.sort(key=lambda run: (run.is_held, run.age_seconds))
+    runs = sorted(unfinished_runs(store), key=lambda run: run.is_held)
     words = text.removeprefix("runs:/").strip()
     if not words:
         raise UserError(f"RUN|EXP: must be a run's id, the beginning of one, or an exp_id, got {text!r}")

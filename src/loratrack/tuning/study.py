@@ -157,9 +157,7 @@ class Search:
                 values,
                 config,
                 handle,
-                reported_epochs=max(trials[handle.number].intermediate_values, default=0)
-                if handle.number < len(trials)
-                else 0,
+                reported_epochs=max(self._storage.get_trial(handle._trial_id).intermediate_values, default=0),
                 run_id=handle.user_attrs.get(RUN),
             )
             return trial
@@ -268,10 +266,8 @@ class Search:
             is_unowned = WORKER not in trial.user_attrs and trial.datetime_start is not None
             is_late = is_unowned and datetime.now() - (trial.datetime_start or datetime.now()) > patience
             if is_alive is False or (is_alive is None and (trial._trial_id in silent or is_late)):
-                epochs, (before, retries) = (
-                    len(trial.intermediate_values),
-                    trial.user_attrs.get(RETRIES, (0, 0)),
-                )
+                epochs = len(trial.intermediate_values)
+                before, retries = trial.user_attrs.get(RETRIES, (0, 0))
                 retries = 0 if epochs > before else retries  # it got further, so it did not kill its process
                 self._storage.set_trial_user_attr(trial._trial_id, RETRIES, (epochs, retries + 1))
                 state = TrialState.WAITING if retries < MAX_RETRIES else TrialState.FAIL

@@ -165,17 +165,17 @@ def end_dead(runs: list[OpenRun], by_word: str | None = None) -> list[Finding]:
         for run in [run for run in runs if run.is_dead or run.run_id == by_word]:
             stored = client.get_run(run.run_id)
             left = stopped_run(store_folder(), run.run_id)
-            status = "FINISHED" if PYFUNC in names_of_files(stored) else "FAILED"
             if left is not None:
-                status = "KILLED"
+                status, remedy = "KILLED", left.remedy
+            elif PYFUNC in names_of_files(stored):
+                status, remedy = "FINISHED", f"loratrack register {run.run_id}"
+            else:
+                status, remedy = "FAILED", ""
             last = [client.get_metric_history(run.run_id, name)[-1] for name in stored.data.metrics]
             end_ms = max((point.timestamp for point in last), default=stored.info.start_time)
             reason = "its process was gone" if run.run_id != by_word else "the user said that it was dead"
             client.set_tag(run.run_id, process.ENDED_BY, f"loratrack doctor: {reason}")
             client.set_terminated(run.run_id, status, end_ms)
-            remedy = f"loratrack register {run.run_id}" if status == "FINISHED" else ""
-            if left is not None:
-                remedy = left.remedy
             ended.append(Finding("runs", "ok", f"{run.name} ({run.run_id}) is marked {status}", remedy))
     return ended
 
