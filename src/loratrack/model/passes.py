@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -26,26 +26,42 @@ def predict(network: Network, rows: Sequences, members: Sequence[str]) -> dict[s
     check_tokens(rows, network)
     network.eval()
     order = np.argsort(-np.diff(rows.offsets), kind="stable")
-    parts: list[Tensor] = []
-    rest = order
-    while len(rest):
-        wanted = rest[: max(1, network.rows_in_a_pass // len(members))]
-        try:
-            part, count = halving(len(wanted), partial(_pass, network, rows, members, wanted))
-        except TooLargeError:
-            if len(members) == 1:
-                raise
-            half = len(members) // 2
-            network.rows_in_a_pass = half
-            return predict(network, rows, members[:half]) | predict(network, rows, members[half:])
-        if count < len(wanted):
-            network.rows_in_a_pass = count * len(members)
-        parts.append(part)
-        rest = rest[count:]
+    try:
+        parts = list(passes(network, order, len(members), partial(_pass, network, rows, members)))
+    except TooLargeError:
+        if len(members) == 1:
+            raise
+        half = len(members) // 2
+        network.rows_in_a_pass = half
+        return predict(network, rows, members[:half]) | predict(network, rows, members[half:])
     ordered = torch.cat([part.cpu() for part in parts], dim=1)
     restored = torch.empty_like(ordered)
     restored[:, torch.from_numpy(order)] = ordered
     return dict(zip(members, restored, strict=True))
+
+
+def passes(
+    network: Network,
+    order: NDArray[np.int64],
+    num_members: int,
+    work: Callable[[NDArray[np.int64], int], Tensor],
+    most_rows: Callable[[int], int] | None = None,
+) -> Iterator[Tensor]:
+    """What `work` gives for the first so many of the rows, then of the others, as many at once as fit.
+
+    `most_rows`: of a pass, all members counted, that begins with this row. TooLargeError when one row of each
+    member does not fit.
+    """
+    while len(order):
+        most = network.rows_in_a_pass
+        if most_rows is not None:
+            most = min(most, most_rows(int(order[0])))
+        wanted = order[: max(1, most // num_members)]
+        part, count = halving(len(wanted), partial(work, wanted))
+        if count < len(wanted):
+            network.rows_in_a_pass = count * num_members
+        yield part
+        order = order[count:]
 
 
 def check_tokens(rows: Sequences, network: Network) -> None:

@@ -27,9 +27,9 @@ from loratrack.data import Tokens
 from loratrack.errors import DataError, counted
 from loratrack.model.batch import Arrays, Batch, BatchLayout, Sequences
 from loratrack.model.network import Network
-from loratrack.model.out_of_memory import TooLargeError, halving
+from loratrack.model.out_of_memory import TooLargeError
 from loratrack.model.packing import rounded_up
-from loratrack.model.passes import check_tokens, predict
+from loratrack.model.passes import check_tokens, passes, predict
 from loratrack.model.probe import Probe, probe_of
 from loratrack.training.member import Member, Rows
 from loratrack.training.objectives.objective import Answers, MicroBatch, Split
@@ -188,23 +188,23 @@ def likelihoods(network: Network, rows: Prompts, members: Sequence[str]) -> dict
     check_tokens(rows, network)
     network.eval()
     lengths = np.diff(rows.offsets)
-    rest = np.argsort(-lengths, kind="stable")
+    order = np.argsort(-lengths, kind="stable")
     sums, targets = np.zeros((len(members), 2)), int(target_counts(rows).sum())
-    while len(rest):
-        most = min(network.rows_in_a_pass, TOKENS_IN_A_PASS // int(lengths[rest[0]]))
-        wanted = rest[: max(1, most // len(members))]
-        try:
-            part, count = halving(len(wanted), partial(_pass, network, rows, members, wanted))
-        except TooLargeError:
-            if len(members) == 1:
-                raise
-            half = len(members) // 2
-            network.rows_in_a_pass = half
-            return likelihoods(network, rows, members[:half]) | likelihoods(network, rows, members[half:])
-        if count < len(wanted):
-            network.rows_in_a_pass = count * len(members)
-        sums += part.double().cpu().numpy()
-        rest = rest[count:]
+    try:
+        for part in passes(
+            network,
+            order,
+            len(members),
+            partial(_pass, network, rows, members),
+            lambda row: TOKENS_IN_A_PASS // int(lengths[row]),
+        ):
+            sums += part.double().cpu().numpy()
+    except TooLargeError:
+        if len(members) == 1:
+            raise
+        half = len(members) // 2
+        network.rows_in_a_pass = half
+        return likelihoods(network, rows, members[:half]) | likelihoods(network, rows, members[half:])
     losses, accuracies = (sums / targets).T.tolist()
     return {
         member: Likelihood(loss, accuracy)
